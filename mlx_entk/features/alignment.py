@@ -1,0 +1,128 @@
+"""How much of a feature family an eigenspace holds, beside what chance would give."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlx_entk.errors import InputError
+from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis
+
+
+def center(features: FloatArray) -> Float64Array:
+    """Columns less their mean: the constant function is no feature."""
+    return np.asarray(features, dtype=np.float64) - features.mean(axis=0, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Overlap of two subspaces with orthonormal bases Q and F.
+
+    Attributes
+    ----------
+    singular_values
+        Of QᵀF, largest first: cosines of the principal angles.
+    dimension
+        The smaller of the two dimensions: the largest overlap there can be.
+    chance
+        The overlap expected of two random subspaces: d₁·d₂ over the rank of the space.
+    """
+
+    singular_values: Float64Array
+    dimension: int
+    chance: float
+
+    @property
+    def overlap(self) -> float:
+        """‖QᵀF‖_F², from 0 to ``dimension``."""
+        return float((self.singular_values**2).sum())
+
+    @property
+    def percent(self) -> float:
+        """``overlap`` in per cent of the smaller dimension."""
+        return 100 * self.overlap / self.dimension
+
+    @property
+    def angles(self) -> Float64Array:
+        """Principal angles in degrees, smallest first."""
+        return np.degrees(np.arccos(np.clip(self.singular_values, 0, 1)))
+
+
+def subspace_overlap(modes: Float64Array, family: Float64Array, rank: int) -> Overlap:
+    """Overlap of an eigenspace with a feature family.
+
+    Parameters
+    ----------
+    modes, family
+        Orthonormal columns, shapes (N, d₁) and (N, d₂); see
+        :func:`mlx_entk.linalg.orthonormal_basis`.
+    rank
+        Dimension of the space both live in: N − 1 for centred functions of N inputs.
+
+    Raises
+    ------
+    InputError
+        Where the two are not over the same inputs, or one of them is empty.
+    """
+    if modes.shape[0] != family.shape[0]:
+        raise InputError(
+            f"modes are over {modes.shape[0]} inputs, features over {family.shape[0]}"
+        )
+    if modes.shape[1] == 0 or family.shape[1] == 0:
+        raise InputError("an overlap needs at least one mode and one feature that varies")
+    singular = np.linalg.svd(modes.T @ family, compute_uv=False)
+    d1, d2 = modes.shape[1], family.shape[1]
+    return Overlap(np.clip(singular, 0, 1), min(d1, d2), d1 * d2 / rank)
+
+
+def equivalent_families(bases: dict[str, Float64Array], rtol: float = 1e-6) -> list[list[str]]:
+    """Groups of families that span the same space, which no overlap can tell apart.
+
+    For odd p, for instance, n and 2n do: multiplication by 2 permutes the frequencies.
+
+    Parameters
+    ----------
+    bases
+        Orthonormal columns by family.
+
+    Returns
+    -------
+    list of list of str
+        Groups of two or more names, in the order given.
+    """
+    groups: list[list[str]] = []
+    for name, basis in bases.items():
+        for group in groups:
+            other = bases[group[0]]
+            d = basis.shape[1]
+            if other.shape[1] == d and np.sum((other.T @ basis) ** 2) > d * (1 - rtol):
+                group.append(name)
+                break
+        else:
+            groups.append([name])
+    return [group for group in groups if len(group) > 1]
+
+
+def frequency_alignment(modes: Float64Array, family: FloatArray) -> Float64Array:
+    """|cosine| of each mode with each frequency of a Fourier family, whatever the phase.
+
+    Parameters
+    ----------
+    modes
+        Orthonormal columns, shape (N, d).
+    family
+        Cosines of all frequencies, then the sines, shape (N, 2K), as
+        :func:`mlx_entk.features.bank.fourier_family` gives them.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (d, K), from 0 to 1: the length of each mode's projection on the plane of the
+        frequency's cosine and sine.
+    """
+    centered = center(family)
+    K = centered.shape[1] // 2
+    lengths = np.empty((modes.shape[1], K))
+    for k in range(K):
+        plane = orthonormal_basis(centered[:, [k, K + k]])
+        lengths[:, k] = np.linalg.norm(modes.T @ plane, axis=1)
+    return lengths

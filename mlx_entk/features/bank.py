@@ -1,0 +1,73 @@
+"""Feature banks: named families of ground-truth features over the inputs."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_entk.errors import InputError
+from mlx_entk.linalg import Float64Array, FloatArray
+
+FeatureBank = dict[str, FloatArray]
+
+# The families that a cliff can hold by itself; the others are unions, sums and controls.
+AXES = ("n", "m", "sum", "difference")
+
+
+def fourier_family(values: NDArray[np.int64], p: int) -> Float64Array:
+    """cos(2πkv/p) for k = 1…⌊p/2⌋, then sin likewise: shape (N, 2⌊p/2⌋)."""
+    angles = 2 * np.pi * np.outer(values, np.arange(1, p // 2 + 1)) / p
+    return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def indicators(values: NDArray[np.int64], count: int) -> Float64Array:
+    """One column for each of the values 0…count−1, 1 where it is taken: shape (N, count)."""
+    return (values[:, None] == np.arange(count)).astype(np.float64)
+
+
+def modular_features(
+    n: NDArray[np.int64], m: NDArray[np.int64], p: int, seed: int = 0
+) -> FeatureBank:
+    """Families of modular addition (science of Gromov 2023 and Lin 2025, section on the MLP).
+
+    Fourier families of n, m, n+m ("sum"), n−m ("difference"), 2n and 2m; the union of n and m;
+    n and m added or subtracted as functions ("axis sum", "axis difference"); what the task
+    itself speaks of: digit identities, parities, the carry; and random columns as control.
+
+    Parameters
+    ----------
+    n, m
+        The summands of each input, shape (N,).
+    p
+        The modulus, odd and at least 3: for even p the sine of frequency p/2 is zero and 2 has
+        no inverse, so the families' dimensions are others.
+    seed
+        Of the random control.
+
+    Raises
+    ------
+    InputError
+        For a p that is even or below 3.
+    """
+    if p < 3 or p % 2 == 0:
+        raise InputError(f"p is {p}: Fourier families need an odd p of at least 3")
+    of_n, of_m = fourier_family(n, p), fourier_family(m, p)
+    total = (n + m) % p
+    random = np.random.default_rng(seed).standard_normal((n.size, p - 1))
+    return {
+        "n": of_n,
+        "m": of_m,
+        "n ∪ m": np.concatenate([of_n, of_m], axis=1),
+        "sum": fourier_family(total, p),
+        "difference": fourier_family((n - m) % p, p),
+        "2n": fourier_family(2 * n, p),
+        "2m": fourier_family(2 * m, p),
+        "axis sum": of_n + of_m,
+        "axis difference": of_n - of_m,
+        "identity of n": indicators(n, p),
+        "identity of m": indicators(m, p),
+        "identity of n+m": indicators(total, p),
+        "parity of n": (n % 2)[:, None].astype(np.float64),
+        "parity of m": (m % 2)[:, None].astype(np.float64),
+        "parity of n+m": (total % 2)[:, None].astype(np.float64),
+        "carry": (n + m >= p)[:, None].astype(np.float64),
+        "random": random,
+    }

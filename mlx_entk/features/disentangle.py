@@ -1,0 +1,97 @@
+"""Rotate the modes of a cliff into single frequencies.
+
+Inside a cliff the eigenvalues nearly coincide, so the eigenvectors are an arbitrary basis of
+their space. The graph Laplacian L of a cycle picks the basis of pure frequencies instead: on
+ℤ_p it has the eigenvalue 2 − 2cos(2πk/p) on frequency k.
+
+Those eigenvalues crowd together at both ends, where a mode with 2% of itself outside its
+frequency is already nearer to a wrong one. We diagonalise (p/2π)·arccos(1 − L/2) instead: the
+same eigenvectors, with k itself as the eigenvalue.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from mlx_entk.errors import InputError
+from mlx_entk.linalg import Float64Array
+
+# A cycle on ℤ_p²: along n at fixed m, along m at fixed n, along both at fixed m − n.
+Axis = Literal["n", "m", "diagonal"]
+
+# In turn they tell apart functions of n, of m, of n+m and of n−m: the frequencies of a
+# function of n−m along n and m are those of a function of n+m, but it is constant along the
+# diagonal.
+AXES: tuple[Axis, ...] = ("n", "m", "diagonal")
+
+
+def cycle_frequency(functions: Float64Array, p: int, axis: Axis) -> Float64Array:
+    """Multiply each frequency k of functions on ℤ_p², along one cycle, by k.
+
+    Parameters
+    ----------
+    functions
+        Columns over the pairs (n, m) in row-major order, shape (p², d).
+    p
+        The modulus.
+    axis
+        The cycle whose graph Laplacian is meant.
+
+    Returns
+    -------
+    numpy.ndarray
+        (p/2π)·arccos(1 − L/2) applied to each column, shape (p², d); symmetric, eigenvalues
+        0…⌊p/2⌋.
+
+    Raises
+    ------
+    InputError
+        Where the functions are not over p² inputs.
+    """
+    if functions.shape[0] != p * p:
+        raise InputError(f"functions are over {functions.shape[0]} inputs, not p² = {p * p}")
+    grid = functions.reshape(p, p, -1)
+    steps = np.arange(p)
+    if axis == "diagonal":  # shear, so that the cycle runs along the first axis
+        grid = grid[steps[:, None], (steps[:, None] + steps) % p]
+    along = 1 if axis == "m" else 0
+    frequencies = np.arange(p // 2 + 1).reshape((-1, 1) if along else (-1, 1, 1))
+    scaled = np.fft.irfft(np.fft.rfft(grid, axis=along) * frequencies, n=p, axis=along)
+    if axis == "diagonal":
+        scaled = scaled[steps[:, None], (steps - steps[:, None]) % p]
+    return scaled.reshape(functions.shape)
+
+
+def disentangle(modes: Float64Array, p: int, axes: Sequence[Axis] = AXES) -> Float64Array:
+    """Rotate an eigenspace into modes of one frequency along each cycle in turn.
+
+    The first cycle's frequency is diagonalised within the space; modes that are nearest to the
+    same frequency form a group, and the next cycle is diagonalised within each group.
+
+    Parameters
+    ----------
+    modes
+        Orthonormal columns over the pairs (n, m) in row-major order, shape (p², d).
+    p
+        The modulus.
+    axes
+        The cycles, in order.
+
+    Returns
+    -------
+    numpy.ndarray
+        Orthonormal columns that span the same space, shape (p², d), ordered by their
+        frequencies along the cycles.
+    """
+    groups = [modes]
+    for axis in axes:
+        groups = [part for group in groups for part in _split(group, p, axis)]
+    return np.concatenate(groups, axis=1)
+
+
+def _split(group: Float64Array, p: int, axis: Axis) -> list[Float64Array]:
+    values, rotation = np.linalg.eigh(group.T @ cycle_frequency(group, p, axis))
+    nearest = np.rint(values)
+    rotated = group @ rotation
+    return [rotated[:, nearest == k] for k in np.unique(nearest)]

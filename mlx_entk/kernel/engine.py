@@ -1,0 +1,230 @@
+"""The eNTK of any model, tile by tile."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, overload
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk.errors import InputError
+from mlx_entk.jacobian import (
+    Model,
+    ParametricFunction,
+    as_parametric,
+    count_outputs,
+    jacobian_rows,
+)
+from mlx_entk.kernel.factors import Factor, Rows
+from mlx_entk.kernel.reduction import Cotangents, Reduction, cotangents_of
+from mlx_entk.kernel.taps import Structure, find_structure
+from mlx_entk.linalg import FloatArray, as_numpy
+
+Strategy = Literal["auto", "jacobian-contraction", "structured-derivatives"]
+
+# Working memory of a tile, in bytes, beside the kernel itself.
+TILE_BYTES = 2**29
+
+# Inputs on which structure is looked for: it is a property of the model, not of the data.
+_PROBE = 32
+
+
+@overload
+def entk(
+    model: Model,
+    x: mx.array,
+    x2: mx.array | None = None,
+    *,
+    reduction: Reduction = "full",
+    by_layer: Literal[False] = False,
+    params: Any = None,
+    strategy: Strategy = "auto",
+) -> FloatArray: ...
+
+
+@overload
+def entk(
+    model: Model,
+    x: mx.array,
+    x2: mx.array | None = None,
+    *,
+    reduction: Reduction = "full",
+    by_layer: Literal[True],
+    params: Any = None,
+    strategy: Strategy = "auto",
+) -> dict[str, FloatArray]: ...
+
+
+def entk(
+    model: Model,
+    x: mx.array,
+    x2: mx.array | None = None,
+    *,
+    reduction: Reduction = "full",
+    by_layer: bool = False,
+    params: Any = None,
+    strategy: Strategy = "auto",
+) -> FloatArray | dict[str, FloatArray]:
+    """Empirical neural tangent kernel K[n, m, c, d] = Σ_p J[n, c, p] J[m, d, p].
+
+    Parameters
+    ----------
+    model
+        An ``mlx.nn.Module`` called as ``model(x)``, of which the trainable parameters count,
+        or a function called as ``model(params, x)``. Outputs of shape (N, …) are read as
+        (N, C). The output of an input must not depend on the rest of the batch.
+    x, x2
+        N and M inputs, batch axis first; ``x2`` None is x itself, and symmetry then saves half.
+    reduction
+        - ``"full"``: shape (N, M, C, C).
+        - ``"trace"``: the mean over c of K[n, m, c, c], shape (N, M). The pseudo-NTK of the
+          literature is C times this, or this, by author.
+        - ``"sum-of-logits"``: the mean over c and d of K[n, m, c, d], shape (N, M): the kernel
+          of the mean output.
+        - ``(c, d)``: K[n, m, c, d] of one pair of classes, shape (N, M).
+    by_layer
+        True returns the layerwise kernels, by dotted parameter name; they add up to the whole.
+    params
+        The parameter tree of a function; None for a module.
+    strategy
+        ``"jacobian-contraction"`` forms J. ``"structured-derivatives"`` contracts a dense
+        weight as (a·a′)(δ·δ′), so that its parameter axis never exists, and is an error where
+        some parameter is not of an ``nn.Linear``. ``"auto"`` takes the second for each
+        parameter that allows it, the first for the others. All agree to rounding.
+
+    Returns
+    -------
+    numpy.ndarray, or dict of them
+        float32, on the host.
+
+    Raises
+    ------
+    InputError
+        For inputs or parameters that do not fit together; the message names the argument.
+
+    Notes
+    -----
+    Time for a dense weight of shape (O, I), in FLOPs: C backward passes, and 2·N·M·(I + C·O)
+    for the trace or 2·N·M·(I + C²·O) for the full kernel; Jacobian contraction takes
+    2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
+    """
+    function = as_parametric(model, params)
+    _check_inputs(x, x2)
+    C = count_outputs(function, x)
+    cotangents = cotangents_of(reduction, C)
+    structure = _choose(function, x, strategy)
+    symmetric = x2 is None and cotangents.symmetric
+    columns = x if x2 is None else x2
+
+    shape: tuple[int, ...] = (x.shape[0], columns.shape[0])
+    if cotangents.keeps_classes:
+        shape = (*shape, C, C)
+    names = list(function.params) if by_layer else ["sum"]
+    kernels = {name: np.zeros(shape, np.float32) for name in names}
+
+    def factors(inputs: mx.array, side: mx.array) -> dict[str, Factor]:
+        return _factors(function, structure, inputs, side, cotangents.paired)
+
+    tile = _tile_size(function, structure, x, cotangents)
+    for rows, cols, left, right in _tiles(x, columns, cotangents, tile, symmetric, factors):
+        for name, factor in left.items():
+            block = as_numpy(factor.contract(right[name], cotangents.paired))
+            if cotangents.paired:
+                block = block / np.float32(cotangents.left.shape[0])
+            kernel = kernels[name if by_layer else "sum"]
+            kernel[rows, cols] += block
+            if symmetric and rows != cols:
+                kernel[cols, rows] += block.swapaxes(0, 1).swapaxes(-1, -2) if (
+                    cotangents.keeps_classes
+                ) else block.T
+    return kernels if by_layer else kernels["sum"]
+
+
+def _check_inputs(x: mx.array, x2: mx.array | None) -> None:
+    for name, value in (("x", x), ("x2", x2)):
+        if value is None:
+            continue
+        if not isinstance(value, mx.array):
+            raise InputError(f"{name} is {type(value).__name__}: pass an mlx array, batch first")
+        if value.ndim == 0 or value.shape[0] == 0:
+            raise InputError(f"{name} has shape {value.shape}: it needs at least one input")
+    if x2 is not None and x2.shape[1:] != x.shape[1:]:
+        raise InputError(f"x2 has inputs of shape {x2.shape[1:]}, x of {x.shape[1:]}")
+
+
+def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure:
+    if strategy not in ("auto", "jacobian-contraction", "structured-derivatives"):
+        raise InputError(
+            f"strategy {strategy!r} is unknown: use auto, jacobian-contraction or "
+            "structured-derivatives"
+        )
+    if strategy == "jacobian-contraction":
+        return Structure({}, frozenset())
+    structure = find_structure(function, x[:_PROBE])
+    missing = sorted(set(function.params) - structure.names)
+    if strategy == "structured-derivatives" and missing:
+        raise InputError(
+            f"no structure is known for {', '.join(missing)}: use strategy auto, which takes "
+            "Jacobian contraction there"
+        )
+    return structure
+
+
+def _factors(
+    function: ParametricFunction,
+    structure: Structure,
+    x: mx.array,
+    cotangents: mx.array,
+    paired: bool,
+) -> dict[str, Factor]:
+    found: dict[str, Factor] = {}
+    if structure.names:
+        found |= structure.factors(function, x, cotangents, paired)
+    rest = [name for name in function.params if name not in structure.names]
+    if rest:
+        for name, rows in jacobian_rows(function, x, cotangents, rest).items():
+            found[name] = Rows(rows.reshape(*rows.shape[:2], -1).astype(mx.float32))
+    return {name: found[name] for name in function.params}
+
+
+def _tile_size(
+    function: ParametricFunction, structure: Structure, x: mx.array, cotangents: Cotangents
+) -> int:
+    """Inputs a side of a tile, such that factors and block stay within ``TILE_BYTES``."""
+    R = cotangents.left.shape[0]
+    pairs = R if cotangents.paired else R * R
+    floats = sum(
+        R * value.size for name, value in function.params.items() if name not in structure.names
+    )
+    block = 1 if cotangents.paired else pairs
+    if structure.names:
+        one = structure.factors(function, x[:1], cotangents.left[:1], cotangents.paired)
+        for factor in one.values():
+            if isinstance(factor, Rows):
+                floats += R * factor.values.size
+            else:
+                T = factor.inputs.shape[1]
+                floats += factor.inputs.size + R * factor.deltas.size
+                block = max(block, T * T * (1 if cotangents.paired else pairs))
+    # Half for two sides of factors with a copy each, half for three blocks of products.
+    by_factors = TILE_BYTES / 2 / (4 * 4 * floats)
+    by_block = math.sqrt(TILE_BYTES / 2 / (3 * 4 * block))
+    return max(1, min(x.shape[0], int(by_factors), int(by_block)))
+
+
+def _tiles(
+    x: mx.array,
+    x2: mx.array,
+    cotangents: Cotangents,
+    tile: int,
+    symmetric: bool,
+    factors: Callable[[mx.array, mx.array], dict[str, Factor]],
+) -> Iterator[tuple[slice, slice, dict[str, Factor], dict[str, Factor]]]:
+    """Walk over the tiles of the kernel; of a symmetric one over the upper half."""
+    for i in range(0, x.shape[0], tile):
+        rows = slice(i, min(i + tile, x.shape[0]))
+        left = factors(x[rows], cotangents.left)
+        for j in range(i if symmetric else 0, x2.shape[0], tile):
+            cols = slice(j, min(j + tile, x2.shape[0]))
+            same = symmetric and i == j
+            yield rows, cols, left, left if same else factors(x2[cols], cotangents.right)

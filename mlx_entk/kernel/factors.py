@@ -1,0 +1,88 @@
+"""The Jacobian of one parameter on a tile of inputs, in the form it is contracted in.
+
+Shapes: n inputs, R cotangents, T positions, I inputs and O outputs of a dense layer. Two
+factors meet in a contraction: *paired* keeps row r with row r and sums over r, giving (n, m);
+unpaired gives (n, m, R, S).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import mlx.core as mx
+
+from mlx_entk.linalg import gram
+
+
+class Factor(Protocol):
+    """The Jacobian rows of one parameter, in some form that can be contracted."""
+
+    def contract(self, other: Self, paired: bool) -> mx.array:
+        """Σ_p J[n, r, p] J'[m, s, p]."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The Jacobian itself, ``values`` of shape (n, R, P)."""
+
+    values: mx.array
+
+    def contract(self, other: Self, paired: bool) -> mx.array:
+        """2·n·m·R·P FLOPs when paired, R times that when not."""
+        n, R, P = self.values.shape
+        m, S, _ = other.values.shape
+        if paired:
+            return gram(self.values.reshape(n, R * P), other.values.reshape(m, S * P))
+        pairs = gram(self.values.reshape(n * R, P), other.values.reshape(m * S, P))
+        return pairs.reshape(n, R, m, S).transpose(0, 2, 1, 3)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The Jacobian of a dense weight as Σ_t δ_t ⊗ a_t: the parameter axis never exists.
+
+    The structured derivatives of Novak, Sohl-Dickstein and Schoenholz, "Fast Finite Width
+    Neural Tangent Kernel" (2022).
+
+    Attributes
+    ----------
+    inputs
+        a: what the layer was given, shape (n, T, I).
+    deltas
+        δ: the derivative of the outputs by what the layer returned, shape (n, R, T, O).
+    """
+
+    inputs: mx.array
+    deltas: mx.array
+
+    def contract(self, other: Self, paired: bool) -> mx.array:
+        """Σ over positions t, u of (a_t·a'_u)(δ_t·δ'_u).
+
+        2·n·m·T·U·(I + R·O) FLOPs when paired, with R² in place of R when not.
+        """
+        n, T, I = self.inputs.shape  # noqa: E741
+        m, U, _ = other.inputs.shape
+        _, R, _, O = self.deltas.shape  # noqa: E741
+        S = other.deltas.shape[1]
+        inputs = gram(self.inputs.reshape(n * T, I), other.inputs.reshape(m * U, I))
+        if paired:
+            left = self.deltas.transpose(0, 2, 1, 3).reshape(n * T, R * O)
+            right = other.deltas.transpose(0, 2, 1, 3).reshape(m * U, S * O)
+            product = inputs * gram(left, right)
+            return product.reshape(n, T, m, U).sum(axis=(1, 3))
+        deltas = gram(self.deltas.reshape(n * R * T, O), other.deltas.reshape(m * S * U, O))
+        product = deltas.reshape(n, R, T, m, S, U) * inputs.reshape(n, 1, T, m, 1, U)
+        return product.sum(axis=(2, 5)).transpose(0, 2, 1, 3)
+
+    def rows(self) -> Rows:
+        """The same Jacobian with the positions contracted first, for long sequences."""
+        n, _, I = self.inputs.shape  # noqa: E741
+        _, R, _, O = self.deltas.shape  # noqa: E741
+        weights = self.deltas.transpose(0, 1, 3, 2) @ self.inputs[:, None]
+        return Rows(weights.reshape(n, R, O * I))
+
+    def prefers_rows(self, paired: bool) -> bool:
+        """Whether contracting positions first costs fewer FLOPs a pair of inputs."""
+        _, T, I = self.inputs.shape  # noqa: E741
+        _, R, _, O = self.deltas.shape  # noqa: E741
+        pairs = R if paired else R * R
+        return pairs * O * I < T * T * (I + pairs * O)
