@@ -6,11 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_unflatten
 
 from mlx_entk.errors import InputError
+from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 
-Params = dict[str, mx.array]
 Model = nn.Module | Callable[[Any, mx.array], mx.array]
 
 
@@ -56,12 +55,12 @@ def as_parametric(model: Model, params: Any = None) -> ParametricFunction:
         return _from_module(model)
     if params is None:
         raise InputError("model is a function: pass its parameter tree as params=…")
-    flat = dict(tree_flatten(params))
+    flat = flatten_tree(params)
     _require_parameters(flat)
     function = model
 
     def apply(values: Params, x: mx.array) -> mx.array:
-        return _as_matrix(function(tree_unflatten(list((flat | values).items())), x), x)
+        return _as_matrix(function(unflatten_tree(flat | values), x), x)
 
     return ParametricFunction(flat, apply, None)
 
@@ -71,11 +70,11 @@ def _from_module(module: nn.Module) -> ParametricFunction:
     _require_parameters(params)
 
     def apply(values: Params, x: mx.array) -> mx.array:
-        module.update(tree_unflatten(list(values.items())))
+        module.update(unflatten_tree(values))
         try:
             return _as_matrix(module(x), x)
         finally:  # a transform may have put tracers in; the reader's module stays as it was
-            module.update(tree_unflatten(list(params.items())))
+            module.update(unflatten_tree(params))
 
     return ParametricFunction(params, apply, module)
 
@@ -84,7 +83,7 @@ def _unique_parameters(module: nn.Module) -> Params:
     """Trainable parameters by name; a submodule used at two places counts at its first."""
     params: Params = {}
     seen: set[tuple[int, str]] = set()
-    for name, value in tree_flatten(module.trainable_parameters()):
+    for name, value in flatten_tree(module.trainable_parameters()).items():
         path, _, leaf = name.rpartition(".")
         owner, key = resolve(module, path, leaf)
         if (id(owner), key) not in seen:
@@ -181,4 +180,4 @@ def vmap_or_loop(function: Callable[[mx.array], list[mx.array]], over: mx.array)
     for item in over:
         parts.append(function(item))
         mx.eval(parts[-1])  # bounds the graph: one backward pass at a time
-    return [mx.stack(part) for part in zip(*parts, strict=True)]
+    return [mx.stack(list(part)) for part in zip(*parts, strict=True)]

@@ -29,7 +29,7 @@ def matmul_backend() -> str:
 
 
 def gram(a: mx.array, b: mx.array) -> mx.array:
-    """a bᵀ for a of shape (n, k) and b of shape (m, k); shape (n, m), in 2·n·m·k FLOPs."""
+    """The product a bᵀ of shapes (n, k) and (m, k): shape (n, m), 2·n·m·k FLOPs."""
     if matmul_backend() == "mlx":
         return a @ b.T
     return mx.array(as_numpy(a) @ as_numpy(b).T)
@@ -41,9 +41,7 @@ def as_numpy(a: mx.array) -> FloatArray:
     return np.array(a, copy=None)
 
 
-def eigh(
-    matrix: FloatArray, top: int | None = None
-) -> tuple[Float64Array, Float64Array]:
+def eigh(matrix: FloatArray, top: int | None = None) -> tuple[Float64Array, Float64Array]:
     """Eigenpairs of a symmetric matrix in float64, largest eigenvalue first.
 
     Parameters
@@ -79,9 +77,7 @@ def orthonormal_basis(columns: FloatArray, rtol: float = 1e-8) -> Float64Array:
     Directions whose singular value is below ``rtol`` times the largest are dropped, so the
     number of columns returned is the numerical rank; shape (N, rank), float64.
     """
-    left, singular, _ = scipy.linalg.svd(
-        np.asarray(columns, dtype=np.float64), full_matrices=False
-    )
+    left, singular, _ = scipy.linalg.svd(np.asarray(columns, dtype=np.float64), full_matrices=False)
     if singular.size == 0 or singular[0] == 0:
         return np.zeros((columns.shape[0], 0))
     return np.ascontiguousarray(left[:, singular > rtol * singular[0]])

@@ -105,7 +105,7 @@ def mode_groups(cliffs: list[int]) -> list[tuple[int, int]]:
 
 
 def effective_rank(values: Float64Array) -> float:
-    """exp of the entropy of the normalised eigenvalues (Roy and Vetterli, 2007).
+    """Exponential of the entropy of the normalised eigenvalues (Roy and Vetterli, 2007).
 
     Runs from 1, for one mode, to N, for a flat spectrum. Negative eigenvalues are rounding
     and count as zero. Needs all the eigenvalues.

@@ -1,16 +1,20 @@
 """How much of a feature family an eigenspace holds, beside what chance would give."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mlx_entk.errors import InputError
 from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis
+from mlx_entk.spectrum import Spectrum
 
 
 def center(features: FloatArray) -> Float64Array:
     """Columns less their mean: the constant function is no feature."""
-    return np.asarray(features, dtype=np.float64) - features.mean(axis=0, dtype=np.float64)
+    columns: Float64Array = np.asarray(features, dtype=np.float64)
+    mean: Float64Array = columns.mean(axis=0)
+    return columns - mean
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,56 @@ def subspace_overlap(modes: Float64Array, family: Float64Array, rank: int) -> Ov
         Where the two are not over the same inputs, or one of them is empty.
     """
     if modes.shape[0] != family.shape[0]:
-        raise InputError(
-            f"modes are over {modes.shape[0]} inputs, features over {family.shape[0]}"
-        )
+        raise InputError(f"modes are over {modes.shape[0]} inputs, features over {family.shape[0]}")
     if modes.shape[1] == 0 or family.shape[1] == 0:
         raise InputError("an overlap needs at least one mode and one feature that varies")
     singular = np.linalg.svd(modes.T @ family, compute_uv=False)
     d1, d2 = modes.shape[1], family.shape[1]
     return Overlap(np.clip(singular, 0, 1), min(d1, d2), d1 * d2 / rank)
+
+
+def alignment_rows(
+    spectra: Mapping[str, Spectrum],
+    groups: Mapping[str, Iterable[tuple[int, int]]],
+    bases: Mapping[str, Float64Array],
+) -> list[dict[str, object]]:
+    """The table kernel × mode group × family, one row each, ready for JSON.
+
+    Parameters
+    ----------
+    spectra
+        By kernel.
+    groups
+        (first, last) modes by kernel.
+    bases
+        Orthonormal bases of centred families over the N inputs.
+
+    Returns
+    -------
+    list of dict
+        ``kernel``, ``modes``, ``family``, ``overlap``, ``dimension``, ``percent`` (of the
+        dimension), ``chance``, and ``angles``: the smallest, the median and the largest
+        principal angle in degrees.
+    """
+    rows: list[dict[str, object]] = []
+    for kernel, spectrum in spectra.items():
+        for modes in groups[kernel]:
+            for family, basis in bases.items():
+                found = subspace_overlap(spectrum.modes(*modes), basis, basis.shape[0] - 1)
+                angles = found.angles.tolist()
+                rows.append(
+                    {
+                        "kernel": kernel,
+                        "modes": list(modes),
+                        "family": family,
+                        "overlap": found.overlap,
+                        "dimension": found.dimension,
+                        "percent": found.percent,
+                        "chance": found.chance,
+                        "angles": [angles[0], float(np.median(angles)), angles[-1]],
+                    }
+                )
+    return rows
 
 
 def equivalent_families(bases: dict[str, Float64Array], rtol: float = 1e-6) -> list[list[str]]:

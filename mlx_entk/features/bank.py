@@ -4,12 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array, FloatArray
+from mlx_entk.linalg import Float64Array
 
-FeatureBank = dict[str, FloatArray]
+FeatureBank = dict[str, Float64Array]
 
-# The families that a cliff can hold by itself; the others are unions, sums and controls.
-AXES = ("n", "m", "sum", "difference")
+# Families of single frequencies that differ from one another: 2n and 2m only permute those of
+# n and m, and the others are unions, sums, indicators and controls.
+FREQUENCY_FAMILIES = ("n", "m", "sum", "difference")
 
 
 def fourier_family(values: NDArray[np.int64], p: int) -> Float64Array:
@@ -20,13 +21,14 @@ def fourier_family(values: NDArray[np.int64], p: int) -> Float64Array:
 
 def indicators(values: NDArray[np.int64], count: int) -> Float64Array:
     """One column for each of the values 0…count−1, 1 where it is taken: shape (N, count)."""
-    return (values[:, None] == np.arange(count)).astype(np.float64)
+    taken: Float64Array = np.equal.outer(values, np.arange(count)).astype(np.float64)
+    return taken
 
 
 def modular_features(
     n: NDArray[np.int64], m: NDArray[np.int64], p: int, seed: int = 0
 ) -> FeatureBank:
-    """Families of modular addition (science of Gromov 2023 and Lin 2025, section on the MLP).
+    """Families of modular addition, after Lin, arXiv 2510.00468.
 
     Fourier families of n, m, n+m ("sum"), n−m ("difference"), 2n and 2m; the union of n and m;
     n and m added or subtracted as functions ("axis sum", "axis difference"); what the task

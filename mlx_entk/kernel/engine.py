@@ -134,9 +134,9 @@ def entk(
             kernel = kernels[name if by_layer else "sum"]
             kernel[rows, cols] += block
             if symmetric and rows != cols:
-                kernel[cols, rows] += block.swapaxes(0, 1).swapaxes(-1, -2) if (
-                    cotangents.keeps_classes
-                ) else block.T
+                kernel[cols, rows] += (
+                    block.swapaxes(0, 1).swapaxes(-1, -2) if (cotangents.keeps_classes) else block.T
+                )
     return kernels if by_layer else kernels["sum"]
 
 
@@ -191,22 +191,10 @@ def _tile_size(
     function: ParametricFunction, structure: Structure, x: mx.array, cotangents: Cotangents
 ) -> int:
     """Inputs a side of a tile, such that factors and block stay within ``TILE_BYTES``."""
-    R = cotangents.left.shape[0]
-    pairs = R if cotangents.paired else R * R
-    floats = sum(
-        R * value.size for name, value in function.params.items() if name not in structure.names
-    )
-    block = 1 if cotangents.paired else pairs
-    if structure.names:
-        one = structure.factors(function, x[:1], cotangents.left[:1], cotangents.paired)
-        for factor in one.values():
-            if isinstance(factor, Rows):
-                floats += R * factor.values.size
-            else:
-                T = factor.inputs.shape[1]
-                floats += factor.inputs.size + R * factor.deltas.size
-                block = max(block, T * T * (1 if cotangents.paired else pairs))
-    # Half for two sides of factors with a copy each, half for three blocks of products.
+    one = _factors(function, structure, x[:1], cotangents.left, cotangents.paired).values()
+    floats = sum(factor.size for factor in one)
+    block = max(factor.block(cotangents.paired) for factor in one)
+    # Half for the factors of two sides and a copy of each, half for three blocks.
     by_factors = TILE_BYTES / 2 / (4 * 4 * floats)
     by_block = math.sqrt(TILE_BYTES / 2 / (3 * 4 * block))
     return max(1, min(x.shape[0], int(by_factors), int(by_block)))

@@ -16,6 +16,13 @@ from mlx_entk.linalg import gram
 class Factor(Protocol):
     """The Jacobian rows of one parameter, in some form that can be contracted."""
 
+    @property
+    def size(self) -> int:
+        """Floats it holds."""
+
+    def block(self, paired: bool) -> int:
+        """Floats that a contraction makes for each pair of inputs."""
+
     def contract(self, other: Self, paired: bool) -> mx.array:
         """Σ_p J[n, r, p] J'[m, s, p]."""
 
@@ -25,6 +32,15 @@ class Rows:
     """The Jacobian itself, ``values`` of shape (n, R, P)."""
 
     values: mx.array
+
+    @property
+    def size(self) -> int:
+        """n·R·P."""
+        return self.values.size
+
+    def block(self, paired: bool) -> int:
+        """1 when paired, R² when not."""
+        return 1 if paired else self.values.shape[1] ** 2
 
     def contract(self, other: Self, paired: bool) -> mx.array:
         """2·n·m·R·P FLOPs when paired, R times that when not."""
@@ -53,6 +69,16 @@ class Outer:
 
     inputs: mx.array
     deltas: mx.array
+
+    @property
+    def size(self) -> int:
+        """n·T·(I + R·O)."""
+        return self.inputs.size + self.deltas.size
+
+    def block(self, paired: bool) -> int:
+        """T² when paired, R²·T² when not."""
+        _, R, T, _ = self.deltas.shape
+        return T * T * (1 if paired else R * R)
 
     def contract(self, other: Self, paired: bool) -> mx.array:
         """Σ over positions t, u of (a_t·a'_u)(δ_t·δ'_u).

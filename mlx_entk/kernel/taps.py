@@ -155,7 +155,9 @@ def find_structure(function: ParametricFunction, x: mx.array) -> Structure:
 def _linear_layers(function: ParametricFunction) -> Structure:
     """Every plain ``nn.Linear`` with a trainable parameter; subclasses may compute anything."""
     layers: dict[str, nn.Linear] = {}
-    for name in function.params if function.module is not None else ():
+    if function.module is None:
+        return _restrict(function, layers)
+    for name in function.params:
         path = name.rpartition(".")[0]
         owner, _ = resolve(function.module, path, "")
         if type(owner) is nn.Linear and path:

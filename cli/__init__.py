@@ -1,0 +1,1 @@
+"""The command line of mlx-entk, installed as ``mlx_entk_cli``."""

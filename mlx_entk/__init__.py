@@ -1,0 +1,32 @@
+"""Find the features inside trained networks by eigenanalysis of their empirical NTK."""
+
+from importlib.metadata import version as _version
+
+# First of all: it gives MLX a fast BLAS, which works only before MLX is imported.
+from mlx_entk import _blas as _blas  # isort: skip
+from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
+from mlx_entk.jacobian import jacobian
+from mlx_entk.kernel import entk, flatten
+from mlx_entk.spectrum import (
+    Spectrum,
+    effective_rank,
+    eigendecompose,
+    find_cliffs,
+    mode_groups,
+)
+
+__version__ = _version("mlx-entk")
+
+__all__ = [
+    "InputError",
+    "MlxEntkError",
+    "RunFailedError",
+    "Spectrum",
+    "effective_rank",
+    "eigendecompose",
+    "entk",
+    "find_cliffs",
+    "flatten",
+    "jacobian",
+    "mode_groups",
+]

@@ -1,0 +1,62 @@
+"""Modular addition: all pairs (n, m) of ℤ_p and the class (n + m) mod p."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Embedding = Literal["one-hot", "cyclic"]
+EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
+
+
+@dataclass(frozen=True)
+class ModularAddition:
+    """All p² problems in row-major order of (n, m), and which of them are trained on.
+
+    Attributes
+    ----------
+    n, m, labels
+        The summands and (n + m) mod p, shape (p²,).
+    x
+        Embedding of n beside embedding of m, shape (p², 2p), float32.
+    train, test
+        Indices of the two parts, in random order.
+    """
+
+    n: NDArray[np.int64]
+    m: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    x: NDArray[np.float32]
+    train: NDArray[np.int64]
+    test: NDArray[np.int64]
+
+
+def modular_addition(
+    p: int, train_fraction: float, seed: int, embedding: Embedding = "one-hot"
+) -> ModularAddition:
+    """Draw the split, and embed the pairs.
+
+    Parameters
+    ----------
+    p
+        The modulus.
+    train_fraction
+        Share of the p² pairs to train on, rounded to a whole number of pairs.
+    seed
+        Of the split and of the cyclic embedding.
+    embedding
+        ``"one-hot"``, or ``"cyclic"``: n is the n-th cyclic shift of one random vector of unit
+        length, which keeps the cycle but breaks the symmetry between frequencies.
+    """
+    generator = np.random.default_rng(seed)
+    n, m = np.divmod(np.arange(p * p), p)
+    order = generator.permutation(p * p)
+    count = round(train_fraction * p * p)
+    table = np.eye(p)
+    if embedding == "cyclic":
+        vector = generator.standard_normal(p)
+        vector /= np.linalg.norm(vector)
+        table = np.stack([np.roll(vector, shift) for shift in range(p)])
+    x = np.concatenate([table[n], table[m]], axis=1).astype(np.float32)
+    return ModularAddition(n, m, (n + m) % p, x, order[:count], order[count:])

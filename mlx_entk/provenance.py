@@ -1,0 +1,68 @@
+"""What a result was made with."""
+
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import mlx.core as mx
+
+from mlx_entk import _blas, linalg
+
+PACKAGES = ("mlx-entk", "mlx", "numpy", "scipy", "matplotlib", "onnx", "onnxruntime")
+
+
+def installed_version(package: str) -> str | None:
+    """The version of an installed distribution, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def device() -> str:
+    """MLX's default device and the chip behind it, for a person."""
+    info = mx.device_info(mx.default_device())
+    name = info.get("device_name") or platform.processor() or platform.machine()
+    return f"{mx.default_device().type.name}: {name}"
+
+
+def git_revision() -> str | None:
+    """Revision of the checkout this package runs from, "-dirty" if edited; None outside one."""
+    here = Path(__file__)
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here.parent), *arguments],
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    # An installed copy may lie inside somebody else's checkout, as an ignored file.
+    if git("ls-files", "--error-unmatch", here.name) is None:
+        return None
+    revision = git("rev-parse", "HEAD")
+    return f"{revision}-dirty" if git("status", "--porcelain", "-uno") else revision
+
+
+def provenance() -> dict[str, object]:
+    """Versions, device, BLAS, revision and command of this process."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "git_revision": git_revision(),
+        "device": device(),
+        "blas": _blas.LIBRARY,
+        "matmul": linalg.matmul_backend(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "versions": {package: installed_version(package) for package in PACKAGES},
+    }

@@ -1,0 +1,1 @@
+"""The experiments: from a configuration to results, one function each."""
