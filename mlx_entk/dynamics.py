@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_entk.errors import InputError
-from mlx_entk.features import subspace_overlap
 from mlx_entk.linalg import Float64Array, FloatArray
 from mlx_entk.progress import Progress, silent
 from mlx_entk.spectrum import eigendecompose
@@ -68,17 +67,21 @@ def track(
         for modes in groups[kernel]
         for family in bases
     }
+    # One product a kernel serves every group and family.
+    every_basis = np.concatenate(list(bases.values()), axis=1)
+    ends = np.cumsum([basis.shape[1] for basis in bases.values()]).tolist()
+    columns = dict(zip(bases, zip([0, *ends], ends, strict=False), strict=True))
     for done, epoch in enumerate(epochs):
         progress("kernels over training", done, len(epochs), f"epoch {epoch}")
         kernels = kernels_at(epoch)
         for kernel, modes_of in groups.items():
             spectrum = eigendecompose(kernels[kernel], top)
             values[kernel].append(spectrum.values)
+            squared_cosines = (spectrum.vectors.T @ every_basis) ** 2
             for modes in modes_of:
-                eigenspace = spectrum.modes(*modes)
-                for family, basis in bases.items():
-                    overlap = subspace_overlap(eigenspace, basis, basis.shape[0] - 1).overlap
-                    overlaps[kernel, modes, family].append(overlap)
+                for family, (start, end) in columns.items():
+                    part = squared_cosines[modes[0] : modes[1] + 1, start:end]
+                    overlaps[kernel, modes, family].append(float(part.sum()))
     progress("kernels over training", len(epochs), len(epochs))
     return Trajectory(
         np.asarray(epochs, dtype=np.float64),

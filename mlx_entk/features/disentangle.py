@@ -66,8 +66,9 @@ def cycle_frequency(functions: Float64Array, p: int, axis: Axis) -> Float64Array
 def disentangle(modes: Float64Array, p: int, axes: Sequence[Axis] = AXES) -> Float64Array:
     """Rotate an eigenspace into modes of one frequency along each cycle in turn.
 
-    The first cycle's frequency is diagonalised within the space; modes that are nearest to the
-    same frequency form a group, and the next cycle is diagonalised within each group.
+    The first cycle's frequency is diagonalised within the space; where it rises by half a
+    frequency or more from one mode to the next, a new group begins, and the next cycle is
+    diagonalised within each group.
 
     Parameters
     ----------
@@ -92,6 +93,7 @@ def disentangle(modes: Float64Array, p: int, axes: Sequence[Axis] = AXES) -> Flo
 
 def _split(group: Float64Array, p: int, axis: Axis) -> list[Float64Array]:
     values, rotation = np.linalg.eigh(group.T @ cycle_frequency(group, p, axis))
-    nearest = np.rint(values)
-    rotated = group @ rotation
-    return [rotated[:, nearest == k] for k in np.unique(nearest)]
+    # The part of a mode outside its frequency shifts all values towards the middle ones, so a
+    # rise tells more than the nearest whole number.
+    rises = np.flatnonzero(np.diff(values) >= 0.5) + 1
+    return np.split(group @ rotation, rises, axis=1)

@@ -1,0 +1,47 @@
+"""The ``mlx-entk`` command."""
+
+import sys
+
+# Before anything imports mlx: it gives MLX a fast BLAS on Linux.
+import mlx_entk  # isort: skip
+import click
+
+from .doctor import doctor
+from .modular import modular
+from .runs import runs, show
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mlx_entk.__version__, prog_name="mlx-entk")
+def cli() -> None:
+    """Find the features inside trained networks by eigenanalysis of their empirical NTK.
+
+    An experiment writes a run folder: configuration, checkpoints, results, figures and a
+    report. The same command continues a run that was broken off.
+    """
+
+
+cli.add_command(modular)
+cli.add_command(runs)
+cli.add_command(show)
+cli.add_command(doctor)
+
+
+def main() -> None:
+    """Run the command line; every error is one line and an exit code."""
+    try:
+        sys.exit(cli.main(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except mlx_entk.MlxEntkError as error:
+        _fail(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted: the same command goes on from the last checkpoint", 130)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    sys.exit(exit_code)

@@ -1,0 +1,116 @@
+"""What this machine has, what is missing, and the command that installs it."""
+
+import importlib.util
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk import _blas
+from mlx_entk.provenance import PACKAGES, device, installed_version
+
+# Below this share of NumPy's rate, MLX's matrix product is that of the reference BLAS.
+_SLOW = 0.25
+
+_EXTRAS = {
+    "torch": ("torch", "kernels verified against torch.func"),
+    "mlx_lm": ("lm", "language models"),
+    "nbclient": ("notebooks", "notebooks"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report: what was looked at, what was found, what to do."""
+
+    subject: str
+    found: str
+    fine: bool = True
+    remedy: str = ""
+    required: bool = False
+
+
+def examine() -> list[Finding]:
+    """Look at versions, device, BLAS, the matrix product's rate, the compiler and the extras."""
+    findings = [Finding("Python", sys.version.split()[0])]
+    for package in PACKAGES:
+        version = installed_version(package)
+        findings.append(
+            Finding(package, version)
+            if version
+            else Finding(package, "missing", False, f"pip install {package}", required=True)
+        )
+    findings.append(Finding("MLX device", device()))
+    return [*findings, *_speed(), *_compiler(), *_extras()]
+
+
+def matmul_rates(size: int = 1500, repeats: int = 5) -> tuple[float, float]:
+    """GFLOP/s of a float32 matrix product of this size: by MLX, and by NumPy."""
+    a = mx.random.normal((size, size), key=mx.random.key(0))
+    b = np.array(a)
+    flops = 2 * size**3
+
+    def best(multiply: Callable[[], object]) -> float:
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            multiply()
+            times.append(time.perf_counter() - start)
+        return flops / min(times) / 1e9
+
+    return best(lambda: mx.eval(a @ a)), best(lambda: b @ b)
+
+
+def _speed() -> list[Finding]:
+    by_mlx, by_numpy = matmul_rates()
+    slow = by_mlx < _SLOW * by_numpy
+    findings = []
+    if sys.platform == "linux":
+        findings.append(
+            Finding(
+                "BLAS preloaded",
+                _blas.LIBRARY or "none",
+                _blas.LIBRARY is not None or not slow,
+                "apt install libopenblas0-pthread, or pip install mkl (x86-64 without root)",
+            )
+        )
+    findings.append(
+        Finding(
+            "matrix product",
+            f"MLX {by_mlx:.0f} GFLOP/s, NumPy {by_numpy:.0f} GFLOP/s",
+            not slow,
+            "needs a fast BLAS",
+            required=True,
+        )
+    )
+    return findings
+
+
+def _compiler() -> list[Finding]:
+    if mx.default_device().type == mx.DeviceType.gpu:
+        return []
+    compiler = shutil.which("g++") or shutil.which("c++")
+    return [
+        Finding(
+            "C++ compiler",
+            compiler or "missing: mx.compile runs unfused, training takes longer",
+            compiler is not None,
+            "apt install g++" if sys.platform == "linux" else "xcode-select --install",
+        )
+    ]
+
+
+def _extras() -> list[Finding]:
+    return [
+        Finding(
+            f"extra {extra}",
+            f"{purpose}: {'installed' if importlib.util.find_spec(module) else 'not installed'}",
+            importlib.util.find_spec(module) is not None,
+            f"pip install 'mlx-entk[{extra}]'",
+        )
+        for module, (extra, purpose) in _EXTRAS.items()
+    ]

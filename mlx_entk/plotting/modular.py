@@ -1,0 +1,49 @@
+"""The figures of the modular-addition study."""
+
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from mlx_entk.features import FREQUENCY_FAMILIES
+from mlx_entk.plotting import heatmaps, spectra, training
+from mlx_entk.runs import Arrays, Run
+
+# The epochs whose spectra the paper shows, where the run has them, and the last.
+_EPOCHS = (0, 60, 80, 100)
+
+
+def modular_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+    """Every figure of a finished run with its name, drawn one at a time."""
+    results, arrays = run.results, run.arrays
+    p = results["config"]["p"]
+    shown = min(p * p, 6 * (p - 1))
+    tracked = results["grokking"]
+    epochs = tracked["epochs"]
+    chosen = [epoch for epoch in _EPOCHS if epoch in epochs[:-1]] + epochs[-1:]
+    yield "grokking", training.grokking(run.metrics, tracked)
+    yield "spectra", spectra.spectra(_below(arrays, "values/"), results["cliffs"], shown)
+    yield (
+        "spectra-over-training",
+        spectra.spectra_over_training(
+            _below(arrays, "values over training/"), epochs, chosen, shown
+        ),
+    )
+    yield "alignment", heatmaps.alignment(results["alignment"])
+    yield (
+        "frequencies",
+        heatmaps.frequencies(
+            {
+                (row["modes"][0], row["modes"][1]): arrays[
+                    f"frequencies/{row['modes'][0]}-{row['modes'][1]}"
+                ]
+                for row in results["disentangled"]
+            },
+            FREQUENCY_FAMILIES,
+            "full",
+        ),
+    )
+    yield "preactivations", heatmaps.preactivations(arrays["preactivations"])
+
+
+def _below(arrays: Arrays, prefix: str) -> Arrays:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -1,0 +1,90 @@
+"""Spectra of kernels, with their cliffs, and over training."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from mlx_entk.linalg import Float64Array
+from mlx_entk.plotting.style import (
+    COLORS,
+    MUTED,
+    SEQUENTIAL,
+    kernel_label,
+    modes_label,
+    new_figure,
+    styled,
+)
+
+
+@styled
+def spectra(
+    values: Mapping[str, Float64Array],
+    cliffs: Mapping[str, Sequence[list[int]]],
+    shown: int,
+) -> Figure:
+    """Leading eigenvalues of each kernel on a log scale, the groups that end at a cliff shaded.
+
+    Parameters
+    ----------
+    values
+        Eigenvalues by kernel, largest first.
+    cliffs
+        (first, last) modes of each group, by kernel.
+    shown
+        How many modes.
+    """
+    figure, axes = new_figure(3.6 * len(values), 3.4, 1, len(values))
+    for axis, (kernel, of_kernel) in zip(axes, values.items(), strict=True):
+        head = np.maximum(of_kernel[:shown], np.finfo(float).tiny)
+        axis.semilogy(np.arange(head.size), head, ".", markersize=4, color=COLORS[0], zorder=3)
+        for number, (first, last) in enumerate(cliffs[kernel]):
+            color = COLORS[1 + number % 4]
+            axis.axvspan(first - 0.5, last + 0.5, color=color, alpha=0.13, linewidth=0)
+            axis.axvline(last + 0.5, color=color, linewidth=1.1)
+            axis.annotate(
+                modes_label([first, last]),
+                (last + 0.5, 0.97 - 0.08 * number),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, 0),
+                textcoords="offset points",
+                va="top",
+                color=color,
+                fontweight="bold",
+                fontsize=8.5,
+            )
+        axis.set_title(kernel_label(kernel))
+        axis.set_xlabel("mode")
+    axes[0].set_ylabel("eigenvalue")
+    return figure
+
+
+@styled
+def spectra_over_training(
+    values: Mapping[str, Float64Array], epochs: Sequence[int], chosen: Sequence[int], shown: int
+) -> Figure:
+    """Leading eigenvalues of each kernel at some epochs of training.
+
+    Parameters
+    ----------
+    values
+        By kernel, shape (epochs, modes).
+    epochs
+        Of the rows of ``values``.
+    chosen
+        The epochs to draw.
+    shown
+        How many modes.
+    """
+    figure, axes = new_figure(3.6 * len(values), 3.4, 1, len(values))
+    shades = colormaps[SEQUENTIAL](np.linspace(0.05, 0.85, len(chosen)))
+    for axis, (kernel, rows) in zip(axes, values.items(), strict=True):
+        for epoch, shade in zip(chosen, shades, strict=True):
+            head = np.maximum(rows[list(epochs).index(epoch)][:shown], np.finfo(float).tiny)
+            axis.semilogy(head, color=shade, linewidth=1.6, label=f"epoch {epoch}")
+        axis.set_title(kernel_label(kernel))
+        axis.set_xlabel("mode")
+    axes[0].set_ylabel("eigenvalue")
+    axes[-1].legend(fontsize=8.5, labelcolor=MUTED)
+    return figure

@@ -1,0 +1,149 @@
+"""The report of a run: one HTML file that holds its tables and figures."""
+
+import base64
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from string import Template
+
+from mlx_entk.runs import Json, Run, read_json, write_atomically
+
+# What each figure shows, in the order of the report.
+CAPTIONS = {
+    "grokking": "Accuracy, the overlap of the second cliff with the sum family, and how fast it "
+    "grows. The grey bands are the rises that the stated rule finds.",
+    "spectra": "Leading eigenvalues of the full and the layerwise kernels after training; each "
+    "shaded group ends at a cliff that the stated criterion finds.",
+    "spectra-over-training": "The same spectra at some epochs of training.",
+    "alignment": "Overlap of each mode group with each feature family, in per cent of the "
+    "smaller of the two dimensions.",
+    "frequencies": "The modes of each group rotated into single frequencies. A bright cell is a "
+    "mode that is one frequency of one family.",
+    "preactivations": "What single hidden neurons compute before the activation.",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people, the same in the terminal and in the report."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+
+def tables(results: Json) -> list[Table]:
+    """The tables of a modular-addition run."""
+    accuracy, config, onset = results["accuracy"], results["config"], results["grokking"]["onset"]
+    overview = Table(
+        "Run",
+        ("", ""),
+        [
+            ("p, width", f"{config['p']}, {config['width']}"),
+            ("seed, embedding", f"{config['seed']}, {config['embedding']}"),
+            ("inputs, parameters", f"{results['inputs']:,}, {results['parameters']:,}"),
+            ("train accuracy", f"{accuracy['train']:.2%}"),
+            ("test accuracy", f"{accuracy['test']:.2%}"),
+            ("test accuracy rises", _rise(onset["test_accuracy"])),
+            ("overlap with the sum rises", _rise(onset["overlap"])),
+        ],
+        f"Rise: {onset['rule']}.",
+    )
+    cliffs = Table(
+        "Cliffs of the trace eNTK",
+        ("kernel", "groups of modes that end at a cliff", "effective rank"),
+        [
+            (
+                kernel,
+                ", ".join(_modes(group) for group in groups) or "none",
+                f"{results['effective_rank'][kernel]:.1f}",
+            )
+            for kernel, groups in results["cliffs"].items()
+        ],
+        f"Criterion: {results['cliff_rule']}.",
+    )
+    same = "; ".join(" = ".join(group) for group in results["equivalent_families"])
+    alignment = Table(
+        "Alignment",
+        ("kernel", "modes", "family", "overlap", "of", "%", "by chance"),
+        [
+            (
+                row["kernel"],
+                _modes(row["modes"]),
+                row["family"],
+                f"{row['overlap']:.2f}",
+                str(row["dimension"]),
+                f"{row['percent']:.1f}",
+                f"{row['chance']:.2f}",
+            )
+            for row in results["alignment"]
+            if row["overlap"] > 2 * row["chance"]
+        ],
+        "Rows above twice what chance gives; results.json has all. Per cent of the smaller "
+        "dimension. "
+        f"These families span the same space, so an overlap cannot tell them apart: {same}.",
+    )
+    return [overview, cliffs, alignment]
+
+
+def write_report(run: Run) -> None:
+    """Write report.html of a finished run whose figures are drawn."""
+    results = run.results
+    parts = [_table_html(table) for table in tables(results)]
+    by_name = {path.stem: path for path in run.figures}
+    for name, caption in CAPTIONS.items():
+        if name in by_name:
+            data = base64.b64encode(by_name[name].read_bytes()).decode()
+            parts.append(
+                f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+                f"<figcaption>{escape(caption)}</figcaption></figure>"
+            )
+    parts.append(_table_html(_provenance_table(run)))
+    template = Template(files("mlx_entk").joinpath("report.html").read_text(encoding="utf-8"))
+    page = template.substitute(
+        title=escape(f"{results['study']}: {run.path.resolve().name}"), body="\n".join(parts)
+    )
+    write_atomically(
+        run.path / "report.html", lambda temporary: temporary.write_text(page, encoding="utf-8")
+    )
+
+
+def _provenance_table(run: Run) -> Table:
+    session = read_json(run.path / "provenance.json")["sessions"][-1]
+    versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
+    keys = ("command", "started", "git_revision", "device", "blas", "platform", "python")
+    rows = [(key.replace("_", " "), str(session[key])) for key in keys]
+    return Table("Made with", ("", ""), [*rows, ("versions", versions)])
+
+
+def _table_html(table: Table) -> str:
+    head = _row_html("th", table.columns) if any(table.columns) else ""
+    body = "\n".join(_row_html("td", row) for row in table.rows)
+    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    return (
+        f'<h2>{escape(table.title)}</h2><div class="wide"><table>{head}\n{body}</table></div>{note}'
+    )
+
+
+def _row_html(tag: str, cells: Iterable[str]) -> str:
+    return "<tr>" + "".join(_cell_html(tag, cell) for cell in cells) + "</tr>"
+
+
+def _cell_html(tag: str, cell: str) -> str:
+    number = tag == "td" and cell.replace(".", "").replace("-", "").isdigit()
+    attribute = ' class="number"' if number else ""
+    return f"<{tag}{attribute}>{escape(cell)}</{tag}>"
+
+
+def _modes(modes: Sequence[int]) -> str:
+    first, last = modes
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def _rise(transition: Json) -> str:
+    return (
+        f"from epoch {transition['onset']:.0f} to {transition['completion']:.0f} "
+        f"(R² of the fit {transition['explained']:.2f})"
+    )
