@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -21,18 +22,22 @@ from mlx_entk.progress import Progress
 from mlx_entk.report import Table
 
 console = Console()
+errors = Console(stderr=True)
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar a stage, with its note; where there is no terminal, a line a finished stage."""
+    """A bar a stage with its note; where there is no terminal, a line when a stage is done."""
+    if not errors.is_terminal:
+        yield _print_finished
+        return
     bars = Bars(
         TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[note]}"),
-        console=Console(stderr=True),
+        TimeElapsedColumn(),
+        console=errors,
     )
     stages: dict[str, TaskID] = {}
 
@@ -45,15 +50,25 @@ def progress() -> Iterator[Progress]:
         yield update
 
 
+def _print_finished(stage: str, done: int, total: int, note: str = "") -> None:
+    if done == total:
+        errors.print(Text(f"{stage}: {done} of {total}  {note}".rstrip()), soft_wrap=True)
+
+
 def print_table(table: Table) -> None:
     """Print a table and its note."""
     grid = RichTable(
-        title=table.title, title_justify="left", title_style="bold", show_header=any(table.columns)
+        title=table.title,
+        title_justify="left",
+        title_style="bold",
+        show_header=any(table.columns),
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
     for number, column in enumerate(table.columns):
         cells = [row[number] for row in table.rows]
-        numeric = all(cell.replace(".", "", 1).isdigit() for cell in cells)
-        grid.add_column(column, justify="right" if numeric else "left")
+        numeric = any(cells) and all(cell.replace(".", "", 1).isdigit() for cell in cells)
+        grid.add_column(column, justify="right" if numeric else "left", no_wrap=number == 0)
     for row in table.rows:
         grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)

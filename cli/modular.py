@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import get_args
 
@@ -60,7 +59,7 @@ def mlp(out: Path | None, **settings: object) -> None:
     and report.html. Run the same command again to continue after an interruption.
     """
     config = MLPConfig(**settings)  # type: ignore[arg-type]
-    run = Run.create(out or _default_folder(config), STUDY, asdict(config))
+    run = Run.create(out or _default_folder(config), STUDY, config.as_json())
     with run.session(), progress() as update:
         results = run_mlp(config, run, update)
         for name, figure in modular_figures(run):
@@ -73,6 +72,6 @@ def mlp(out: Path | None, **settings: object) -> None:
 
 def _default_folder(config: MLPConfig) -> Path:
     """A name that tells the common settings, and a digest that tells all of them apart."""
-    text = json.dumps(asdict(config), sort_keys=True)
+    text = json.dumps(config.as_json(), sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     return Path("runs") / f"{STUDY}-p{config.p}-seed{config.seed}-{digest}"

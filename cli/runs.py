@@ -23,13 +23,12 @@ def runs(root: Path) -> None:
     rows = [
         (
             str(run.path),
-            run.study,
-            " ".join(f"{key}={value}" for key, value in run.config.items()),
+            f"{run.study} " + " ".join(f"{key}={value}" for key, value in run.config.items()),
             _state(run),
         )
         for run in found
     ]
-    print_table(Table(f"Runs below {root}", ("folder", "study", "settings", "state"), rows))
+    print_table(Table(f"Runs below {root}", ("folder", "settings", "state"), rows))
 
 
 @click.command()

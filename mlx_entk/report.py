@@ -7,6 +7,7 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+from mlx_entk.features import FREQUENCY_FAMILIES
 from mlx_entk.runs import Json, Run, read_json, write_atomically
 
 # What each figure shows, in the order of the report.
@@ -64,26 +65,28 @@ def tables(results: Json) -> list[Table]:
         ],
         f"Criterion: {results['cliff_rule']}.",
     )
+    families = [*FREQUENCY_FAMILIES, "n ∪ m", "random"]
+    overlaps = {(row["kernel"], *row["modes"], row["family"]): row for row in results["alignment"]}
+    groups = dict.fromkeys((row["kernel"], *row["modes"]) for row in results["alignment"])
+    dimensions = {row["family"]: row["dimension"] for row in results["alignment"]}
     same = "; ".join(" = ".join(group) for group in results["equivalent_families"])
     alignment = Table(
-        "Alignment",
-        ("kernel", "modes", "family", "overlap", "of", "%", "by chance"),
+        "Overlap ‖QᵀF‖² of mode groups with feature families",
+        ("kernel", "modes", *families),
         [
-            (
-                row["kernel"],
-                _modes(row["modes"]),
-                row["family"],
-                f"{row['overlap']:.2f}",
-                str(row["dimension"]),
-                f"{row['percent']:.1f}",
-                f"{row['chance']:.2f}",
-            )
-            for row in results["alignment"]
-            if row["overlap"] > 2 * row["chance"]
+            *(
+                (
+                    kernel,
+                    _modes((first, last)),
+                    *(f"{overlaps[kernel, first, last, f]['overlap']:.2f}" for f in families),
+                )
+                for kernel, first, last in groups
+            ),
+            ("at most", "", *(str(dimensions[family]) for family in families)),
         ],
-        "Rows above twice what chance gives; results.json has all. Per cent of the smaller "
-        "dimension. "
-        f"These families span the same space, so an overlap cannot tell them apart: {same}.",
+        "Random columns show what chance gives; results.json has all families, with chance, "
+        "percentages and angles. These span the same space, so that no overlap can tell them "
+        f"apart: {same}.",
     )
     return [overview, cliffs, alignment]
 
@@ -143,6 +146,8 @@ def _modes(modes: Sequence[int]) -> str:
 
 
 def _rise(transition: Json) -> str:
+    if transition["after"] <= transition["before"]:
+        return "never"
     return (
         f"from epoch {transition['onset']:.0f} to {transition['completion']:.0f} "
         f"(R² of the fit {transition['explained']:.2f})"

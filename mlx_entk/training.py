@@ -121,7 +121,10 @@ def _part(stored: Params, prefix: str) -> Params:
 
 
 def _note(metrics: Mapping[str, float]) -> str:
-    return "  ".join(
-        f"{name} {value:.1%}" if "accuracy" in name else f"{name} {value:.2e}"
-        for name, value in metrics.items()
-    )
+    """``loss 1.2e-03/3.4e-03 accuracy 99.0%/98.0%``: the parts of a metric side by side."""
+    parts: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        metric = name.split()[-1]
+        text = f"{value:.1%}" if metric == "accuracy" else f"{value:.1e}"
+        parts.setdefault(metric, []).append(text)
+    return "  ".join(f"{metric} {'/'.join(values)}" for metric, values in parts.items())

@@ -45,6 +45,8 @@ def grokking(metrics: Sequence[dict[str, Any]], tracked: dict[str, Any]) -> Figu
     bottom.set_xlabel("epoch")
     for axis, which in ((top, "test_accuracy"), (middle, "overlap")):
         rise = onset[which]
+        if rise["after"] <= rise["before"]:
+            continue
         axis.axvspan(rise["onset"], rise["completion"], color=MUTED, alpha=0.15, linewidth=0)
         axis.annotate(
             f"rise from epoch {rise['onset']:.0f} to {rise['completion']:.0f}",

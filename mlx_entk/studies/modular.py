@@ -92,10 +92,14 @@ class MLPConfig:
             raise InputError(f"seed is {self.seed}: seeds are 0 or more")
         if self.embedding not in EMBEDDINGS:
             raise InputError(f"embedding {self.embedding!r} is unknown: {', '.join(EMBEDDINGS)}")
-        if self.learning_rate <= 0:
+        if not self.learning_rate > 0:
             raise InputError(f"learning rate is {self.learning_rate}: it must be above 0")
-        if self.weight_decay < 0:
+        if not self.weight_decay >= 0:
             raise InputError(f"weight decay is {self.weight_decay}: it must not be below 0")
+
+    def as_json(self) -> Json:
+        """The settings by name."""
+        return asdict(self)
 
 
 def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
@@ -140,7 +144,7 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
     metrics = run.metrics
     results: Json = {
         "study": STUDY,
-        "config": asdict(config),
+        "config": config.as_json(),
         "inputs": config.p**2,
         "parameters": sum(v.size for v in flatten_tree(model.parameters()).values()),
         "accuracy": {part: metrics[-1][f"{part} accuracy"] for part in PARTS},
@@ -183,7 +187,7 @@ def _train(
             for part, (x, labels) in parts.items()
             for metric, value in (
                 ("loss", loss(model, x, labels)),
-                ("accuracy", mx.mean(mx.argmax(model(x), axis=1) == labels)),
+                ("accuracy", mx.sum(mx.argmax(model(x), axis=1) == labels) / labels.size),
             )
         }
 

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from mlx_entk import InputError
+from mlx_entk.features import center, equivalent_families, modular_features
+from mlx_entk.linalg import orthonormal_basis
+
+P = 7
+n, m = np.divmod(np.arange(P * P), P)
+
+
+def test_families_have_the_dimensions_of_the_theory() -> None:
+    bank = modular_features(n, m, P)
+
+    ranks = {name: orthonormal_basis(center(columns)).shape[1] for name, columns in bank.items()}
+
+    assert ranks == {
+        **dict.fromkeys(("n", "m", "sum", "difference", "2n", "2m"), P - 1),
+        **dict.fromkeys(("axis sum", "axis difference", "random"), P - 1),
+        **dict.fromkeys(("identity of n", "identity of m", "identity of n+m"), P - 1),
+        **dict.fromkeys(("parity of n", "parity of m", "parity of n+m", "carry"), 1),
+        "n ∪ m": 2 * (P - 1),
+    }
+
+
+def test_columns_are_the_functions_they_are_called_after() -> None:
+    bank = modular_features(n, m, P)
+    at = 3 * P + 5  # n = 3, m = 5
+
+    assert bank["sum"][at, 1] == pytest.approx(np.cos(2 * np.pi * 2 * 8 / P))
+    assert bank["difference"][at, 3 + 1] == pytest.approx(np.sin(2 * np.pi * 2 * (-2) / P))
+    assert bank["axis difference"][at, 0] == pytest.approx(
+        np.cos(2 * np.pi * 3 / P) - np.cos(2 * np.pi * 5 / P)
+    )
+    assert bank["identity of n+m"][at].tolist() == [0, 1, 0, 0, 0, 0, 0]
+    assert (bank["parity of n"][at], bank["parity of n+m"][at], bank["carry"][at]) == (1, 1, 1)
+
+
+def test_families_that_span_the_same_space_are_recognised() -> None:
+    bases = {
+        name: orthonormal_basis(center(columns))
+        for name, columns in modular_features(n, m, P).items()
+    }
+
+    assert equivalent_families(bases) == [
+        ["n", "2n", "identity of n"],
+        ["m", "2m", "identity of m"],
+        ["sum", "identity of n+m"],
+    ]
+
+
+@pytest.mark.parametrize("p", [-3, 1, 2, 4, 28])
+def test_a_modulus_without_fourier_families_is_refused(p: int) -> None:
+    with pytest.raises(InputError, match=f"p is {p}: Fourier families need an odd p"):
+        modular_features(n, m, p)

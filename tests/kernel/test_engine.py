@@ -1,0 +1,244 @@
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mlx_entk import InputError, entk, flatten
+from mlx_entk.kernel import engine
+from mlx_entk.models import QuadraticMLP
+from tests import models, reference
+
+STRATEGIES = ("auto", "jacobian-contraction", "structured-derivatives")
+
+
+def reduce(full: reference.Kernel, reduction: object) -> reference.Kernel:
+    """The reductions as the vocabulary defines them, from the full kernel."""
+    if reduction == "full":
+        return full
+    if reduction == "trace":
+        return np.asarray(np.einsum("nmcc->nm", full) / full.shape[2])
+    if reduction == "sum-of-logits":
+        return np.asarray(full.mean(axis=(2, 3)))
+    assert isinstance(reduction, tuple)
+    return full[:, :, reduction[0], reduction[1]]
+
+
+def error_of(kernel: Any, full: reference.Kernel, reduction: object) -> float:
+    """Largest difference from the reduced reference, over the reference's largest entry."""
+    scale = np.abs(full).max() or 1.0  # a zero kernel must be met to 1e-5 itself
+    return float(np.abs(kernel - reduce(full, reduction)).max() / scale)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("reduction", ["full", "trace", "sum-of-logits", (1, 1), (0, 4)])
+def test_kernels_of_the_quadratic_mlp_equal_the_closed_form(reduction: Any, strategy: Any) -> None:
+    model = QuadraticMLP(p=7, width=20, seed=3)
+    x = mx.random.normal((13, 14), key=mx.random.key(1))
+    expected = reference.quadratic_mlp_kernels(
+        np.array(model.hidden.weight), np.array(model.readout.weight), np.array(x)
+    )
+
+    by_layer = entk(model, x, reduction=reduction, by_layer=True, strategy=strategy)
+    total = entk(model, x, reduction=reduction, strategy=strategy)
+
+    assert by_layer.keys() == expected.keys()
+    for name, full in expected.items():
+        assert error_of(by_layer[name], full, reduction) < 1e-5
+    assert error_of(total, sum(expected.values(), np.zeros(())), reduction) < 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=2, max_size=4),
+    counts=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    bias=st.booleans(),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_kernels_of_random_mlps_equal_torch(
+    sizes: list[int], counts: tuple[int, int], bias: bool, seed: int, data: st.DataObject
+) -> None:
+    C = sizes[-1]
+    reduction: Any = data.draw(
+        st.sampled_from(["full", "trace", "sum-of-logits"])
+        | st.tuples(st.integers(0, C - 1), st.integers(0, C - 1))
+    )
+    strategy: Any = data.draw(st.sampled_from(STRATEGIES))
+    model = models.MLP(sizes, bias, seed)
+    x = mx.random.normal((counts[0], sizes[0]), key=mx.random.key(seed + 1))
+    x2 = mx.random.normal((counts[1], sizes[0]), key=mx.random.key(seed + 2))
+    layers = [
+        (np.array(layer.weight), np.array(layer.bias) if bias else None) for layer in model.layers
+    ]
+    left = reference.torch_mlp_jacobian(layers, np.array(x))
+    right = reference.torch_mlp_jacobian(layers, np.array(x2))
+
+    kernels = entk(model, x, x2, reduction=reduction, by_layer=True, strategy=strategy)
+
+    assert kernels.keys() == left.keys()
+    for name, kernel in kernels.items():
+        full = reference.from_jacobian(left[name], right[name])
+        assert error_of(kernel, full, reduction) < 1e-5
+
+
+INPUTS = {
+    models.Recurrent: (5, 3),
+    models.SharedModule: (5, 3),
+    models.TiedDecoder: (5, 4),
+    models.Sequence_: (4, 3, 3),
+    models.TimeFirst: (4, 4, 3),
+    models.Convolution: (4, 4, 2),
+    models.Subclassed: (5, 3),
+}
+
+
+@pytest.mark.parametrize("strategy", ["auto", "jacobian-contraction"])
+@pytest.mark.parametrize("kind", INPUTS, ids=lambda kind: kind.__name__)
+def test_kernels_of_any_layer_use_equal_finite_differences(
+    kind: type[models.Seeded], strategy: Any
+) -> None:
+    model = kind()
+    x = mx.random.normal(INPUTS[kind], key=mx.random.key(7))
+    jacobian = reference.finite_difference_jacobian(model, x)
+    if kind is models.SharedModule:  # two names of one layer: the reference moves the last
+        jacobian = {name.replace("second", "first"): J for name, J in jacobian.items() if J.any()}
+
+    for reduction in ("full", "trace", "sum-of-logits"):
+        kernels = entk(model, x, reduction=reduction, by_layer=True, strategy=strategy)
+        assert kernels.keys() == jacobian.keys()
+        for name, J in jacobian.items():
+            assert error_of(kernels[name], reference.from_jacobian(J), reduction) < 1e-5
+
+
+def test_long_sequences_agree_whichever_axis_is_contracted_first() -> None:
+    model = models.Sequence_()
+    x = mx.random.normal((3, 40, 3), key=mx.random.key(5))
+
+    structured = entk(model, x, strategy="structured-derivatives")
+
+    J = np.concatenate(list(reference.finite_difference_jacobian(model, x).values()), axis=-1)
+    assert reference.relative_error(structured, reference.from_jacobian(J)) < 1e-5
+
+
+def test_a_pure_function_gives_the_kernel_of_the_module_it_describes() -> None:
+    model = models.MLP([3, 4, 2])
+    x = mx.random.normal((6, 3), key=mx.random.key(2))
+
+    def function(params: Any, x: mx.array) -> mx.array:
+        hidden: mx.array = mx.tanh(x @ params["in"][0].T + params["in"][1])
+        return mx.addmm(params["b"], hidden, params["out"].T)
+
+    first, last = model.layers
+    params = {"in": [first.weight, first.bias], "out": last.weight, "b": last.bias}
+
+    by_name = entk(function, x, reduction="full", params=params, by_layer=True)
+
+    assert set(by_name) == {"in.0", "in.1", "out", "b"}
+    total = sum(by_name.values(), np.zeros(()))
+    np.testing.assert_allclose(total, entk(model, x, reduction="full"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["full", "trace", "sum-of-logits", (0, 1)])
+@pytest.mark.parametrize("two_sets", [False, True])
+def test_the_size_of_tiles_does_not_matter(
+    reduction: Any, two_sets: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models.MLP([3, 5, 2])
+    x = mx.random.normal((11, 3), key=mx.random.key(2))
+    x2 = mx.random.normal((7, 3), key=mx.random.key(3)) if two_sets else None
+    whole = entk(model, x, x2, reduction=reduction)
+
+    for tile_bytes in (1, 3000, 8000):
+        monkeypatch.setattr(engine, "TILE_BYTES", tile_bytes)
+        np.testing.assert_allclose(
+            entk(model, x, x2, reduction=reduction), whole, rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_flattened_kernel_is_symmetric_positive_semidefinite_and_channel_major() -> None:
+    model = models.MLP([3, 5, 2])
+    x = mx.random.normal((6, 3), key=mx.random.key(2))
+    full = entk(model, x)
+
+    flat = flatten(full)
+
+    assert flat[1 * 6 + 2, 0 * 6 + 5] == full[2, 5, 1, 0]
+    np.testing.assert_allclose(flat, flat.T, atol=1e-6)
+    assert np.linalg.eigvalsh(flat.astype(np.float64)).min() > -1e-5
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = models.MLP([3, 4, 2])
+    model.layers[0].freeze()
+    x = mx.random.normal((4, 3), key=mx.random.key(2))
+
+    assert set(entk(model, x, by_layer=True)) == {"layers.1.weight", "layers.1.bias"}
+
+
+def test_a_layer_that_is_never_called_has_a_zero_kernel() -> None:
+    model = models.MLP([3, 4, 2])
+    model.unused = nn.Linear(3, 3)
+    x = mx.random.normal((4, 3), key=mx.random.key(2))
+
+    kernels = entk(model, x, reduction="trace", by_layer=True)
+
+    assert not kernels["unused.weight"].any()
+    assert kernels["layers.0.weight"].any()
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = models.MLP([3, 4, 2])
+    x = mx.random.normal((4, 3), key=mx.random.key(2))
+    weight, outputs = model.layers[0].weight, np.array(model(x))
+
+    entk(model, x)
+
+    assert type(model.layers[0]) is nn.Linear
+    assert model.layers[0].weight is weight
+    np.testing.assert_array_equal(np.array(model(x)), outputs)
+
+
+def test_half_precision_weights_are_contracted_in_single_precision() -> None:
+    model = models.MLP([3, 4, 2])
+    x = mx.random.normal((4, 3), key=mx.random.key(2))
+    single = entk(model, x)
+    model.set_dtype(mx.bfloat16)
+
+    half = entk(model, x.astype(mx.bfloat16))
+
+    assert half.dtype == np.float32
+    assert reference.relative_error(half, single) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"reduction": "sum"}, "reduction 'sum' is unknown"),
+        ({"reduction": (0, 2)}, "class 2 is outside 0…1"),
+        ({"strategy": "fast"}, "strategy 'fast' is unknown"),
+        ({"x2": mx.zeros((2, 4))}, "x2 has inputs of shape"),
+        ({"x": mx.zeros((0, 3))}, "at least one input"),
+        ({"x": np.zeros((2, 3))}, "x is ndarray"),
+        ({"params": {}}, "params belongs to a function"),
+        ({"model": lambda params, x: x}, "pass its parameter tree"),
+        ({"model": nn.Tanh()}, "no trainable parameters"),
+        (
+            {"model": lambda params, x: params["w"], "params": {"w": mx.zeros(3)}},
+            "first axis must be the batch",
+        ),
+        ({"model": lambda params, x: 1, "params": {"w": mx.zeros(3)}}, "model returned int"),
+        (
+            {"model": models.Subclassed(), "strategy": "structured-derivatives"},
+            "no structure is known for inner.bias, inner.weight",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_said(arguments: dict[str, Any], message: str) -> None:
+    given: dict[str, Any] = {"model": models.MLP([3, 4, 2]), "x": mx.zeros((2, 3)), **arguments}
+
+    with pytest.raises(InputError, match=message):
+        entk(given.pop("model"), given.pop("x"), given.pop("x2", None), **given)

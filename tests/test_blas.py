@@ -1,0 +1,58 @@
+"""Each case needs a process of its own: a BLAS can be loaded only before MLX is."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="macOS has Accelerate; nothing is preloaded there"
+)
+
+
+def outcome(program: str, blas: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "MLX_ENTK_BLAS": blas}
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+
+
+def test_it_can_be_turned_off() -> None:
+    done = outcome(
+        "import mlx_entk; print(mlx_entk._blas.LIBRARY, mlx_entk.linalg.matmul_backend())", "off"
+    )
+
+    assert done.stdout.split() == ["None", "numpy"]
+    assert done.stderr == ""
+
+
+def test_importing_mlx_first_warns_once_and_works() -> None:
+    done = outcome("import mlx.core, mlx_entk, mlx_entk.kernel; print(mlx_entk._blas.LIBRARY)")
+
+    assert done.stdout.strip() == "None"
+    assert done.stderr.count("RuntimeWarning: mlx was imported before mlx_entk") == 1
+
+
+def test_a_named_library_that_is_no_blas_warns() -> None:
+    done = outcome("import mlx_entk; print(mlx_entk._blas.LIBRARY)", "/nowhere/libblas.so")
+
+    assert done.stdout.strip() == "None"
+    assert "MLX_ENTK_BLAS=/nowhere/libblas.so is no BLAS that can be loaded" in done.stderr
+
+
+KERNEL = """
+import mlx_entk, mlx.core as mx, numpy as np
+from mlx_entk.models import QuadraticMLP
+model = QuadraticMLP(5, 16)
+kernel = mlx_entk.entk(model, mx.random.normal((20, 10), key=mx.random.key(0)), reduction="trace")
+print(" ".join(f"{value:.9e}" for value in kernel.ravel()))
+"""
+
+
+def test_kernels_are_the_same_with_and_without_a_fast_blas() -> None:
+    fast, slow = (
+        [float(value) for value in outcome(KERNEL, blas).stdout.split()] for blas in ("", "off")
+    )
+
+    assert slow == pytest.approx(fast, rel=1e-4, abs=1e-7)

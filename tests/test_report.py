@@ -1,0 +1,48 @@
+import pytest
+
+from mlx_entk.plotting import modular_figures
+from mlx_entk.report import CAPTIONS, tables, write_report
+from mlx_entk.runs import Run
+from mlx_entk.studies.modular import STUDY, MLPConfig, run_mlp
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config = MLPConfig(p=5, width=16, epochs=40)
+    run = Run.create(tmp_path_factory.mktemp("report") / "<run>", STUDY, config.as_json())
+    with run.session():
+        run_mlp(config, run)
+        for name, figure in modular_figures(run):
+            run.save_figure(name, figure)
+        write_report(run)
+    return run
+
+
+def test_the_report_holds_every_figure_and_table(run: Run) -> None:
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+
+    assert page.count("<img ") == len(CAPTIONS) == len(run.figures)
+    for table in tables(run.results):
+        assert f"<h2>{table.title}</h2>" in page
+    assert "git revision" in page
+    assert "src=" not in page.replace('src="data:image/png;base64,', "")  # one file, no links
+
+
+def test_names_are_escaped(run: Run) -> None:
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+
+    assert "&lt;run&gt;" in page
+    assert "<run>" not in page
+
+
+def test_the_overlap_table_shows_the_rows_of_the_results(run: Run) -> None:
+    overlaps = tables(run.results)[-1]
+    row = next(
+        row
+        for row in run.results["alignment"]
+        if (row["kernel"], row["modes"], row["family"]) == ("full", [1, 8], "sum")
+    )
+
+    (shown,) = [cells for cells in overlaps.rows if cells[:2] == ("full", "1–8")]
+
+    assert shown[overlaps.columns.index("sum")] == f"{row['overlap']:.2f}"

@@ -1,0 +1,90 @@
+"""A run killed at any write, and started again, ends with the results of an unbroken one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SETTINGS = ["--p", "5", "--width", "16", "--epochs", "60"]
+
+# Kills the process instead of renaming the COUNTth file whose name holds NAME: as hard as it
+# gets, with the temporary file written and nothing cleaned up.
+DRIVER = """
+import os, pathlib, signal, sys
+name, count, *arguments = sys.argv[1:]
+rename, left = pathlib.Path.replace, int(count)
+def replace(self, target):
+    global left
+    left -= name in str(target)
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+pathlib.Path.replace = replace
+sys.argv = ["mlx-entk", *arguments]
+from mlx_entk_cli.main import main
+main()
+"""
+
+
+def run(out: Path, kill_at: tuple[str, int] = ("", -1)) -> subprocess.CompletedProcess[str]:
+    name, count = kill_at
+    command = [sys.executable, "-c", DRIVER, name or "/", str(count)]
+    arguments = ["modular", "mlp", *SETTINGS, "--out", str(out)]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    done = run(out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize(
+    "kill_at",
+    [
+        ("config.json", 1),
+        ("provenance.json", 1),
+        ("000000.safetensors", 1),
+        ("000030.safetensors", 1),
+        ("spectra.npz", 1),
+        ("results.json", 1),
+        ("figures", 3),
+        ("report.html", 1),
+    ],
+    ids=lambda value: f"{value[0]}-{value[1]}",
+)
+def test_a_killed_run_continues_to_the_same_results(
+    kill_at: tuple[str, int], unbroken: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert run(out, kill_at).returncode == -signal.SIGKILL
+
+    resumed = run(out)
+
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("results.json", "metrics.jsonl"):
+        assert (out / name).read_text() == (unbroken / name).read_text()
+    files = {path.relative_to(out) for path in out.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(unbroken) for path in unbroken.rglob("*") if path.is_file()}
+
+
+def test_a_run_killed_while_it_trains_continues_to_the_same_results(
+    unbroken: Path, tmp_path: Path
+) -> None:
+    """Killed from outside, at whatever moment that turns out to be."""
+    out = tmp_path / "run"
+    command = [sys.executable, "-c", DRIVER, "/", "-1", "modular", "mlp", *SETTINGS]
+    with subprocess.Popen([*command, "--out", str(out)], stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and not (out / "checkpoints" / "000020.safetensors").exists():
+            pass
+        os.kill(process.pid, signal.SIGKILL)
+
+    assert run(out).returncode == 0
+    assert (out / "results.json").read_text() == (unbroken / "results.json").read_text()
+    assert len(json.loads((out / "provenance.json").read_text())["sessions"]) == 2

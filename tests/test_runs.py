@@ -1,0 +1,169 @@
+import fcntl
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_entk import InputError
+from mlx_entk.runs import Run, list_runs, write_json
+
+CONFIG = {"seed": 1, "p": 5}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", "study", CONFIG)
+
+
+def test_the_same_configuration_opens_the_same_folder(run: Run) -> None:
+    assert Run.create(run.path, "study", CONFIG).config == CONFIG
+    assert Run.load(run.path).study == "study"
+
+
+@pytest.mark.parametrize(
+    ("study", "config", "message"),
+    [
+        ("study", {"seed": 2, "p": 5}, r"another configuration \(seed 1 there, 2 here\)"),
+        ("study", {"seed": 1}, r"p 5 there, None here"),
+        ("other", CONFIG, "belongs to a study run"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused(
+    run: Run, study: str, config: dict[str, int], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        Run.create(run.path, study, config)
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+
+    with pytest.raises(InputError, match=r"is no run folder \(it holds thesis.tex\)"):
+        Run.create(tmp_path, "study", CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    with pytest.raises(InputError, match="cannot write to"):
+        Run.create(tmp_path / "file" / "run", "study", CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "is damaged"), ("[]", "holds no JSON object"), ("{}", "study or config is missing")],
+)
+def test_a_damaged_configuration_is_said(run: Run, text: str, message: str) -> None:
+    (run.path / "config.json").write_text(text)
+
+    with pytest.raises(InputError, match=message):
+        Run.load(run.path)
+
+
+def test_folders_that_are_no_runs_are_said(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is no folder"):
+        Run.load(tmp_path / "nothing")
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        Run.load(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_rest(run: Run) -> None:
+    write_json(run.path / "value.json", {"a": 1})
+
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(run.path / "value.json", {"a": float("nan")})
+
+    assert json.loads((run.path / "value.json").read_text()) == {"a": 1}
+    assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "value.json"]
+
+
+def test_checkpoints_come_back_as_they_were(run: Run) -> None:
+    arrays = {"w": mx.random.normal((3, 2)), "step": mx.array(7, mx.uint64)}
+    run.save_checkpoint(10, arrays)
+    run.save_checkpoint(0, arrays)
+
+    loaded = run.load_checkpoint(10)
+
+    assert run.checkpoints == [0, 10]
+    assert loaded["step"].dtype == mx.uint64
+    np.testing.assert_array_equal(np.array(loaded["w"]), np.array(arrays["w"]))
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty", "missing"])
+def test_damaged_checkpoints_are_recognised(run: Run, damage: str) -> None:
+    run.save_checkpoint(10, {"w": mx.ones((30, 20))})
+    path = run.path / "checkpoints" / "000010.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+    else:
+        content[-5] ^= 1
+        left = {"truncate": content[:-50], "flip": content, "empty": bytearray()}
+        path.write_bytes(left[damage])
+
+    with pytest.raises(InputError, match=r"000010.safetensors is damaged: delete it"):
+        run.load_checkpoint(10)
+
+
+def test_metrics_survive_a_line_cut_off_and_can_be_cut_back(run: Run) -> None:
+    for epoch in range(4):
+        run.append_metrics({"epoch": epoch, "loss": 0.5})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 4, "lo')
+
+    assert [row["epoch"] for row in run.metrics] == [0, 1, 2, 3]
+    run.cut_metrics(2)
+    run.append_metrics({"epoch": 3, "loss": 0.25})
+    assert [row["loss"] for row in run.metrics] == [0.5, 0.5, 0.5, 0.25]
+
+
+def test_a_session_keeps_others_out_and_clears_what_a_killed_one_left(run: Run) -> None:
+    left_over = run.path / "checkpoints" / ".000010.99.tmp.safetensors"
+    left_over.parent.mkdir()
+    left_over.touch()
+
+    with run.session():
+        assert not left_over.exists()
+        with pytest.raises(InputError, match="another process is writing"), run.session():
+            pass
+
+    with (run.path / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_provenance_tells_what_each_session_ran_with(run: Run) -> None:
+    with run.session():
+        pass
+    with run.session():
+        pass
+
+    record = json.loads((run.path / "provenance.json").read_text())
+
+    assert record["seed"] == 1
+    assert len(record["sessions"]) == 2
+    assert record["sessions"][0]["versions"]["mlx"]
+    assert record["sessions"][0]["device"].split(":")[0] in ("cpu", "gpu")
+    assert record["sessions"][1]["wall_seconds"] >= 0
+
+
+def test_results_need_both_their_files(run: Run) -> None:
+    with pytest.raises(InputError, match="is unfinished"):
+        _ = run.results
+    run.save_results({"a": 1}, {"values": np.arange(3.0)})
+
+    assert Run.load(run.path).results == {"a": 1}
+    np.testing.assert_array_equal(run.arrays["values"], [0, 1, 2])
+
+    (run.path / "spectra.npz").write_bytes(b"PK")
+    with pytest.raises(InputError, match=r"spectra.npz is missing or damaged"):
+        _ = run.arrays
+
+
+def test_runs_are_listed_by_path(tmp_path: Path) -> None:
+    for name in ("b", "a/deep"):
+        Run.create(tmp_path / name, "study", CONFIG)
+
+    assert [run.path.name for run in list_runs(tmp_path)] == ["deep", "b"]
