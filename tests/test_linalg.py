@@ -10,11 +10,11 @@ def test_products_are_the_same_whoever_makes_them(
     library: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_blas, "LIBRARY", library)
-    a, b = mx.random.normal((4, 6)), mx.random.normal((5, 6))
+    a, b = mx.random.normal((3, 4, 6)), mx.random.normal((3, 5, 6))
 
-    product = np.array(linalg.gram(a, b))
-
-    np.testing.assert_allclose(product, np.array(a) @ np.array(b).T, rtol=1e-5, atol=1e-6)
+    for other in (a, b):
+        expected = np.einsum("rnk,rmk->nm", np.array(a), np.array(other))
+        np.testing.assert_allclose(np.array(linalg.gram(a, other)), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_views_share_the_memory_of_the_array() -> None:

@@ -74,9 +74,7 @@ def test_cliffs_are_found_where_the_levels_end(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_a_smooth_spectrum_has_no_cliffs(seed: int) -> None:
     assert find_cliffs(plateaus((300, 0.0), seed=seed)) == []
-    assert (
-        find_cliffs(1 / np.linspace(1, 300, 300) ** 2)[1:] == []
-    )  # but for the first, steep steps
+    assert find_cliffs(1 / np.linspace(10, 300, 290) ** 2) == []
 
 
 def test_the_edge_of_the_rank_is_no_cliff() -> None:

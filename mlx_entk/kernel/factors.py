@@ -44,11 +44,13 @@ class Rows:
 
     def contract(self, other: Self, paired: bool) -> mx.array:
         """2·n·m·R·P FLOPs when paired, R times that when not."""
-        n, R, P = self.values.shape
+        n, R, _ = self.values.shape
         m, S, _ = other.values.shape
         if paired:
-            return gram(self.values.reshape(n, R * P), other.values.reshape(m, S * P))
-        pairs = gram(self.values.reshape(n * R, P), other.values.reshape(m * S, P))
+            left = self.values.reshape(1, n, -1)
+            return gram(left, left if other is self else other.values.reshape(1, m, -1))
+        left = self.values.reshape(1, n * R, -1)
+        pairs = gram(left, left if other is self else other.values.reshape(1, m * S, -1))
         return pairs.reshape(n, R, m, S).transpose(0, 2, 1, 3)
 
 
@@ -64,7 +66,8 @@ class Outer:
     inputs
         a: what the layer was given, shape (n, T, I).
     deltas
-        δ: the derivative of the outputs by what the layer returned, shape (n, R, T, O).
+        δ: the derivative of the outputs by what the layer returned, shape (R, n, T, O), the
+        order in which reverse mode gives it.
     """
 
     inputs: mx.array
@@ -77,7 +80,7 @@ class Outer:
 
     def block(self, paired: bool) -> int:
         """T² when paired, R²·T² when not."""
-        _, R, T, _ = self.deltas.shape
+        R, _, T, _ = self.deltas.shape
         return T * T * (1 if paired else R * R)
 
     def contract(self, other: Self, paired: bool) -> mx.array:
@@ -85,30 +88,28 @@ class Outer:
 
         2·n·m·T·U·(I + R·O) FLOPs when paired, with R² in place of R when not.
         """
-        n, T, I = self.inputs.shape  # noqa: E741
-        m, U, _ = other.inputs.shape
-        _, R, _, O = self.deltas.shape  # noqa: E741
-        S = other.deltas.shape[1]
-        inputs = gram(self.inputs.reshape(n * T, I), other.inputs.reshape(m * U, I))
+        R, n, T, O = self.deltas.shape  # noqa: E741
+        S, m, U, _ = other.deltas.shape
+        left = self.inputs.reshape(1, n * T, -1)
+        inputs = gram(left, left if other is self else other.inputs.reshape(1, m * U, -1))
         if paired:
-            left = self.deltas.transpose(0, 2, 1, 3).reshape(n * T, R * O)
-            right = other.deltas.transpose(0, 2, 1, 3).reshape(m * U, S * O)
-            product = inputs * gram(left, right)
-            return product.reshape(n, T, m, U).sum(axis=(1, 3))
-        deltas = gram(self.deltas.reshape(n * R * T, O), other.deltas.reshape(m * S * U, O))
-        product = deltas.reshape(n, R, T, m, S, U) * inputs.reshape(n, 1, T, m, 1, U)
-        return product.sum(axis=(2, 5)).transpose(0, 2, 1, 3)
+            left = self.deltas.reshape(R, n * T, O)
+            deltas = gram(left, left if other is self else other.deltas.reshape(S, m * U, O))
+            return (inputs * deltas).reshape(n, T, m, U).sum(axis=(1, 3))
+        left = self.deltas.reshape(1, R * n * T, O)
+        deltas = gram(left, left if other is self else other.deltas.reshape(1, S * m * U, O))
+        product = deltas.reshape(R, n, T, S, m, U) * inputs.reshape(1, n, T, 1, m, U)
+        return product.sum(axis=(2, 5)).transpose(1, 3, 0, 2)
 
     def rows(self) -> Rows:
         """The same Jacobian with the positions contracted first, for long sequences."""
-        n, _, I = self.inputs.shape  # noqa: E741
-        _, R, _, O = self.deltas.shape  # noqa: E741
-        weights = self.deltas.transpose(0, 1, 3, 2) @ self.inputs[:, None]
-        return Rows(weights.reshape(n, R, O * I))
+        R, n, _, _ = self.deltas.shape
+        weights = self.deltas.transpose(1, 0, 3, 2) @ self.inputs[:, None]
+        return Rows(weights.reshape(n, R, -1))
 
     def prefers_rows(self, paired: bool) -> bool:
         """Whether contracting positions first costs fewer FLOPs a pair of inputs."""
-        _, T, I = self.inputs.shape  # noqa: E741
-        _, R, _, O = self.deltas.shape  # noqa: E741
+        R, _, T, O = self.deltas.shape  # noqa: E741
+        I = self.inputs.shape[-1]  # noqa: E741
         pairs = R if paired else R * R
         return pairs * O * I < T * T * (I + pairs * O)

@@ -112,8 +112,7 @@ class Structure:
         deltas_of: dict[str, list[mx.array]] = {path: [] for path in self.layers}
         for (path, a), delta in zip(tape.calls, deltas, strict=True):
             inputs_of[path].append(a.reshape(n, -1, a.shape[-1]).astype(mx.float32))
-            by_input = mx.moveaxis(delta, 0, 1).reshape(n, R, -1, delta.shape[-1])
-            deltas_of[path].append(by_input.astype(mx.float32))
+            deltas_of[path].append(delta.reshape(R, n, -1, delta.shape[-1]).astype(mx.float32))
         found: dict[str, Factor] = {}
         for path in self.layers:
             a, d = mx.concatenate(inputs_of[path], 1), mx.concatenate(deltas_of[path], 2)
@@ -121,7 +120,7 @@ class Structure:
                 outer = Outer(a, d)
                 found[f"{path}.weight"] = outer.rows() if outer.prefers_rows(paired) else outer
             if f"{path}.bias" in self.names:
-                found[f"{path}.bias"] = Rows(d.sum(axis=2))
+                found[f"{path}.bias"] = Rows(d.sum(axis=2).transpose(1, 0, 2))
         return found
 
 
