@@ -1,0 +1,54 @@
+# Everything works from a clean clone with Python 3.11+, pip and make.
+PYTHON ?= python3
+BIN := .venv/bin
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help install install-dev demo test check-slow lint format bench clean
+
+help:  ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: .venv/.installed  ## Install the package into .venv
+
+install-dev: .venv/.installed-dev  ## ... and what tests, lint and benchmarks need
+
+demo: .venv/.installed  ## Run the modular-addition study; tables, figures and a report in runs/demo
+	$(BIN)/mlx-entk modular mlp --out runs/demo
+
+test: .venv/.installed-dev  ## Run the tests (about five minutes on two cores)
+	$(BIN)/pytest
+
+check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size
+	$(BIN)/pytest -m slow
+
+lint: .venv/.installed-dev  ## Check format, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.installed-dev  ## Format and fix what ruff can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/.installed-dev  ## Measure against PyTorch; writes benchmarks/results and the README's table
+	$(BIN)/python -m benchmarks.trace_kernel
+
+clean:  ## Remove the environment and caches; runs/ stays
+	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "mlx-entk needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.installed: .venv/bin/python pyproject.toml
+	$(BIN)/pip install --quiet --editable .
+	-sh scripts/fast-blas.sh $(BIN)
+	touch $@
+
+# torch first and alone: what depends on it then takes this release.
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/pip install --quiet 'torch==2.13.0'
+	$(BIN)/pip install --quiet --editable '.[dev,torch,notebooks]'
+	touch $@
