@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -66,9 +66,8 @@ def print_table(table: Table) -> None:
         padding=(0, 1, 0, 0),
     )
     for number, column in enumerate(table.columns):
-        cells = [row[number] for row in table.rows]
-        numeric = any(cells) and all(cell.replace(".", "", 1).isdigit() for cell in cells)
-        grid.add_column(column, justify="right" if numeric else "left", no_wrap=number == 0)
+        justify: JustifyMethod = "right" if table.is_numeric(number) else "left"
+        grid.add_column(column, justify=justify, no_wrap=number == 0)
     for row in table.rows:
         grid.add_row(*(Text(cell) for cell in row))
     console.print(grid)

@@ -91,8 +91,8 @@ def track(
 
 
 def derivative(epochs: Float64Array, series: Float64Array) -> Float64Array:
-    """Change per epoch, by central differences."""
-    return np.gradient(series, epochs)
+    """Change per epoch along the first axis, by central differences."""
+    return np.gradient(series, epochs, axis=0)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file that holds its tables and figures."""
 
 import base64
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -14,6 +14,9 @@ from mlx_entk.runs import Json, Run, read_json, write_atomically
 CAPTIONS = {
     "grokking": "Accuracy, the overlap of the second cliff with the sum family, and how fast it "
     "grows. The grey bands are the rises that the stated rule finds.",
+    "overlaps-over-training": "Overlap of each mode group of each kernel with the families of "
+    "single frequencies over training, in per cent of the smaller dimension. Epoch 0 is the "
+    "network before training.",
     "spectra": "Leading eigenvalues of the full and the layerwise kernels after training; each "
     "shaded group ends at a cliff that the stated criterion finds.",
     "spectra-over-training": "The same spectra at some epochs of training.",
@@ -33,6 +36,11 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether every cell of a column is empty or a number, so that it is set to the right."""
+        cells = [row[column] for row in self.rows if row[column]]
+        return bool(cells) and all(cell.replace(".", "", 1).isdigit() for cell in cells)
 
 
 def tables(results: Json) -> list[Table]:
@@ -122,22 +130,21 @@ def _provenance_table(run: Run) -> Table:
 
 
 def _table_html(table: Table) -> str:
-    head = _row_html("th", table.columns) if any(table.columns) else ""
-    body = "\n".join(_row_html("td", row) for row in table.rows)
+    classes = [' class="number"' if table.is_numeric(i) else "" for i in range(len(table.columns))]
+    head = _row_html("th", table.columns, classes) if any(table.columns) else ""
+    body = "\n".join(_row_html("td", row, classes) for row in table.rows)
     note = f"<p>{escape(table.note)}</p>" if table.note else ""
     return (
         f'<h2>{escape(table.title)}</h2><div class="wide"><table>{head}\n{body}</table></div>{note}'
     )
 
 
-def _row_html(tag: str, cells: Iterable[str]) -> str:
-    return "<tr>" + "".join(_cell_html(tag, cell) for cell in cells) + "</tr>"
-
-
-def _cell_html(tag: str, cell: str) -> str:
-    number = tag == "td" and cell.replace(".", "").replace("-", "").isdigit()
-    attribute = ' class="number"' if number else ""
-    return f"<{tag}{attribute}>{escape(cell)}</{tag}>"
+def _row_html(tag: str, cells: Sequence[str], classes: Sequence[str]) -> str:
+    return "<tr>{}</tr>".format(
+        "".join(
+            f"<{tag}{css}>{escape(cell)}</{tag}>" for cell, css in zip(cells, classes, strict=True)
+        )
+    )
 
 
 def _modes(modes: Sequence[int]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ def alignment_rows(
     spectra: Mapping[str, Spectrum],
     groups: Mapping[str, Iterable[tuple[int, int]]],
     bases: Mapping[str, Float64Array],
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """The table kernel × mode group × family, one row each, ready for JSON.
 
     Parameters
@@ -99,7 +100,7 @@ def alignment_rows(
         dimension), ``chance``, and ``angles``: the smallest, the median and the largest
         principal angle in degrees.
     """
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for kernel, spectrum in spectra.items():
         for modes in groups[kernel]:
             for family, basis in bases.items():

@@ -21,6 +21,7 @@ def modular_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     epochs = tracked["epochs"]
     chosen = [epoch for epoch in _EPOCHS if epoch in epochs[:-1]] + epochs[-1:]
     yield "grokking", training.grokking(run.metrics, tracked)
+    yield "overlaps-over-training", training.overlaps(tracked, FREQUENCY_FAMILIES)
     yield "spectra", spectra.spectra(_below(arrays, "values/"), results["cliffs"], shown)
     yield (
         "spectra-over-training",

@@ -5,7 +5,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styled
+from mlx_entk.plotting.style import (
+    COLORS,
+    MUTED,
+    kernel_label,
+    modes_label,
+    new_figure,
+    styled,
+)
 
 
 @styled
@@ -65,4 +72,47 @@ def grokking(metrics: Sequence[dict[str, Any]], tracked: dict[str, Any]) -> Figu
         textcoords="offset points",
         color=MUTED,
     )
+    return figure
+
+
+@styled
+def overlaps(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
+    """Overlap of each mode group of each kernel with some families over training, in per cent.
+
+    Parameters
+    ----------
+    tracked
+        ``results["grokking"]``.
+    families
+        The families to draw.
+    """
+    shown = [row for row in tracked["series"] if row["family"] in families]
+    kernels = list(dict.fromkeys(row["kernel"] for row in shown))
+    groups = {
+        kernel: sorted({tuple(row["modes"]) for row in shown if row["kernel"] == kernel})
+        for kernel in kernels
+    }
+    rows, columns = max(map(len, groups.values())), len(kernels)
+    figure, axes = new_figure(
+        3.3 * columns, 0.6 + 2.2 * rows, rows, columns, sharex=True, sharey=True
+    )
+    for number, axis in enumerate(axes):
+        kernel = kernels[number % columns]
+        if number // columns >= len(groups[kernel]):
+            axis.remove()
+            continue
+        modes = list(groups[kernel][number // columns])
+        for row in shown:
+            if (row["kernel"], row["modes"]) == (kernel, modes):
+                percent = [100 * value / row["dimension"] for value in row["overlap"]]
+                color = COLORS[families.index(row["family"])]
+                axis.plot(tracked["epochs"], percent, color=color, label=row["family"])
+        axis.set_title(f"{kernel_label(kernel)}, {modes_label(modes)}")
+        axis.set_ylim(-3, 105)
+        if number % columns == 0:
+            axis.set_ylabel("overlap (%)")
+        if number // columns == len(groups[kernel]) - 1:
+            axis.set_xlabel("epoch")
+            axis.tick_params(labelbottom=True)
+    axes[0].legend(fontsize=8.5)
     return figure

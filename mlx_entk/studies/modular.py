@@ -134,6 +134,7 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
 
     bank = modular_features(data.n, data.m, config.p, config.seed)
     bases = {family: orthonormal_basis(center(columns)) for family, columns in bank.items()}
+    alignment = alignment_rows(spectra, groups, bases)
     rotations = _disentangle(spectra["full"], groups["full"], bank, config.p)
 
     last = max(modes[1] for of_kernel in groups.values() for modes in of_kernel)
@@ -153,16 +154,20 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
         "cliff_rule": CLIFF_RULE,
         "effective_rank": {name: effective_rank(s.values) for name, s in spectra.items()},
         "equivalent_families": equivalent_families(bases),
-        "alignment": alignment_rows(spectra, groups, bases),
+        "alignment": alignment,
         "disentangled": [
             {"kernel": "full", "modes": modes, "single_frequency": _single_frequency(heatmap)}
             for modes, heatmap in rotations.items()
         ],
-        "grokking": _grokking(trajectory, metrics, config.p),
+        "grokking": _grokking(trajectory, alignment, metrics, config.p),
     }
     arrays: Arrays = {
         **{f"values/{name}": s.values for name, s in spectra.items()},
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
+        **{
+            f"values per epoch/{name}": derivative(trajectory.epochs, rows)
+            for name, rows in trajectory.values.items()
+        },
         **{f"frequencies/{first}-{last}": map_ for (first, last), map_ in rotations.items()},
         "preactivations": _preactivations(model, inputs, config.p),
     }
@@ -252,25 +257,28 @@ def _preactivations(model: QuadraticMLP, inputs: mx.array, p: int) -> Float64Arr
     return np.ascontiguousarray(values.T, dtype=np.float64).reshape(-1, p, p)
 
 
-def _grokking(trajectory: Trajectory, metrics: list[Json], p: int) -> Json:
-    """Overlap of every group with every frequency family over training, and when it rose."""
+def _grokking(trajectory: Trajectory, alignment: list[Json], metrics: list[Json], p: int) -> Json:
+    """Overlap of every group with every family over training, and when it rose."""
     epochs = trajectory.epochs
     by_epoch = {row["epoch"]: row for row in metrics}
     accuracy = {
         part: np.array([by_epoch[int(epoch)][f"{part} accuracy"] for epoch in epochs])
         for part in PARTS
     }
+    dimensions = {
+        (row["kernel"], tuple(row["modes"]), row["family"]): row["dimension"] for row in alignment
+    }
     series = [
         {
             "kernel": kernel,
             "modes": modes,
             "family": family,
+            "dimension": dimensions[kernel, modes, family],
             "overlap": overlap.tolist(),
             "derivative": derivative(epochs, overlap).tolist(),
             "transition": asdict(transition(epochs, overlap)),
         }
         for (kernel, modes, family), overlap in trajectory.overlaps.items()
-        if family in FREQUENCY_FAMILIES
     ]
     # The sum family is the function itself, so its cliff is the one that tells of grokking.
     main = next(

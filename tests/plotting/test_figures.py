@@ -88,6 +88,29 @@ def test_the_grokking_figure_says_when_the_overlap_rises() -> None:
     np.testing.assert_array_equal(rising.axes[1].lines[0].get_ydata(), [1, 2, 2])
 
 
+def test_overlaps_over_training_are_per_cent_of_the_dimension() -> None:
+    row = {"kernel": "full", "modes": [1, 4], "dimension": 4, "overlap": [1.0, 2.0, 4.0]}
+    tracked = {
+        "epochs": [0, 10, 20],
+        "series": [
+            {**row, "family": "n"},
+            {**row, "family": "carry"},
+            {**row, "family": "n", "kernel": "w", "modes": [5, 8]},
+            {**row, "family": "n", "kernel": "w"},
+        ],
+    }
+
+    figure = training.overlaps(tracked, ["n", "sum"])
+
+    assert [axis.get_title(loc="left") for axis in figure.axes] == [
+        "full kernel, modes 1–4",
+        "w, modes 1–4",
+        "w, modes 5–8",
+    ]
+    (line,) = figure.axes[0].lines
+    np.testing.assert_array_equal(line.get_ydata(), [25, 50, 100])
+
+
 def test_drawing_leaves_the_readers_settings_alone() -> None:
     before = dict(mpl.rcParams)
 
