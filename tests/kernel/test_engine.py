@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlx_entk import InputError, entk, flatten
+from mlx_entk.data import modular_addition
 from mlx_entk.kernel import engine
 from mlx_entk.models import QuadraticMLP
 from tests import models, reference
@@ -49,6 +50,21 @@ def test_kernels_of_the_quadratic_mlp_equal_the_closed_form(reduction: Any, stra
     for name, full in expected.items():
         assert error_of(by_layer[name], full, reduction) < 1e-5
     assert error_of(total, sum(expected.values(), np.zeros(())), reduction) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reduction", ["full", "trace", "sum-of-logits", (3, 17)])
+def test_kernels_equal_the_closed_form_at_the_size_of_the_paper(reduction: Any) -> None:
+    model = QuadraticMLP(p=29, width=512, seed=0)
+    x = mx.array(modular_addition(29, 0.7, seed=0).x[::12])
+    expected = reference.quadratic_mlp_kernels(
+        np.array(model.hidden.weight), np.array(model.readout.weight), np.array(x)
+    )
+
+    by_layer = entk(model, x, reduction=reduction, by_layer=True)
+
+    for name, full in expected.items():
+        assert error_of(by_layer[name], full, reduction) < 1e-5
 
 
 @settings(max_examples=25, deadline=None)
