@@ -134,8 +134,10 @@ def entk(
             kernel = kernels[name if by_layer else "sum"]
             kernel[rows, cols] += block
             if symmetric and rows != cols:
+                # K[m, n, d, c] = K[n, m, c, d]
+                mirrored = block.swapaxes(0, 1)
                 kernel[cols, rows] += (
-                    block.swapaxes(0, 1).swapaxes(-1, -2) if (cotangents.keeps_classes) else block.T
+                    mirrored.swapaxes(2, 3) if cotangents.keeps_classes else mirrored
                 )
     return kernels if by_layer else kernels["sum"]
 
