@@ -168,16 +168,16 @@ def jacobian_rows(
     return dict(zip(names, rows, strict=True))
 
 
-def vmap_or_loop(function: Callable[[mx.array], list[mx.array]], over: mx.array) -> list[mx.array]:
-    """Map over the first axis with ``mx.vmap``, or one by one where MLX lacks a vmap rule."""
+def vmap_or_loop(function: Callable[..., list[mx.array]], *over: mx.array) -> list[mx.array]:
+    """Map over first axes with ``mx.vmap``, or one by one where MLX lacks a vmap rule."""
     try:
-        mapped: list[mx.array] = mx.vmap(function)(over)
+        mapped: list[mx.array] = mx.vmap(function)(*over)
         return mapped
     except ValueError as error:
         if "vmap" not in str(error):
             raise
     parts = []
-    for item in over:
-        parts.append(function(item))
+    for items in zip(*over, strict=True):
+        parts.append(function(*items))
         mx.eval(parts[-1])  # bounds the graph: one backward pass at a time
     return [mx.stack(list(part)) for part in zip(*parts, strict=True)]

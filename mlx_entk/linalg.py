@@ -29,23 +29,16 @@ def matmul_backend() -> str:
 
 
 def gram(a: mx.array, b: mx.array) -> mx.array:
-    """Σ_r a_r b_rᵀ for float32 stacks of shapes (R, n, k) and (R, m, k): shape (n, m).
+    """The product a bᵀ of float32 shapes (n, k) and (m, k): shape (n, m), 2·n·m·k FLOPs.
 
-    2·R·n·m·k FLOPs. On a CPU NumPy takes half of that where b is a: it sees the symmetry and
-    calls ``ssyrk``, which MLX does not.
+    On a CPU NumPy takes half of that where b is a: it sees the symmetry and calls ``ssyrk``,
+    which MLX does not.
     """
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     if matmul_backend() == "mlx" and (on_gpu or a is not b):
-        R, n, k = a.shape
-        return a.transpose(1, 0, 2).reshape(n, R * k) @ b.transpose(1, 0, 2).reshape(-1, R * k).T
-    left = _side_by_side(as_numpy(a))
-    right = left if a is b else _side_by_side(as_numpy(b))
-    return mx.array(left @ right.T)
-
-
-def _side_by_side(stack: FloatArray) -> FloatArray:
-    R, n, k = stack.shape
-    return np.ascontiguousarray(stack.transpose(1, 0, 2)).reshape(n, R * k)
+        return a @ b.T
+    left = as_numpy(a)
+    return mx.array(left @ (left if a is b else as_numpy(b)).T)
 
 
 def as_numpy(a: mx.array) -> FloatArray:

@@ -153,3 +153,112 @@ class Subclassed(Seeded):
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.readout(mx.tanh(self.inner(x)))
+
+
+class Superposition(Seeded):
+    """ReLU(WᵀWx + b), the toy model of superposition: one bare weight, used on both its axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W = mx.zeros((2, 5))
+        self.b = mx.zeros((5,))
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.maximum((x @ self.W.T) @ self.W + self.b, 0)
+
+
+class ColumnProduct(Seeded):
+    """Weights to the left of columns, as W @ h, and a product of two parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A = mx.zeros((4, 3))
+        self.B = mx.zeros((2, 3))
+        self.C = mx.zeros((3, 4))
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        columns = mx.tanh(self.A @ x.transpose(0, 2, 1))
+        return mx.sum((self.B @ self.C) @ columns, axis=2)
+
+
+class Image(Seeded):
+    """Two-dimensional convolutions with padding, stride and dilation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 3, kernel_size=(2, 3), padding=1, stride=(2, 1))
+        self.second = nn.Conv2d(3, 2, kernel_size=2, dilation=2, bias=False)
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.sum(self.second(mx.tanh(self.first(x))), axis=(1, 2))
+
+    @staticmethod
+    def numpy_forward(
+        params: dict[str, NDArray[np.float64]], x: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The same in NumPy, tap by tap."""
+
+        def convolve(
+            x: NDArray[np.float64], weight: NDArray[np.float64], stride: tuple[int, int], gap: int
+        ) -> NDArray[np.float64]:
+            rows, columns = weight.shape[1:3]
+            height = (x.shape[1] - gap * (rows - 1) - 1) // stride[0] + 1
+            width = (x.shape[2] - gap * (columns - 1) - 1) // stride[1] + 1
+            total = np.zeros((len(x), height, width, weight.shape[0]))
+            for i in range(rows):
+                for j in range(columns):
+                    part = x[:, gap * i :: stride[0], gap * j :: stride[1]][:, :height, :width]
+                    total += part @ weight[:, i, j].T
+            return total
+
+        padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        hidden = convolve(padded, params["first.weight"], (2, 1), 1) + params["first.bias"]
+        outputs = convolve(np.tanh(hidden), params["second.weight"], (1, 1), 2)
+        return np.asarray(outputs.sum(axis=(1, 2)))
+
+
+class Transformer(Seeded):
+    """Tied embedding, positions, layer and RMS norms, attention, and a dense layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(5, 4)
+        self.positions = mx.zeros((3, 4))
+        self.norm = nn.LayerNorm(4)
+        self.attention = nn.MultiHeadAttention(4, 2)
+        self.scale = nn.RMSNorm(4)
+        self.dense = nn.Linear(4, 4)
+        self.draw()
+
+    def __call__(self, tokens: mx.array) -> mx.array:
+        h = self.embedding(tokens) + self.positions
+        normed = self.norm(h)
+        h = h + self.attention(normed, normed, normed)
+        h = h + mx.tanh(self.dense(self.scale(h)))
+        return mx.matmul(h[:, -1], self.embedding.weight.T)
+
+    @staticmethod
+    def numpy_forward(
+        params: dict[str, NDArray[np.float64]], tokens: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """The same in NumPy: MLX's float64 softmax computes in float32."""
+        E = params["embedding.weight"]
+        h = E[tokens.astype(int)] + params["positions"]
+        centered = h - h.mean(-1, keepdims=True)
+        normed = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
+        normed = normed * params["norm.weight"] + params["norm.bias"]
+        queries, keys, values = (
+            (normed @ params[f"attention.{name}_proj.weight"].T).reshape(len(h), 3, 2, 2)
+            for name in ("query", "key", "value")
+        )
+        scores = np.einsum("nqhd,nkhd->nhqk", queries, keys) / np.sqrt(2)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        mixed = np.einsum("nhqk,nkhd->nqhd", weights, values).reshape(len(h), 3, 4)
+        h = h + mixed @ params["attention.out_proj.weight"].T
+        scaled = h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-5) * params["scale.weight"]
+        h = h + np.tanh(scaled @ params["dense.weight"].T + params["dense.bias"])
+        return np.asarray(h[:, -1] @ E.T)

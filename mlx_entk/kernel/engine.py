@@ -8,25 +8,23 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk.errors import InputError
+from mlx_entk.graph import UntraceableError
 from mlx_entk.jacobian import (
     Model,
     ParametricFunction,
     as_parametric,
-    count_outputs,
     jacobian_rows,
 )
+from mlx_entk.kernel.checks import check_inputs, check_model
 from mlx_entk.kernel.factors import Factor, Rows
 from mlx_entk.kernel.reduction import Cotangents, Reduction, cotangents_of
-from mlx_entk.kernel.taps import Structure, find_structure
+from mlx_entk.kernel.structure import Structure, find_structure
 from mlx_entk.linalg import FloatArray, as_numpy
 
 Strategy = Literal["auto", "jacobian-contraction", "structured-derivatives"]
 
 # Working memory of a tile, in bytes, beside the kernel itself.
 TILE_BYTES = 2**29
-
-# Inputs on which structure is looked for: it is a property of the model, not of the data.
-_PROBE = 32
 
 
 @overload
@@ -87,10 +85,11 @@ def entk(
     params
         The parameter tree of a function; None for a module.
     strategy
-        ``"jacobian-contraction"`` forms J. ``"structured-derivatives"`` contracts a dense
-        weight as (a·a′)(δ·δ′), so that its parameter axis never exists, and is an error where
-        some parameter is not of an ``nn.Linear``. ``"auto"`` takes the second for each
-        parameter that allows it, the first for the others. All agree to rounding.
+        ``"jacobian-contraction"`` forms J. ``"structured-derivatives"`` finds out from the
+        model's graph how each parameter is used, and contracts a weight matrix, convolution or
+        embedding as (a·a′)(δ·δ′), so that its parameter axis never exists; it is an error where
+        that cannot be found out. ``"auto"`` takes the second for each parameter that allows it,
+        the first for the others. All agree to rounding.
 
     Returns
     -------
@@ -109,8 +108,8 @@ def entk(
     2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
     """
     function = as_parametric(model, params)
-    _check_inputs(x, x2)
-    C = count_outputs(function, x)
+    check_inputs(x, x2)
+    C = check_model(function, x)
     cotangents = cotangents_of(reduction, C)
     structure = _choose(function, x, strategy)
     symmetric = x2 is None and cotangents.symmetric
@@ -142,47 +141,38 @@ def entk(
     return kernels if by_layer else kernels["sum"]
 
 
-def _check_inputs(x: mx.array, x2: mx.array | None) -> None:
-    for name, value in (("x", x), ("x2", x2)):
-        if value is None:
-            continue
-        if not isinstance(value, mx.array):
-            raise InputError(f"{name} is {type(value).__name__}: pass an mlx array, batch first")
-        if value.ndim == 0 or value.shape[0] == 0:
-            raise InputError(f"{name} has shape {value.shape}: it needs at least one input")
-    if x2 is not None and x2.shape[1:] != x.shape[1:]:
-        raise InputError(f"x2 has inputs of shape {x2.shape[1:]}, x of {x.shape[1:]}")
-
-
-def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure:
+def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure | None:
     if strategy not in ("auto", "jacobian-contraction", "structured-derivatives"):
         raise InputError(
             f"strategy {strategy!r} is unknown: use auto, jacobian-contraction or "
             "structured-derivatives"
         )
     if strategy == "jacobian-contraction":
-        return Structure({}, frozenset())
-    structure = find_structure(function, x[:_PROBE])
-    missing = sorted(set(function.params) - structure.names)
+        return None
+    instead = "use strategy auto, which takes Jacobian contraction instead"
+    try:
+        structure = find_structure(function, x)
+    except UntraceableError as error:
+        if strategy == "structured-derivatives":
+            raise InputError(f"the model has no known structure ({error}): {instead}") from error
+        return None
+    missing = sorted(set(function.params) - structure.uses.keys())
     if strategy == "structured-derivatives" and missing:
-        raise InputError(
-            f"no structure is known for {', '.join(missing)}: use strategy auto, which takes "
-            "Jacobian contraction there"
-        )
+        raise InputError(f"no structure is known for {', '.join(missing)}: {instead}")
     return structure
 
 
 def _factors(
     function: ParametricFunction,
-    structure: Structure,
+    structure: Structure | None,
     x: mx.array,
     cotangents: mx.array,
     paired: bool,
 ) -> dict[str, Factor]:
     found: dict[str, Factor] = {}
-    if structure.names:
-        found |= structure.factors(function, x, cotangents, paired)
-    rest = [name for name in function.params if name not in structure.names]
+    if structure is not None:
+        found |= structure.factors(x, cotangents, paired)
+    rest = [name for name in function.params if name not in found]
     if rest:
         for name, rows in jacobian_rows(function, x, cotangents, rest).items():
             found[name] = Rows(rows.reshape(*rows.shape[:2], -1).astype(mx.float32))
@@ -190,7 +180,7 @@ def _factors(
 
 
 def _tile_size(
-    function: ParametricFunction, structure: Structure, x: mx.array, cotangents: Cotangents
+    function: ParametricFunction, structure: Structure | None, x: mx.array, cotangents: Cotangents
 ) -> int:
     """Inputs a side of a tile, such that factors and block stay within ``TILE_BYTES``."""
     one = _factors(function, structure, x[:1], cotangents.left, cotangents.paired).values()

@@ -1,8 +1,7 @@
 """The Jacobian of one parameter on a tile of inputs, in the form it is contracted in.
 
-Shapes: n inputs, R cotangents, T positions, I inputs and O outputs of a dense layer. Two
-factors meet in a contraction: *paired* keeps row r with row r and sums over r, giving (n, m);
-unpaired gives (n, m, R, S).
+Shapes: n inputs, R cotangents, T positions. Two factors meet in a contraction: *paired* keeps
+row r with row r and sums over r, giving (n, m); unpaired gives (n, m, R, S).
 """
 
 from dataclasses import dataclass
@@ -44,72 +43,163 @@ class Rows:
 
     def contract(self, other: Self, paired: bool) -> mx.array:
         """2·n·m·R·P FLOPs when paired, R times that when not."""
-        n, R, _ = self.values.shape
+        n, R, P = self.values.shape
         m, S, _ = other.values.shape
-        if paired:
-            left = self.values.reshape(1, n, -1)
-            return gram(left, left if other is self else other.values.reshape(1, m, -1))
-        left = self.values.reshape(1, n * R, -1)
-        pairs = gram(left, left if other is self else other.values.reshape(1, m * S, -1))
-        return pairs.reshape(n, R, m, S).transpose(0, 2, 1, 3)
+        shape, other_shape = ((n, R * P), (m, S * P)) if paired else ((n * R, P), (m * S, P))
+        left = self.values.reshape(shape)
+        product = gram(left, left if other is self else other.values.reshape(other_shape))
+        return product if paired else product.reshape(n, R, m, S).transpose(0, 2, 1, 3)
 
 
 @dataclass(frozen=True)
 class Outer:
-    """The Jacobian of a dense weight as Σ_t δ_t ⊗ a_t: the parameter axis never exists.
+    """One use of a weight matrix, whose Jacobian is Σ_t left_t ⊗ right_t.
 
     The structured derivatives of Novak, Sohl-Dickstein and Schoenholz, "Fast Finite Width
-    Neural Tangent Kernel" (2022).
+    Neural Tangent Kernel" (2022): one side is what the weight multiplies, the other the
+    derivative of the outputs by the product, and the parameter axis never exists.
 
     Attributes
     ----------
-    inputs
-        a: what the layer was given, shape (n, T, I).
-    deltas
-        δ: the derivative of the outputs by what the layer returned, shape (R, n, T, O), the
-        order in which reverse mode gives it.
+    left, right
+        Along the first and the second axis of the weight, shapes (n, R or 1, T, A) and
+        (n, R or 1, T, B); the side that depends on the cotangent has R. Integers of shape
+        (n, 1, T) stand for one-hot rows: the tokens of an embedding.
     """
 
-    inputs: mx.array
-    deltas: mx.array
+    left: mx.array
+    right: mx.array
+
+    @property
+    def cotangents(self) -> int:
+        """R."""
+        return max(self.left.shape[1], self.right.shape[1])
+
+    @property
+    def positions(self) -> int:
+        """T."""
+        return self.left.shape[2]
+
+    def contract(self, other: "Outer", paired: bool) -> mx.array:
+        """Σ over positions t, u of (left_t·left'_u)(right_t·right'_u).
+
+        2·n·m·T·U·(A + R·B) FLOPs when paired and R is on the right side of both; R times that
+        when the two have it on different sides; 2·n·m·T·U·(A + R²·B) when not paired.
+        """
+        if not paired:
+            product = _every_pair(self.left, other.left) * _every_pair(self.right, other.right)
+            return product.sum(axis=(2, 5)).transpose(0, 2, 1, 3)
+        n, m, T, U = self.left.shape[0], other.left.shape[0], self.positions, other.positions
+        R = max(self.cotangents, other.cotangents)
+        sides = ((self.left, other.left), (self.right, other.right))
+        # A side without R, in both, leaves the sum over r to the product of the other side.
+        if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
+            left, right = (_sum_of_pairs(a, b, R) for a, b in sides)
+            product = left * right
+        else:
+            product = sum(
+                (
+                    _sum_of_pairs(_row(self.left, r), _row(other.left, r), 1)
+                    * _sum_of_pairs(_row(self.right, r), _row(other.right, r), 1)
+                    for r in range(R)
+                ),
+                mx.array(0.0),
+            )
+        return product.reshape(n, T, m, U).sum(axis=(1, 3))
+
+    def rows(self, shape: tuple[int, int]) -> mx.array:
+        """The same Jacobian with the positions contracted first, shape (n, R, A·B)."""
+        left, right = (_dense(side, size) for side, size in zip(self.sides, shape, strict=True))
+        weights = left.swapaxes(2, 3) @ right
+        return weights.reshape(*weights.shape[:2], -1)
+
+    @property
+    def sides(self) -> tuple[mx.array, mx.array]:
+        """Both sides."""
+        return self.left, self.right
+
+
+@dataclass(frozen=True)
+class Outers:
+    """Every use of one weight matrix; the Jacobian is the sum, with all cross terms.
+
+    Attributes
+    ----------
+    uses
+        At least one.
+    """
+
+    uses: tuple[Outer, ...]
 
     @property
     def size(self) -> int:
-        """n·T·(I + R·O)."""
-        return self.inputs.size + self.deltas.size
+        """Floats of both sides of every use."""
+        return sum(side.size for use in self.uses for side in use.sides)
 
     def block(self, paired: bool) -> int:
-        """T² when paired, R²·T² when not."""
-        R, _, T, _ = self.deltas.shape
-        return T * T * (1 if paired else R * R)
+        """T² when paired, R²·T² when not, for the most positions."""
+        T = max(use.positions for use in self.uses)
+        return T * T * (1 if paired else self.uses[0].cotangents ** 2)
 
     def contract(self, other: Self, paired: bool) -> mx.array:
-        """Σ over positions t, u of (a_t·a'_u)(δ_t·δ'_u).
+        """Sum over all pairs of uses."""
+        if other is self and len(self.uses) == 1:
+            return self.uses[0].contract(self.uses[0], paired)
+        products = [a.contract(b, paired) for a in self.uses for b in other.uses]
+        return sum(products[1:], products[0])
 
-        2·n·m·T·U·(I + R·O) FLOPs when paired, with R² in place of R when not.
-        """
-        R, n, T, O = self.deltas.shape  # noqa: E741
-        S, m, U, _ = other.deltas.shape
-        left = self.inputs.reshape(1, n * T, -1)
-        inputs = gram(left, left if other is self else other.inputs.reshape(1, m * U, -1))
-        if paired:
-            left = self.deltas.reshape(R, n * T, O)
-            deltas = gram(left, left if other is self else other.deltas.reshape(S, m * U, O))
-            return (inputs * deltas).reshape(n, T, m, U).sum(axis=(1, 3))
-        left = self.deltas.reshape(1, R * n * T, O)
-        deltas = gram(left, left if other is self else other.deltas.reshape(1, S * m * U, O))
-        product = deltas.reshape(R, n, T, S, m, U) * inputs.reshape(1, n, T, 1, m, U)
-        return product.sum(axis=(2, 5)).transpose(1, 3, 0, 2)
-
-    def rows(self) -> Rows:
-        """The same Jacobian with the positions contracted first, for long sequences."""
-        R, n, _, _ = self.deltas.shape
-        weights = self.deltas.transpose(1, 0, 3, 2) @ self.inputs[:, None]
-        return Rows(weights.reshape(n, R, -1))
-
-    def prefers_rows(self, paired: bool) -> bool:
+    def prefers_rows(self, paired: bool, shape: tuple[int, int]) -> bool:
         """Whether contracting positions first costs fewer FLOPs a pair of inputs."""
-        R, _, T, O = self.deltas.shape  # noqa: E741
-        I = self.inputs.shape[-1]  # noqa: E741
+        R = self.uses[0].cotangents
+        T = sum(use.positions for use in self.uses)
         pairs = R if paired else R * R
-        return pairs * O * I < T * T * (I + pairs * O)
+        A, B = shape
+        return pairs * A * B < T * T * (min(A, B) + pairs * max(A, B))
+
+    def rows(self, shape: tuple[int, int]) -> Rows:
+        """The Jacobian itself, for a weight of this shape."""
+        parts = [use.rows(shape) for use in self.uses]
+        return Rows(sum(parts[1:], parts[0]))
+
+
+def _is_tokens(side: mx.array) -> bool:
+    return side.ndim == 3
+
+
+def _row(side: mx.array, r: int) -> mx.array:
+    return side if side.shape[1] == 1 else side[:, r : r + 1]
+
+
+def _dense(side: mx.array, size: int) -> mx.array:
+    return mx.eye(size)[side] if _is_tokens(side) else side
+
+
+def _flat(side: mx.array) -> mx.array:
+    """(n, R, T, A) as (n·T, R·A), in which one product sums over r."""
+    n, R, T, A = side.shape
+    if 1 in (R, T):
+        return side.reshape(n * T, R * A)
+    return side.transpose(0, 2, 1, 3).reshape(n * T, R * A)
+
+
+def _sum_of_pairs(a: mx.array, b: mx.array, R: int) -> mx.array:
+    """Σ_r a[n, r, t]·b[m, r, u] of shape (n·T, m·U); of sides without r, their one product."""
+    if _is_tokens(a) or _is_tokens(b):
+        return _every_pair(a, b).sum(axis=(1, 4)).reshape(a.shape[0] * a.shape[2], -1)
+    left = _flat(a)
+    return gram(left, left if b is a else _flat(b))
+
+
+def _every_pair(a: mx.array, b: mx.array) -> mx.array:
+    """a[n, r, t]·b[m, s, u] of shape (n, r, t, m, s, u)."""
+    if _is_tokens(a) and _is_tokens(b):
+        equal = a.reshape(-1, 1) == b.reshape(1, -1)
+        return equal.astype(mx.float32).reshape(*a.shape, *b.shape)
+    if _is_tokens(a):  # one-hot · b is an entry of b
+        picked = mx.take(b, a.reshape(-1), axis=3)
+        return mx.moveaxis(picked, 3, 0).reshape(*a.shape, *b.shape[:3])
+    if _is_tokens(b):
+        return _every_pair(b, a).transpose(3, 4, 5, 0, 1, 2)
+    left = a.reshape(-1, a.shape[3])
+    product = gram(left, left if b is a else b.reshape(-1, b.shape[3]))
+    return product.reshape(*a.shape[:3], *b.shape[:3])

@@ -109,6 +109,10 @@ INPUTS = {
     models.TimeFirst: (4, 4, 3),
     models.Convolution: (4, 4, 2),
     models.Subclassed: (5, 3),
+    models.Superposition: (6, 5),
+    models.ColumnProduct: (4, 3, 3),
+    models.Image: (3, 4, 4, 2),
+    models.Transformer: (6, 3),
 }
 
 
@@ -119,6 +123,8 @@ def test_kernels_of_any_layer_use_equal_finite_differences(
 ) -> None:
     model = kind()
     x = mx.random.normal(INPUTS[kind], key=mx.random.key(7))
+    if kind is models.Transformer:
+        x = mx.random.randint(0, 5, INPUTS[kind], key=mx.random.key(7))
     jacobian = reference.finite_difference_jacobian(model, x)
     if kind is models.SharedModule:  # two names of one layer: the reference moves the last
         jacobian = {name.replace("second", "first"): J for name, J in jacobian.items() if J.any()}
@@ -230,6 +236,23 @@ def test_half_precision_weights_are_contracted_in_single_precision() -> None:
     assert reference.relative_error(half, single) < 0.05
 
 
+def spectrum_of(weight: mx.array, x: mx.array) -> mx.array:
+    """A model with a primitive that cannot be replayed."""
+    return mx.abs(mx.fft.rfft(x)) @ weight
+
+
+def test_a_model_without_known_structure_gets_its_exact_jacobian() -> None:
+    x = mx.random.normal((5, 3), key=mx.random.key(2))
+    a = np.abs(np.fft.rfft(np.array(x), axis=1))
+
+    kernel = entk(spectrum_of, x, reduction="trace", params=mx.ones((2, 2)))
+
+    assert reference.relative_error(kernel, a @ a.T) < 1e-5
+
+
+SOME = mx.arange(6.0).reshape(2, 3)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -237,6 +260,18 @@ def test_half_precision_weights_are_contracted_in_single_precision() -> None:
         ({"reduction": (0, 2)}, "class 2 is outside 0…1"),
         ({"strategy": "fast"}, "strategy 'fast' is unknown"),
         ({"x2": mx.zeros((2, 4))}, "x2 has inputs of shape"),
+        ({"x": mx.zeros((2, 4))}, r"cannot be called on x of shape \(2, 4\) and type"),
+        ({"model": nn.Sequential(nn.Embedding(5, 3))}, r"cannot be called on x .*float32"),
+        ({"model": nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.5))}, "dropout in training"),
+        (
+            {"model": nn.Sequential(nn.Linear(3, 2), nn.BatchNorm(2)), "x": SOME},
+            "BatchNorm training",
+        ),
+        ({"model": lambda w, x: x * w - x.mean(axis=0), "params": mx.ones(3), "x": SOME}, "batch"),
+        (
+            {"model": lambda w, x: x * w, "params": mx.array([float("nan")])},
+            "NaN or infinity on the first input",
+        ),
         ({"x": mx.zeros((0, 3))}, "at least one input"),
         ({"x": np.zeros((2, 3))}, "x is ndarray"),
         ({"params": {}}, "params belongs to a function"),
@@ -248,8 +283,8 @@ def test_half_precision_weights_are_contracted_in_single_precision() -> None:
         ),
         ({"model": lambda params, x: 1, "params": {"w": mx.zeros(3)}}, "model returned int"),
         (
-            {"model": models.Subclassed(), "strategy": "structured-derivatives"},
-            "no structure is known for inner.bias, inner.weight",
+            {"model": spectrum_of, "params": mx.ones((2, 2)), "strategy": "structured-derivatives"},
+            r"no known structure \(primitive FFT\): use strategy auto",
         ),
     ],
 )

@@ -1,0 +1,70 @@
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+
+from mlx_entk.jacobian import as_parametric
+from mlx_entk.kernel.factors import Outers, Rows
+from mlx_entk.kernel.structure import find_structure
+from tests import models
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "uses"),
+    [
+        (models.MLP([3, 4, 2]), (5, 3), {"layers.0.weight": 1, "layers.1.bias": 1}),
+        (models.Recurrent(), (5, 3), {"step.weight": 3, "step.bias": 3, "readout.weight": 1}),
+        (models.TiedDecoder(), (5, 4), {"encoder.weight": 2, "head.weight": 1}),
+        (models.Superposition(), (5, 5), {"W": 2, "b": 1}),
+        (models.Subclassed(), (5, 3), {"inner.weight": 1}),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else None,
+)
+def test_every_use_of_every_parameter_is_found(
+    model: nn.Module, shape: tuple[int, ...], uses: dict[str, int]
+) -> None:
+    x = mx.random.normal(shape, key=mx.random.key(0))
+    function = as_parametric(model)
+
+    found = find_structure(function, x).uses
+
+    assert found.keys() == function.params.keys()
+    assert {name: len(found[name]) for name in uses} == uses
+
+
+@pytest.mark.parametrize(
+    ("sizes", "positions", "form"), [((64, 64), 2, Outers), ((64, 64), 64, Rows)]
+)
+def test_the_cheaper_axis_is_contracted_first(
+    sizes: tuple[int, int], positions: int, form: type
+) -> None:
+    x = mx.random.normal((2, positions, sizes[0]), key=mx.random.key(0))
+
+    def model(weight: mx.array, x: mx.array) -> mx.array:
+        return mx.tanh(x @ weight).sum(axis=(1, 2))[:, None]
+
+    function = as_parametric(model, mx.ones(sizes))
+    (factor,) = find_structure(function, x).factors(x, mx.eye(1), paired=True).values()
+
+    assert type(factor) is form
+
+
+class Detached(nn.Module):
+    """A branch that is cut off from differentiation, which a graph does not tell."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.second = nn.Linear(3, 2)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        hidden = self.first(x)
+        return self.second(hidden + mx.stop_gradient(mx.tanh(hidden)))
+
+
+def test_a_hidden_derivative_is_noticed() -> None:
+    x = mx.random.normal((5, 3), key=mx.random.key(0))
+
+    assert set(find_structure(as_parametric(Detached()), x).uses) == {
+        "second.weight",
+        "second.bias",
+    }
