@@ -4,9 +4,10 @@ from importlib.metadata import version as _version
 
 # First of all: it gives MLX a fast BLAS, which works only before MLX is imported.
 from mlx_entk import _blas as _blas  # isort: skip
+from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, top_modes
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
 from mlx_entk.jacobian import jacobian
-from mlx_entk.kernel import entk, flatten
+from mlx_entk.kernel import entk, entk_operator, flatten
 from mlx_entk.spectrum import (
     Spectrum,
     effective_rank,
@@ -22,11 +23,16 @@ __all__ = [
     "MlxEntkError",
     "RunFailedError",
     "Spectrum",
+    "TopModes",
+    "TraceEstimate",
     "effective_rank",
     "eigendecompose",
     "entk",
+    "entk_operator",
+    "estimate_trace",
     "find_cliffs",
     "flatten",
     "jacobian",
     "mode_groups",
+    "top_modes",
 ]

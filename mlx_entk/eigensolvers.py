@@ -1,0 +1,177 @@
+"""Leading eigenpairs and traces of kernels that exist only as matrix-vector products."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
+
+from mlx_entk.errors import InputError, RunFailedError
+from mlx_entk.linalg import Float64Array
+from mlx_entk.spectrum import Spectrum
+
+Method = Literal["lanczos", "subspace"]
+
+
+@dataclass(frozen=True)
+class TopModes:
+    """Leading eigenpairs of an operator, and how far each is from being one.
+
+    Attributes
+    ----------
+    spectrum
+        The eigenpairs.
+    residuals
+        ‖Kv − λv‖/λ of each, shape (k,).
+    """
+
+    spectrum: Spectrum
+    residuals: Float64Array
+
+
+def top_modes(
+    operator: LinearOperator,
+    k: int,
+    *,
+    method: Method = "lanczos",
+    tolerance: float = 1e-5,
+    iterations: int = 300,
+    seed: int = 0,
+) -> TopModes:
+    """The k largest eigenpairs of a symmetric positive semidefinite operator.
+
+    Parameters
+    ----------
+    operator
+        Shape (N, N).
+    k
+        From 1 to N − 1.
+    method
+        ``"lanczos"``: implicitly restarted Lanczos (ARPACK's ``eigsh``), the fewest products.
+        ``"subspace"``: randomised subspace iteration on k + 10 vectors with Rayleigh-Ritz
+        (Halko, Martinsson and Tropp, 2011, algorithm 5.3), more products, but simple and in
+        blocks.
+    tolerance
+        The residual ‖Kv − λv‖/λ₀ at which to stop; products in float32 reach about 1e-6.
+    iterations
+        The most restarts (Lanczos) or block products (subspace).
+    seed
+        Of the starting vectors.
+
+    Raises
+    ------
+    InputError
+        For a k that the operator has no eigenpairs for.
+    RunFailedError
+        Where ``iterations`` did not suffice.
+    """
+    size = operator.shape[0]
+    if not 0 < k < size:
+        raise InputError(f"k is {k}: an operator of size {size} has 1 to {size - 1} to ask for")
+    generator = np.random.default_rng(seed)
+    if method == "lanczos":
+        values, vectors = _lanczos(operator, k, tolerance, iterations, generator)
+    elif method == "subspace":
+        values, vectors = _subspace(operator, k, tolerance, iterations, generator)
+    else:
+        raise InputError(f"method {method!r} is unknown: use lanczos or subspace")
+    differences = np.linalg.norm(operator @ vectors - vectors * values, axis=0)
+    floor = 10 * float(np.finfo(np.float32).eps) * float(values[0])
+    residuals = differences / np.maximum(values, np.finfo(float).tiny)
+    return TopModes(Spectrum(values, vectors, floor), residuals)
+
+
+def _lanczos(
+    operator: LinearOperator,
+    k: int,
+    tolerance: float,
+    iterations: int,
+    generator: np.random.Generator,
+) -> tuple[Float64Array, Float64Array]:
+    start = generator.standard_normal(operator.shape[0])
+    try:
+        values, vectors = eigsh(
+            operator, k, which="LA", v0=start, tol=tolerance, maxiter=iterations
+        )
+    except ArpackNoConvergence as error:
+        raise RunFailedError(
+            f"Lanczos found {len(error.eigenvalues)} of {k} modes in {iterations} restarts: "
+            "allow more, or a larger tolerance"
+        ) from error
+    order = np.argsort(values)[::-1]
+    return values[order], vectors[:, order]
+
+
+def _subspace(
+    operator: LinearOperator,
+    k: int,
+    tolerance: float,
+    iterations: int,
+    generator: np.random.Generator,
+) -> tuple[Float64Array, Float64Array]:
+    width = min(k + 10, operator.shape[0])
+    basis = np.linalg.qr(generator.standard_normal((operator.shape[0], width)))[0]
+    for _ in range(iterations):
+        product = operator @ basis
+        values, rotation = np.linalg.eigh(basis.T @ product)
+        values, rotation = values[::-1], rotation[:, ::-1]
+        vectors = basis @ rotation
+        errors = np.linalg.norm(product @ rotation - vectors * values, axis=0)[:k]
+        if errors.max() <= tolerance * values[0]:
+            return values[:k], vectors[:, :k]
+        basis = np.linalg.qr(product)[0]
+    raise RunFailedError(
+        f"subspace iteration stood at a residual of {errors.max() / values[0]:.1e} after "
+        f"{iterations} products: allow more, or a larger tolerance"
+    )
+
+
+@dataclass(frozen=True)
+class TraceEstimate:
+    """tr K and tr K² of an operator.
+
+    Attributes
+    ----------
+    trace, trace_of_square
+        The estimates.
+    products
+        Matrix-vector products that they took.
+    """
+
+    trace: float
+    trace_of_square: float
+    products: int
+
+    @property
+    def participation_ratio(self) -> float:
+        """(tr K)²/tr K²: the number of equal modes that would give both traces."""
+        return self.trace**2 / self.trace_of_square
+
+
+def estimate_trace(operator: LinearOperator, vectors: int = 20, seed: int = 0) -> TraceEstimate:
+    """Estimate tr K and tr K² by Hutch++ (Meyer, Musco, Musco and Woodruff, 2021).
+
+    Exact on the range of K·S for a random S of ``vectors`` columns, Hutchinson's estimate on
+    what is left of it. The error falls like 1/``vectors``.
+
+    Raises
+    ------
+    InputError
+        For fewer than one vector.
+    """
+    size = operator.shape[0]
+    if vectors < 1:
+        raise InputError(f"vectors is {vectors}: the estimate needs at least one")
+    vectors = min(vectors, size)
+    generator = np.random.default_rng(seed)
+    sketch = operator @ generator.choice([-1.0, 1.0], (size, vectors))
+    basis = np.linalg.qr(sketch)[0]
+    on_basis = operator @ basis
+    rest = generator.choice([-1.0, 1.0], (size, vectors))
+    rest -= basis @ (basis.T @ rest)
+    on_rest = operator @ rest
+    return TraceEstimate(
+        trace=float((basis * on_basis).sum() + (rest * on_rest).sum() / vectors),
+        trace_of_square=float((on_basis**2).sum() + (on_rest**2).sum() / vectors),
+        products=3 * vectors,
+    )

@@ -1,0 +1,62 @@
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_entk import InputError, entk, entk_operator, flatten
+from tests import models, reference
+
+
+def dense(model: Any, x: mx.array, reduction: Any, name: str | None = None) -> np.ndarray:
+    kernels = entk(model, x, reduction=reduction, by_layer=True)
+    kernel = kernels[name] if name else sum(kernels.values(), np.zeros(()))
+    return np.asarray(flatten(kernel) if reduction == "full" else kernel)
+
+
+@pytest.mark.parametrize("reduction", ["full", "trace", "sum-of-logits", (1, 1)])
+@pytest.mark.parametrize("batch", [1, 4, 256])
+def test_products_are_those_of_the_formed_kernel(reduction: Any, batch: int) -> None:
+    model = models.MLP([3, 6, 2])
+    x = mx.random.normal((9, 3), key=mx.random.key(2))
+
+    operator = entk_operator(model, x, reduction=reduction, batch=batch)
+
+    formed = operator @ np.eye(operator.shape[0])
+    assert reference.relative_error(formed, dense(model, x, reduction)) < 1e-5
+    assert operator.products == operator.shape[0]
+
+
+def test_attention_and_tied_embeddings_have_products_too() -> None:
+    model = models.Transformer()
+    x = mx.random.randint(0, 5, (6, 3), key=mx.random.key(1))
+
+    operator = entk_operator(model, x, reduction="full")
+
+    formed = operator @ np.eye(operator.shape[0])
+    assert reference.relative_error(formed, dense(model, x, "full")) < 1e-5
+
+
+def test_products_can_be_of_some_parameters_alone() -> None:
+    model = models.MLP([3, 6, 2])
+    x = mx.random.normal((9, 3), key=mx.random.key(2))
+
+    operator = entk_operator(model, x, reduction="trace", parameters=["layers.0.weight"])
+
+    formed = operator @ np.eye(9)
+    expected = dense(model, x, "trace", "layers.0.weight")
+    assert reference.relative_error(formed, expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"reduction": (0, 1)}, "needs a symmetric kernel"),
+        ({"parameters": ["nothing"]}, "parameters has nothing: the model has layers.0.weight"),
+        ({"parameters": []}, "parameters has no names"),
+        ({"batch": 0}, "batch is 0"),
+    ],
+)
+def test_what_has_no_operator_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        entk_operator(models.MLP([3, 4, 2]), mx.ones((2, 3)), **arguments)
