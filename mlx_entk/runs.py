@@ -178,7 +178,7 @@ class Run:
 
     def save_checkpoint(self, epoch: int, arrays: dict[str, mx.array]) -> None:
         """Store arrays for an epoch, with their checksum."""
-        metadata = {"epoch": str(epoch), "sha256": _digest(arrays)}
+        metadata = {"epoch": str(epoch), "sha256": digest(arrays)}
         write_atomically(
             self._checkpoint_file(epoch),
             lambda temporary: mx.save_safetensors(str(temporary), arrays, metadata),
@@ -196,7 +196,7 @@ class Run:
         try:
             loaded: Any = mx.load(str(path), return_metadata=True)
             arrays: dict[str, mx.array] = loaded[0]
-            intact = loaded[1].get("sha256") == _digest(arrays)
+            intact = loaded[1].get("sha256") == digest(arrays)
         except (RuntimeError, ValueError, OSError):
             intact = False
         if not intact:
@@ -307,10 +307,11 @@ def list_runs(root: Path) -> list[Run]:
     return [Run.load(path.parent) for path in sorted(root.glob("**/config.json"))]
 
 
-def _digest(arrays: dict[str, mx.array]) -> str:
-    digest = hashlib.sha256()
+def digest(arrays: dict[str, mx.array]) -> str:
+    """SHA-256 of names, types, shapes and contents."""
+    hash_ = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
-        digest.update(np.asarray(array.reshape(-1).view(mx.uint8)).tobytes())
-    return digest.hexdigest()
+        hash_.update(f"{name} {array.dtype} {array.shape}".encode())
+        hash_.update(np.asarray(array.reshape(-1).view(mx.uint8)).tobytes())
+    return hash_.hexdigest()

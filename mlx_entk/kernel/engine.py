@@ -1,30 +1,27 @@
 """The eNTK of any model, tile by tile."""
 
 import math
-from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, overload
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_entk.errors import InputError
 from mlx_entk.graph import UntraceableError
-from mlx_entk.jacobian import (
-    Model,
-    ParametricFunction,
-    as_parametric,
-    jacobian_rows,
-)
+from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
 from mlx_entk.kernel.checks import check_inputs, check_model
-from mlx_entk.kernel.factors import Factor, Rows
-from mlx_entk.kernel.reduction import Cotangents, Reduction, cotangents_of
+from mlx_entk.kernel.explain import explanation
+from mlx_entk.kernel.reduction import Reduction, cotangents_of
+from mlx_entk.kernel.store import FileStore, MemoryStore, Store
 from mlx_entk.kernel.structure import Structure, find_structure
-from mlx_entk.linalg import FloatArray, as_numpy
+from mlx_entk.kernel.tiling import Tiling
+from mlx_entk.kernel.work import WHOLE, Work
+from mlx_entk.linalg import FloatArray
+from mlx_entk.memory import default_limit, format_bytes
+from mlx_entk.progress import Progress, silent
+from mlx_entk.runs import digest
 
 Strategy = Literal["auto", "jacobian-contraction", "structured-derivatives"]
-
-# Working memory of a tile, in bytes, beside the kernel itself.
-TILE_BYTES = 2**29
 
 
 @overload
@@ -37,6 +34,10 @@ def entk(
     by_layer: Literal[False] = False,
     params: Any = None,
     strategy: Strategy = "auto",
+    explain: bool = False,
+    memory_limit: int | None = None,
+    out: Path | None = None,
+    progress: Progress = silent,
 ) -> FloatArray: ...
 
 
@@ -50,6 +51,10 @@ def entk(
     by_layer: Literal[True],
     params: Any = None,
     strategy: Strategy = "auto",
+    explain: bool = False,
+    memory_limit: int | None = None,
+    out: Path | None = None,
+    progress: Progress = silent,
 ) -> dict[str, FloatArray]: ...
 
 
@@ -62,6 +67,10 @@ def entk(
     by_layer: bool = False,
     params: Any = None,
     strategy: Strategy = "auto",
+    explain: bool = False,
+    memory_limit: int | None = None,
+    out: Path | None = None,
+    progress: Progress = silent,
 ) -> FloatArray | dict[str, FloatArray]:
     """Empirical neural tangent kernel K[n, m, c, d] = Σ_p J[n, c, p] J[m, d, p].
 
@@ -90,11 +99,21 @@ def entk(
         embedding as (a·a′)(δ·δ′), so that its parameter axis never exists; it is an error where
         that cannot be found out. ``"auto"`` takes the second for each parameter that allows it,
         the first for the others. All agree to rounding.
+    explain
+        True prints a table first: each parameter, its strategy, FLOPs and bytes.
+    memory_limit
+        Bytes that the call may take beside the model and its inputs; by default half of what
+        is available. It tiles over inputs and cotangents to stay within.
+    out
+        A folder for the kernel, as ``kernel.npy`` or one ``.npy`` a parameter, for kernels
+        beyond the limit. The same call goes on after an interruption.
+    progress
+        Told of every tile.
 
     Returns
     -------
     numpy.ndarray, or dict of them
-        float32, on the host.
+        float32, on the host; mapped from the files with ``out``.
 
     Raises
     ------
@@ -112,33 +131,37 @@ def entk(
     C = check_model(function, x)
     cotangents = cotangents_of(reduction, C)
     structure = _choose(function, x, strategy)
-    symmetric = x2 is None and cotangents.symmetric
-    columns = x if x2 is None else x2
+    work = Work(function, structure, cotangents, by_layer)
+    if explain:
+        print(explanation(work, x, x.shape[0] if x2 is None else x2.shape[0]))
 
+    columns = x if x2 is None else x2
+    symmetric = x2 is None and cotangents.symmetric
     shape: tuple[int, ...] = (x.shape[0], columns.shape[0])
     if cotangents.keeps_classes:
         shape = (*shape, C, C)
-    names = list(function.params) if by_layer else ["sum"]
-    kernels = {name: np.zeros(shape, np.float32) for name in names}
+    names = work.kernels
+    size = 4 * len(names) * math.prod(shape)
+    limit = default_limit() if memory_limit is None else memory_limit
+    if out is None and size > limit / 2:
+        raise InputError(
+            f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "
+            f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
+        )
+    tiling = work.fit(x, budget=limit - (size if out is None else 0))
+    store: Store = MemoryStore(names, shape)
+    if out is not None:
+        identity = _identity(function, x, columns, reduction, tiling)
+        store = FileStore(out, names, shape, identity)
 
-    def factors(inputs: mx.array, side: mx.array) -> dict[str, Factor]:
-        return _factors(function, structure, inputs, side, cotangents.paired)
-
-    tile = _tile_size(function, structure, x, cotangents)
-    for rows, cols, left, right in _tiles(x, columns, cotangents, tile, symmetric, factors):
-        for name, factor in left.items():
-            block = as_numpy(factor.contract(right[name], cotangents.paired))
-            if cotangents.paired:
-                block = block / np.float32(cotangents.left.shape[0])
-            kernel = kernels[name if by_layer else "sum"]
-            kernel[rows, cols] += block
-            if symmetric and rows != cols:
-                # K[m, n, d, c] = K[n, m, c, d]
-                mirrored = block.swapaxes(0, 1)
-                kernel[cols, rows] += (
-                    mirrored.swapaxes(2, 3) if cotangents.keeps_classes else mirrored
-                )
-    return kernels if by_layer else kernels["sum"]
+    tiles = tiling.tiles(x.shape[0], columns.shape[0], cotangents, symmetric)
+    for done, tile in enumerate(tiles):
+        progress("kernel", done, len(tiles))
+        if not store.has(tile):
+            store.put(tile, work.blocks(x, columns, tile, tiling, same=x2 is None), symmetric)
+    progress("kernel", len(tiles), len(tiles))
+    kernels = store.finish()
+    return kernels if by_layer else kernels[WHOLE]
 
 
 def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure | None:
@@ -162,49 +185,13 @@ def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> St
     return structure
 
 
-def _factors(
-    function: ParametricFunction,
-    structure: Structure | None,
-    x: mx.array,
-    cotangents: mx.array,
-    paired: bool,
-) -> dict[str, Factor]:
-    found: dict[str, Factor] = {}
-    if structure is not None:
-        found |= structure.factors(x, cotangents, paired)
-    rest = [name for name in function.params if name not in found]
-    if rest:
-        for name, rows in jacobian_rows(function, x, cotangents, rest).items():
-            found[name] = Rows(rows.reshape(*rows.shape[:2], -1).astype(mx.float32))
-    return {name: found[name] for name in function.params}
-
-
-def _tile_size(
-    function: ParametricFunction, structure: Structure | None, x: mx.array, cotangents: Cotangents
-) -> int:
-    """Inputs a side of a tile, such that factors and block stay within ``TILE_BYTES``."""
-    one = _factors(function, structure, x[:1], cotangents.left, cotangents.paired).values()
-    floats = sum(factor.size for factor in one)
-    block = max(factor.block(cotangents.paired) for factor in one)
-    # Half for the factors of two sides and a copy of each, half for three blocks.
-    by_factors = TILE_BYTES / 2 / (4 * 4 * floats)
-    by_block = math.sqrt(TILE_BYTES / 2 / (3 * 4 * block))
-    return max(1, min(x.shape[0], int(by_factors), int(by_block)))
-
-
-def _tiles(
-    x: mx.array,
-    x2: mx.array,
-    cotangents: Cotangents,
-    tile: int,
-    symmetric: bool,
-    factors: Callable[[mx.array, mx.array], dict[str, Factor]],
-) -> Iterator[tuple[slice, slice, dict[str, Factor], dict[str, Factor]]]:
-    """Walk over the tiles of the kernel; of a symmetric one over the upper half."""
-    for i in range(0, x.shape[0], tile):
-        rows = slice(i, min(i + tile, x.shape[0]))
-        left = factors(x[rows], cotangents.left)
-        for j in range(i if symmetric else 0, x2.shape[0], tile):
-            cols = slice(j, min(j + tile, x2.shape[0]))
-            same = symmetric and i == j
-            yield rows, cols, left, left if same else factors(x2[cols], cotangents.right)
+def _identity(
+    function: ParametricFunction, x: mx.array, x2: mx.array, reduction: Reduction, tiling: Tiling
+) -> dict[str, Any]:
+    """What tells one kernel, cut one way, from others."""
+    return {
+        "parameters": digest(function.params),
+        "inputs": [digest({"x": x}), digest({"x": x2})],
+        "reduction": reduction,
+        "tiling": [tiling.inputs, tiling.cotangents],
+    }

@@ -22,6 +22,9 @@ class Factor(Protocol):
     def block(self, paired: bool) -> int:
         """Floats that a contraction makes for each pair of inputs."""
 
+    def flops(self, paired: bool) -> int:
+        """Of the contraction with a factor of the same form, for each pair of inputs."""
+
     def contract(self, other: Self, paired: bool) -> mx.array:
         """Σ_p J[n, r, p] J'[m, s, p]."""
 
@@ -41,8 +44,13 @@ class Rows:
         """1 when paired, R² when not."""
         return 1 if paired else self.values.shape[1] ** 2
 
+    def flops(self, paired: bool) -> int:
+        """2·R·P when paired, 2·R²·P when not."""
+        _, R, P = self.values.shape
+        return 2 * (R if paired else R * R) * P
+
     def contract(self, other: Self, paired: bool) -> mx.array:
-        """2·n·m·R·P FLOPs when paired, R times that when not."""
+        """One product, which sums over r when paired."""
         n, R, P = self.values.shape
         m, S, _ = other.values.shape
         shape, other_shape = ((n, R * P), (m, S * P)) if paired else ((n * R, P), (m * S, P))
@@ -81,17 +89,13 @@ class Outer:
         return self.left.shape[2]
 
     def contract(self, other: "Outer", paired: bool) -> mx.array:
-        """Σ over positions t, u of (left_t·left'_u)(right_t·right'_u).
-
-        2·n·m·T·U·(A + R·B) FLOPs when paired and R is on the right side of both; R times that
-        when the two have it on different sides; 2·n·m·T·U·(A + R²·B) when not paired.
-        """
+        """Σ over positions t, u of (left_t·left'_u)(right_t·right'_u)."""
         if not paired:
             product = _every_pair(self.left, other.left) * _every_pair(self.right, other.right)
             return product.sum(axis=(2, 5)).transpose(0, 2, 1, 3)
         n, m, T, U = self.left.shape[0], other.left.shape[0], self.positions, other.positions
         R = max(self.cotangents, other.cotangents)
-        sides = ((self.left, other.left), (self.right, other.right))
+        sides = self._beside(other)
         # A side without R, in both, leaves the sum over r to the product of the other side.
         if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
             left, right = (_sum_of_pairs(a, b, R) for a, b in sides)
@@ -106,6 +110,19 @@ class Outer:
                 mx.array(0.0),
             )
         return product.reshape(n, T, m, U).sum(axis=(1, 3))
+
+    def flops(self, other: "Outer", paired: bool) -> int:
+        """Of :meth:`contract` for each pair of inputs; tokens are compared, not multiplied."""
+        total = 0
+        mixed = paired and not any(a.shape[1] == b.shape[1] == 1 for a, b in self._beside(other))
+        for a, b in self._beside(other):
+            width = 1 if _is_tokens(a) or _is_tokens(b) else a.shape[3]
+            rows = a.shape[1] if paired else a.shape[1] * b.shape[1]
+            total += width * (max(self.cotangents, other.cotangents) if mixed else rows)
+        return 2 * self.positions * other.positions * total
+
+    def _beside(self, other: "Outer") -> list[tuple[mx.array, mx.array]]:
+        return list(zip(self.sides, other.sides, strict=True))
 
     def rows(self, shape: tuple[int, int]) -> mx.array:
         """The same Jacobian with the positions contracted first, shape (n, R, A·B)."""
@@ -140,6 +157,13 @@ class Outers:
         """T² when paired, R²·T² when not, for the most positions."""
         T = max(use.positions for use in self.uses)
         return T * T * (1 if paired else self.uses[0].cotangents ** 2)
+
+    def flops(self, paired: bool) -> int:
+        """2·T·U·(A + R·B) for two uses that have R on the same side, with R² when not paired.
+
+        Paired uses that have it on different sides take 2·R·T·U·(A + B).
+        """
+        return sum(a.flops(b, paired) for a in self.uses for b in self.uses)
 
     def contract(self, other: Self, paired: bool) -> mx.array:
         """Sum over all pairs of uses."""

@@ -8,6 +8,7 @@ other primitive gives its Jacobian by a derivative of that primitive alone. A pa
 several times sums over its uses, with all cross terms.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,6 +93,17 @@ class Structure:
     function: ParametricFunction
     graph: Graph
     uses: dict[str, list[Use]]
+
+    @property
+    def activations(self) -> int:
+        """Floats that one input and one cotangent keep alive in a backward pass, at most."""
+        depends = {self.graph.inputs[0]}
+        total = 0
+        for node in self.graph.nodes:
+            if depends.intersection(node.inputs):
+                depends.update(node.outputs)
+                total += sum(math.prod(self.graph.shapes[name]) for name in node.outputs)
+        return total
 
     def without(self, names: set[str]) -> "Structure":
         """The same for fewer parameters."""

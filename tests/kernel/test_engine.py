@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from mlx_entk import InputError, entk, flatten
 from mlx_entk.data import modular_addition
-from mlx_entk.kernel import engine
+from mlx_entk.kernel.work import Work
 from mlx_entk.models import QuadraticMLP
 from tests import models, reference
 
@@ -166,19 +167,93 @@ def test_a_pure_function_gives_the_kernel_of_the_module_it_describes() -> None:
 
 @pytest.mark.parametrize("reduction", ["full", "trace", "sum-of-logits", (0, 1)])
 @pytest.mark.parametrize("two_sets", [False, True])
-def test_the_size_of_tiles_does_not_matter(
-    reduction: Any, two_sets: bool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("in_files", [False, True])
+@pytest.mark.parametrize("strategy", ["auto", "jacobian-contraction"])
+def test_the_memory_limit_does_not_change_the_kernel(
+    reduction: Any, two_sets: bool, in_files: bool, strategy: Any, tmp_path: Path
 ) -> None:
-    model = models.MLP([3, 5, 2])
+    model = models.MLP([3, 5, 4])
     x = mx.random.normal((11, 3), key=mx.random.key(2))
     x2 = mx.random.normal((7, 3), key=mx.random.key(3)) if two_sets else None
-    whole = entk(model, x, x2, reduction=reduction)
+    whole = entk(model, x, x2, reduction=reduction, strategy=strategy)
 
-    for tile_bytes in (1, 3000, 8000):
-        monkeypatch.setattr(engine, "TILE_BYTES", tile_bytes)
-        np.testing.assert_allclose(
-            entk(model, x, x2, reduction=reduction), whole, rtol=1e-5, atol=1e-6
+    counts = set()
+    for limit in (16_000, 40_000, 400_000):
+        seen: list[int] = []
+        kernel = entk(
+            model,
+            x,
+            x2,
+            reduction=reduction,
+            strategy=strategy,
+            memory_limit=limit,
+            out=tmp_path / str(limit) if in_files or reduction == "full" else None,
+            progress=lambda stage, done, total, note="", seen=seen: seen.append(total),
         )
+        counts.add(seen[-1])
+        np.testing.assert_allclose(kernel, whole, rtol=1e-5, atol=1e-6)
+    assert len(counts) > 1, "every limit gave the same tiles"
+
+
+def test_layers_go_into_files_of_their_own(tmp_path: Path) -> None:
+    model = models.MLP([3, 4, 2])
+    x = mx.random.normal((6, 3), key=mx.random.key(2))
+
+    kernels = entk(model, x, reduction="trace", by_layer=True, out=tmp_path / "out")
+
+    stored = np.load(tmp_path / "out" / "layers.0.bias.npy")
+    np.testing.assert_array_equal(stored, kernels["layers.0.bias"])
+    assert len(list((tmp_path / "out").iterdir())) == len(kernels) == 4
+
+
+class KilledError(Exception):
+    """Stands for whatever ends a process."""
+
+
+def test_an_interrupted_kernel_goes_on_from_its_tiles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models.MLP([3, 5, 4])
+    x = mx.random.normal((11, 3), key=mx.random.key(2))
+    options: dict[str, Any] = {"memory_limit": 16_000, "out": tmp_path}
+
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 5:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        entk(model, x, progress=stop, **options)
+    computed = []
+    blocks = Work.blocks
+
+    def counted(self: Work, *args: Any, **options: Any) -> Any:
+        computed.append(1)
+        return blocks(self, *args, **options)
+
+    monkeypatch.setattr(Work, "blocks", counted)
+    with pytest.raises(InputError, match="holds tiles of another kernel"):
+        entk(model, 2 * x, **options)
+    total: list[int] = []
+    kernel = entk(model, x, progress=lambda s, d, t, n="": total.append(t), **options)
+
+    assert len(computed) == total[-1] - 5
+    np.testing.assert_allclose(kernel, entk(model, x), rtol=1e-5, atol=1e-6)
+    with pytest.raises(InputError, match=r"kernel.npy exists: choose another folder"):
+        entk(model, x, **options)
+
+
+def test_the_plan_of_a_kernel_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    x = mx.random.normal((6, 5), key=mx.random.key(2))
+
+    entk(models.Superposition(), x, reduction="trace", explain=True)
+    entk(models.Superposition(), x, strategy="jacobian-contraction", explain=True)
+
+    header, weight, bias, _, jacobian, _ = capsys.readouterr().out.splitlines()
+    assert header.split() == ["parameter", "shape", "strategy", "FLOPs", "bytes"]
+    assert "2×5" in weight
+    assert "structured" in weight
+    assert "structured: Jacobian from δ" in bias
+    assert "Jacobian contraction" in jacobian
 
 
 def test_the_flattened_kernel_is_symmetric_positive_semidefinite_and_channel_major() -> None:
@@ -272,6 +347,8 @@ SOME = mx.arange(6.0).reshape(2, 3)
             {"model": lambda w, x: x * w, "params": mx.array([float("nan")])},
             "NaN or infinity on the first input",
         ),
+        ({"memory_limit": 10}, "more than half of the memory limit of 10 B: pass out=FOLDER"),
+        ({"memory_limit": 200}, "one input takes .* of working memory, the limit leaves"),
         ({"x": mx.zeros((0, 3))}, "at least one input"),
         ({"x": np.zeros((2, 3))}, "x is ndarray"),
         ({"params": {}}, "params belongs to a function"),

@@ -1,0 +1,131 @@
+"""Where a kernel is put together: in memory, or in .npy files with resume."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mlx_entk.errors import InputError
+from mlx_entk.kernel.tiling import Tile
+from mlx_entk.linalg import FloatArray
+from mlx_entk.runs import read_json, write_json
+
+Blocks = dict[str, FloatArray]
+
+
+class Store(Protocol):
+    """Takes the tiles of one or several kernels of the same shape."""
+
+    def has(self, tile: Tile) -> bool:
+        """Whether a tile is there already."""
+
+    def put(self, tile: Tile, blocks: Blocks, symmetric: bool) -> None:
+        """Keep a tile of each kernel, and where that is symmetric its mirror image."""
+
+    def finish(self) -> Blocks:
+        """The kernels, once every tile is there."""
+
+
+class MemoryStore:
+    """Kernels as arrays in memory."""
+
+    def __init__(self, names: Sequence[str], shape: tuple[int, ...]):
+        self._kernels = {name: np.empty(shape, np.float32) for name in names}
+
+    def has(self, tile: Tile) -> bool:
+        """Nothing is there at first."""
+        return False
+
+    def put(self, tile: Tile, blocks: Blocks, symmetric: bool) -> None:
+        """Copy the blocks into place."""
+        for name, block in blocks.items():
+            _place(self._kernels[name], tile, block, symmetric)
+
+    def finish(self) -> Blocks:
+        """The arrays."""
+        return self._kernels
+
+
+class FileStore:
+    """Kernels as ``NAME.npy`` in a folder, mapped into memory for one tile at a time.
+
+    Unfinished kernels are called ``NAME.part``; ``tiles.json`` names the tiles that they hold
+    and what they are kernels of, so that the same call goes on after an interruption.
+
+    Parameters
+    ----------
+    folder
+        Made if it is not there.
+    names, shape
+        Of the kernels.
+    identity
+        What tells these kernels from others, ready for JSON.
+
+    Raises
+    ------
+    InputError
+        Where the folder holds kernels already, or tiles of others.
+    """
+
+    def __init__(
+        self, folder: Path, names: Sequence[str], shape: tuple[int, ...], identity: dict[str, Any]
+    ):
+        self._folder, self._names = folder, names
+        self._record = folder / "tiles.json"
+        self._identity = json.loads(json.dumps(identity))
+        self._done: list[list[int]] = []
+        if self._record.exists():
+            stored = read_json(self._record)
+            if stored.get("identity") != self._identity:
+                raise InputError(f"{folder} holds tiles of another kernel: choose another folder")
+            self._done = stored["tiles"]
+            return
+        for name in names:
+            if self._path(name, ".npy").exists():
+                raise InputError(f"{self._path(name, '.npy')} exists: choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            np.lib.format.open_memmap(
+                self._path(name, ".part"), mode="w+", dtype=np.float32, shape=shape
+            )
+        self._save()
+
+    def has(self, tile: Tile) -> bool:
+        """Whether an earlier call has put it."""
+        return tile.key in self._done
+
+    def put(self, tile: Tile, blocks: Blocks, symmetric: bool) -> None:
+        """Write the blocks, then note that they are there."""
+        for name, block in blocks.items():
+            # Mapped anew for every tile, so that the pages written do not stay resident.
+            kernel = np.lib.format.open_memmap(self._path(name, ".part"), mode="r+")
+            _place(kernel, tile, block, symmetric)
+            kernel.flush()
+        self._done.append(tile.key)
+        self._save()
+
+    def finish(self) -> Blocks:
+        """The kernels, mapped from their finished files, read-only."""
+        for name in self._names:
+            if self._path(name, ".part").exists():  # a kill may have come between two renames
+                self._path(name, ".part").replace(self._path(name, ".npy"))
+        self._record.unlink()
+        return {name: np.load(self._path(name, ".npy"), mmap_mode="r") for name in self._names}
+
+    def _path(self, name: str, suffix: str) -> Path:
+        return self._folder / f"{name}{suffix}"
+
+    def _save(self) -> None:
+        write_json(self._record, {"identity": self._identity, "tiles": self._done})
+
+
+def _place(kernel: FloatArray, tile: Tile, block: FloatArray, symmetric: bool) -> None:
+    """K[n, m, c, d], and K[m, n, d, c] = K[n, m, c, d] on the other side of the diagonal."""
+    classes = (tile.left, tile.right) if kernel.ndim == 4 else ()
+    kernel[(tile.rows, tile.columns, *classes)] = block
+    if symmetric and not tile.diagonal:
+        mirrored = block.swapaxes(0, 1)
+        mirrored = mirrored.swapaxes(2, 3) if classes else mirrored
+        kernel[(tile.columns, tile.rows, *classes[::-1])] = mirrored

@@ -1,0 +1,122 @@
+"""Cut a kernel into tiles that fit into a memory budget.
+
+A tile is a range of x, a range of x2 and a range of cotangents on either side. The factors of
+two ranges of inputs and the block that they make must fit; the fewer tiles the better, since
+the factors of x2 are made again for every range of x.
+"""
+
+import math
+from dataclasses import dataclass
+
+from mlx_entk.errors import InputError
+from mlx_entk.kernel.reduction import Cotangents
+from mlx_entk.memory import format_bytes
+
+# Floats alive for each float of a factor while the factors of both sides are made (the factor,
+# what reverse mode keeps, one copy), and for each float of a block while it is made and put into
+# a file, beside the block of each kernel.
+_FACTOR_COPIES = 6
+_BLOCK_COPIES = 6
+_FLOAT = 4
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One part of a kernel: the inputs, and where they are not paired the cotangents, a side."""
+
+    rows: slice
+    columns: slice
+    left: slice
+    right: slice
+
+    @property
+    def diagonal(self) -> bool:
+        """Whether its rows are its columns."""
+        return self.rows == self.columns
+
+    @property
+    def key(self) -> list[int]:
+        """Where it begins, which tells it from the others of a tiling."""
+        return [part.start for part in (self.rows, self.columns, self.left, self.right)]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a kernel is cut.
+
+    Attributes
+    ----------
+    inputs
+        Inputs a side of a tile.
+    cotangents
+        Cotangents at a time: a side of a tile, or of the sum over them where they are paired.
+    """
+
+    inputs: int
+    cotangents: int
+
+    def tiles(self, N: int, M: int, cotangents: Cotangents, symmetric: bool) -> list[Tile]:
+        """Every tile, of a symmetric kernel those on and above the diagonal.
+
+        Tiles that share their rows and left cotangents follow one another.
+        """
+        R = cotangents.left.shape[0]
+        sides = [slice(0, R)] if cotangents.paired else ranges(R, self.cotangents)
+        return [
+            Tile(rows, columns, left, right)
+            for rows in ranges(N, self.inputs)
+            for left in sides
+            for columns in ranges(M, self.inputs)
+            if not symmetric or columns.start >= rows.start
+            for right in sides
+        ]
+
+
+def fit(
+    per_cotangent: int, block: int, kernels: int, N: int, cotangents: Cotangents, budget: int
+) -> Tiling:
+    """The largest tiles within a budget.
+
+    Parameters
+    ----------
+    per_cotangent
+        Floats that an input takes for each cotangent.
+    block
+        Floats that a contraction makes for each pair of inputs and, where cotangents are not
+        paired, for each pair of those.
+    kernels
+        Kernels that are put together at the same time.
+    N
+        Inputs.
+    budget
+        Bytes.
+
+    Raises
+    ------
+    InputError
+        Where one input and one cotangent do not fit.
+    """
+    R, copies = cotangents.left.shape[0], _BLOCK_COPIES + kernels
+    floats = budget / _FLOAT / 2  # half for the factors of two sides, half for the block
+    affordable = min(
+        floats / (2 * _FACTOR_COPIES * per_cotangent),
+        math.inf if cotangents.paired else math.sqrt(floats / (copies * block)),
+    )
+    if affordable < 1 or floats < copies * block:
+        need = 2 * _FLOAT * max(2 * _FACTOR_COPIES * per_cotangent, copies * block)
+        raise InputError(
+            f"one input takes {format_bytes(need)} of working memory, the limit leaves "
+            f"{format_bytes(max(0, budget))}: raise the memory limit"
+        )
+    rows = min(R, int(affordable))
+    pairs = 1 if cotangents.paired else rows * rows
+    side = min(
+        floats / (2 * _FACTOR_COPIES * rows * per_cotangent),
+        math.sqrt(floats / (copies * block * pairs)),
+    )
+    return Tiling(inputs=max(1, min(N, int(side))), cotangents=rows)
+
+
+def ranges(count: int, size: int) -> list[slice]:
+    """0…count−1 in ranges of a size, the last perhaps smaller."""
+    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
