@@ -7,6 +7,7 @@ import mlx_entk  # isort: skip
 import click
 
 from .doctor import doctor
+from .kernel import kernel
 from .modular import modular
 from .runs import runs, show
 
@@ -22,6 +23,7 @@ def cli() -> None:
 
 
 cli.add_command(modular)
+cli.add_command(kernel)
 cli.add_command(runs)
 cli.add_command(show)
 cli.add_command(doctor)

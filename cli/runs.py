@@ -45,7 +45,8 @@ def show(run: Path) -> None:
 
 def _state(run: Run) -> str:
     if run.finished:
-        return f"finished, test accuracy {run.results['accuracy']['test']:.1%}"
+        accuracy = run.results.get("accuracy")
+        return f"finished, test accuracy {accuracy['test']:.1%}" if accuracy else "finished"
     if run.checkpoints:
         return f"unfinished, checkpoint at epoch {run.checkpoints[-1]}"
     return "unfinished, no checkpoint"

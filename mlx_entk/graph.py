@@ -107,7 +107,10 @@ def trace(function: Callable[..., mx.array], *inputs: mx.array) -> Graph:
             )
 
     try:
-        mx.export_function(receive, function, *inputs)
+        # For a GPU MLX would report its fused kernels (layer norm, attention) as one primitive
+        # each, for a CPU the operations that define them. Nothing is computed here.
+        with mx.stream(mx.cpu):
+            mx.export_function(receive, function, *inputs)
     except (RuntimeError, ValueError) as error:
         raise UntraceableError(str(error)) from error
     unknown = sorted({node.primitive for node in graph.nodes} - OPERATIONS.keys())

@@ -44,9 +44,14 @@ class Table:
 
 
 def tables(results: Json) -> list[Table]:
-    """The tables of a modular-addition run."""
+    """The tables of a finished run of any study."""
+    overview = _modular_overview if "grokking" in results else _kernel_overview
+    return [overview(results), _cliffs(results), *_alignment(results)]
+
+
+def _modular_overview(results: Json) -> Table:
     accuracy, config, onset = results["accuracy"], results["config"], results["grokking"]["onset"]
-    overview = Table(
+    return Table(
         "Run",
         ("", ""),
         [
@@ -60,43 +65,69 @@ def tables(results: Json) -> list[Table]:
         ],
         f"Rise: {onset['rule']}.",
     )
-    cliffs = Table(
-        "Cliffs of the trace eNTK",
+
+
+def _kernel_overview(results: Json) -> Table:
+    config = results["config"]
+    return Table(
+        "Run",
+        ("", ""),
+        [
+            ("model", config["model"]),
+            ("inputs, parameters", f"{results['inputs']:,}, {results['parameters']:,}"),
+            ("reduction", str(config["reduction"])),
+        ],
+    )
+
+
+def _cliffs(results: Json) -> Table:
+    ranks = results["effective_rank"]
+    return Table(
+        "Cliffs of the eNTK",
         ("kernel", "groups of modes that end at a cliff", "effective rank"),
         [
             (
                 kernel,
                 ", ".join(_modes(group) for group in groups) or "none",
-                f"{results['effective_rank'][kernel]:.1f}",
+                "" if ranks[kernel] is None else f"{ranks[kernel]:.1f}",
             )
             for kernel, groups in results["cliffs"].items()
         ],
         f"Criterion: {results['cliff_rule']}.",
     )
-    families = [*FREQUENCY_FAMILIES, "n ∪ m", "random"]
-    overlaps = {(row["kernel"], *row["modes"], row["family"]): row for row in results["alignment"]}
-    groups = dict.fromkeys((row["kernel"], *row["modes"]) for row in results["alignment"])
-    dimensions = {row["family"]: row["dimension"] for row in results["alignment"]}
+
+
+def _alignment(results: Json) -> list[Table]:
+    rows = results["alignment"]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(row["family"] for row in rows))
+    # The modular families are too many for a terminal; those that say most are shown.
+    families = [*FREQUENCY_FAMILIES, "n ∪ m", "random"] if "carry" in names else names
+    overlaps = {(row["kernel"], *row["modes"], row["family"]): row for row in rows}
+    groups = dict.fromkeys((row["kernel"], *row["modes"]) for row in rows)
     same = "; ".join(" = ".join(group) for group in results["equivalent_families"])
-    alignment = Table(
-        "Overlap ‖QᵀF‖² of mode groups with feature families",
-        ("kernel", "modes", *families),
-        [
-            *(
-                (
-                    kernel,
-                    _modes((first, last)),
-                    *(f"{overlaps[kernel, first, last, f]['overlap']:.2f}" for f in families),
+    apart = f" These span the same space, so no overlap tells them apart: {same}." if same else ""
+
+    def cells(group: tuple[str, int, int], key: str) -> list[str]:
+        return [f"{overlaps[(*group, family)][key]:.2f}" for family in families]
+
+    return [
+        Table(
+            "Overlap ‖QᵀF‖² of mode groups with feature families",
+            ("kernel", "modes", *families),
+            [
+                line
+                for group in groups
+                for line in (
+                    (group[0], _modes(group[1:]), *cells(group, "overlap")),
+                    ("", "chance", *cells(group, "chance")),
                 )
-                for kernel, first, last in groups
-            ),
-            ("at most", "", *(str(dimensions[family]) for family in families)),
-        ],
-        "Random columns show what chance gives; results.json has all families, with chance, "
-        "percentages and angles. These span the same space, so that no overlap can tell them "
-        f"apart: {same}.",
-    )
-    return [overview, cliffs, alignment]
+            ],
+            "An overlap is at most the smaller of the two dimensions; results.json has them, all "
+            f"families, percentages and angles.{apart}",
+        )
+    ]
 
 
 def write_report(run: Run) -> None:

@@ -307,6 +307,11 @@ def list_runs(root: Path) -> list[Run]:
     return [Run.load(path.parent) for path in sorted(root.glob("**/config.json"))]
 
 
+def arrays_below(arrays: Arrays, prefix: str) -> Arrays:
+    """The arrays whose name begins with a prefix, by the rest of their name."""
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
+
+
 def digest(arrays: dict[str, mx.array]) -> str:
     """SHA-256 of names, types, shapes and contents."""
     hash_ = hashlib.sha256()

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from mlx_entk.features import FREQUENCY_FAMILIES
 from mlx_entk.plotting import heatmaps, spectra, training
-from mlx_entk.runs import Arrays, Run
+from mlx_entk.runs import Run, arrays_below
 
 # The epochs whose spectra the paper shows, where the run has them, and the last.
 _EPOCHS = (0, 60, 80, 100)
@@ -22,11 +22,11 @@ def modular_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     chosen = [epoch for epoch in _EPOCHS if epoch in epochs[:-1]] + epochs[-1:]
     yield "grokking", training.grokking(run.metrics, tracked)
     yield "overlaps-over-training", training.overlaps(tracked, FREQUENCY_FAMILIES)
-    yield "spectra", spectra.spectra(_below(arrays, "values/"), results["cliffs"], shown)
+    yield "spectra", spectra.spectra(arrays_below(arrays, "values/"), results["cliffs"], shown)
     yield (
         "spectra-over-training",
         spectra.spectra_over_training(
-            _below(arrays, "values over training/"), epochs, chosen, shown
+            arrays_below(arrays, "values over training/"), epochs, chosen, shown
         ),
     )
     yield "alignment", heatmaps.alignment(results["alignment"])
@@ -44,7 +44,3 @@ def modular_figures(run: Run) -> Iterator[tuple[str, Figure]]:
         ),
     )
     yield "preactivations", heatmaps.preactivations(arrays["preactivations"])
-
-
-def _below(arrays: Arrays, prefix: str) -> Arrays:
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

@@ -36,7 +36,7 @@ def test_a_run_can_be_made_listed_and_shown(mlx_entk: Command, tmp_path: Path) -
 
     assert code == 0
     assert "training: 40 of 40" in errors
-    for table in ("Run", "Cliffs of the trace eNTK", "Overlap"):
+    for table in ("Run", "Cliffs of the eNTK", "Overlap"):
         assert table in output
     for file in ("results.json", "spectra.npz", "report.html", "figures/grokking.png"):
         assert (run / file).stat().st_size > 0

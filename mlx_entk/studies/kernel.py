@@ -1,0 +1,201 @@
+"""A reader's own model: kernel, spectrum, cliffs, and alignment with features if there are any."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from scipy.sparse.linalg import aslinearoperator
+
+from mlx_entk.eigensolvers import top_modes
+from mlx_entk.errors import InputError
+from mlx_entk.features import alignment_rows, center, equivalent_families
+from mlx_entk.jacobian import as_parametric
+from mlx_entk.kernel import Reduction, entk, flatten
+from mlx_entk.kernel.checks import check_inputs, check_model
+from mlx_entk.kernel.reduction import cotangents_of
+from mlx_entk.linalg import FloatArray, orthonormal_basis
+from mlx_entk.parameters import flatten_tree
+from mlx_entk.progress import Progress, silent
+from mlx_entk.runs import Arrays, Json, Run, digest
+from mlx_entk.spectrum import (
+    CLIFF_RULE,
+    Spectrum,
+    effective_rank,
+    eigendecompose,
+    find_cliffs,
+    mode_groups,
+)
+
+STUDY = "kernel"
+
+# Up to this size all modes are found by a dense decomposition, above it the leading ones by
+# Lanczos on the kernel.
+DENSE = 4000
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """What to compute of which model.
+
+    Attributes
+    ----------
+    model
+        A name for the model.
+    reduction
+        As for :func:`mlx_entk.entk`.
+    by_layer
+        Whether to decompose the kernel of each parameter too.
+    top
+        How many modes to keep.
+    weights, inputs, features
+        Digests, filled in by :func:`prepare`.
+    """
+
+    model: str
+    reduction: Reduction = "trace"
+    by_layer: bool = False
+    top: int = 200
+    weights: str = ""
+    inputs: str = ""
+    features: str = ""
+
+    def as_json(self) -> Json:
+        """The settings by name."""
+        reduction = self.reduction
+        return asdict(self) | {
+            "reduction": reduction if isinstance(reduction, str) else list(reduction)
+        }
+
+
+def run_kernel(
+    config: KernelConfig,
+    model: nn.Module,
+    x: mx.array,
+    features: Mapping[str, FloatArray],
+    run: Run,
+    *,
+    memory_limit: int | None = None,
+    explain: bool = False,
+    progress: Progress = silent,
+) -> Json:
+    """Compute, decompose and align the kernels of a model, and store it all in the run folder.
+
+    Parameters
+    ----------
+    model, x
+        As for :func:`mlx_entk.entk`.
+    features
+        Families of features over the inputs, shapes (N, k); may be empty.
+    run
+        A folder made for this configuration, as :func:`prepare` gives it; kernels that it holds
+        already are not computed again, and those begun go on.
+
+    Returns
+    -------
+    dict
+        What ``results.json`` holds.
+    """
+    if run.finished:
+        return run.results
+    kernels = _kernels(config, model, x, run, memory_limit, explain, progress)
+    spectra: dict[str, Spectrum] = {}
+    ranks: dict[str, float | None] = {}
+    for done, (name, kernel) in enumerate(kernels.items()):
+        progress("spectra", done, len(kernels), name)
+        matrix = flatten(kernel) if kernel.ndim == 4 else kernel
+        spectra[name], ranks[name] = _decompose(matrix, config.top)
+    progress("spectra", len(kernels), len(kernels))
+    cliffs = {name: find_cliffs(s.values, s.noise_floor) for name, s in spectra.items()}
+    groups = {name: mode_groups(cliffs[name]) for name in spectra}
+    bases = {family: orthonormal_basis(center(columns)) for family, columns in features.items()}
+    results: Json = {
+        "study": STUDY,
+        "config": config.as_json(),
+        "inputs": x.shape[0],
+        "parameters": sum(v.size for v in flatten_tree(model.trainable_parameters()).values()),
+        "cliffs": groups,
+        "cliff_rule": CLIFF_RULE,
+        "effective_rank": ranks,
+        "equivalent_families": equivalent_families(bases),
+        "alignment": alignment_rows(spectra, groups, bases),
+    }
+    arrays: Arrays = {}
+    for name, spectrum in spectra.items():
+        arrays[f"values/{name}"] = spectrum.values
+        arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
+    run.save_results(results, arrays)
+    return results
+
+
+def prepare(
+    config: KernelConfig, model: nn.Module, x: mx.array, features: Mapping[str, FloatArray]
+) -> KernelConfig:
+    """Check a request, and fill in the digests of what it is computed from.
+
+    Raises
+    ------
+    InputError
+        For a model that cannot be called on x, an unknown reduction, features of other inputs,
+        that do not vary, or beside a full kernel, and a ``top`` below 1.
+    """
+    check_inputs(x, None)
+    cotangents_of(config.reduction, check_model(as_parametric(model), x))
+    if config.top < 1:
+        raise InputError(f"top is {config.top}: ask for at least one mode")
+    if features and config.reduction == "full":
+        raise InputError("features are over inputs, a full kernel over inputs and classes: reduce")
+    for family, columns in features.items():
+        if columns.ndim != 2 or columns.shape[0] != x.shape[0]:
+            raise InputError(
+                f"features: {family} has shape {columns.shape}, the inputs are {x.shape[0]}"
+            )
+        if orthonormal_basis(center(columns)).shape[1] == 0:
+            raise InputError(f"features: {family} does not vary over the inputs")
+    families = {family: mx.array(columns) for family, columns in features.items()}
+    return replace(
+        config,
+        weights=digest(flatten_tree(model.parameters()))[:16],
+        inputs=digest({"x": x})[:16],
+        features=digest(families)[:16] if features else "",
+    )
+
+
+def _kernels(
+    config: KernelConfig,
+    model: nn.Module,
+    x: mx.array,
+    run: Run,
+    memory_limit: int | None,
+    explain: bool,
+    progress: Progress,
+) -> dict[str, FloatArray]:
+    folder = run.path / "kernels"
+    if not folder.exists() or (folder / "tiles.json").exists():
+        options: dict[str, Any] = {
+            "reduction": config.reduction,
+            "by_layer": config.by_layer,
+            "explain": explain,
+            "memory_limit": memory_limit,
+            "out": folder,
+            "progress": progress,
+        }
+        entk(model, x, **options)
+    kernels: dict[str, FloatArray] = {
+        path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))
+    }
+    if config.by_layer:
+        return {"full": np.sum(list(kernels.values()), axis=0), **kernels}
+    return {"full": kernels["kernel"]}
+
+
+def _decompose(matrix: FloatArray, top: int) -> tuple[Spectrum, float | None]:
+    """The leading modes, and the effective rank where all of them are known."""
+    size = matrix.shape[0]
+    if size > DENSE and top < size:
+        return top_modes(aslinearoperator(matrix), top).spectrum, None
+    whole = eigendecompose(np.asarray(matrix))
+    leading = Spectrum(whole.values[:top], whole.vectors[:, :top], whole.noise_floor)
+    return leading, effective_rank(whole.values)

@@ -1,0 +1,144 @@
+"""``mlx-entk kernel`` on the example, and on what it cannot work with."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from examples import sparse_parity
+from mlx_entk_cli.main import main
+
+Outcome = tuple[int, str, str]
+Command = Callable[..., Outcome]
+
+MODEL = "examples.sparse_parity:make_model"
+
+
+@pytest.fixture(scope="module")
+def parity(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parity")
+    sparse_parity.main(folder)
+    return folder
+
+
+@pytest.fixture
+def kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Run ``mlx-entk kernel`` in an empty folder; gives exit code, output and errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["mlx-entk", "kernel", *map(str, arguments)])
+        with pytest.raises(SystemExit) as exit_:
+            main()
+        captured = capsys.readouterr()
+        return int(exit_.value.code or 0), captured.out, captured.err
+
+    return command
+
+
+def overlap(results: dict[str, Any], kernel: str, family: str) -> float:
+    return next(
+        float(row["overlap"])
+        for row in results["alignment"]
+        if (row["kernel"], row["family"]) == (kernel, family) and row["modes"] != [0, 0]
+    )
+
+
+def test_training_moves_the_label_into_the_leading_modes(
+    kernel: Command, parity: Path, tmp_path: Path
+) -> None:
+    data = ("--inputs", parity / "inputs.npz", "--features", parity / "features.npz")
+    common = ("--model", MODEL, *data)
+    before = kernel(*common, "--out", "before")
+    weights = ("--weights", parity / "weights.safetensors", "--by-layer", "--explain")
+    after = kernel(*common, *weights, "--out", "after")
+
+    assert (before[0], after[0]) == (0, 0)
+    assert "structured: (a·a′)(δ·δ′)" in after[1]
+    drawn, trained = (
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("before", "after")
+    )
+    assert drawn["cliffs"]["full"] == [[0, 0], [1, 8], [9, 36]]
+    assert overlap(drawn, "full", "the label") < 0.1
+    assert overlap(trained, "full", "the label") > 0.9
+    assert set(trained["cliffs"]) > {"full", "layers.0.weight"}
+    assert np.load(tmp_path / "after" / "kernels" / "layers.0.weight.npy").shape == (256, 256)
+    for file in ("report.html", "figures/spectra.png", "figures/alignment.png"):
+        assert (tmp_path / "after" / file).stat().st_size > 0
+
+
+def test_a_run_of_other_weights_is_refused(kernel: Command, parity: Path) -> None:
+    common = ("--model", MODEL, "--inputs", parity / "inputs.npz", "--out", "run")
+    assert kernel(*common)[0] == 0
+    assert kernel(*common)[0] == 0
+
+    code, _, errors = kernel(*common, "--weights", parity / "weights.safetensors")
+
+    assert code == 2
+    assert "another configuration (weights" in errors
+
+
+@pytest.mark.parametrize("reduction", ["sum-of-logits", "full", "0,0"])
+def test_every_reduction_has_a_spectrum(
+    kernel: Command, parity: Path, tmp_path: Path, reduction: str
+) -> None:
+    inputs = ("--inputs", parity / "inputs.npz", "--memory-limit", "500MB")
+    code, _, errors = kernel("--model", MODEL, *inputs, "--reduction", reduction, "--out", "run")
+
+    assert (code, "Error" in errors) == (0, False)
+    with np.load(tmp_path / "run" / "spectra.npz") as arrays:
+        assert arrays["values/full"].shape == (200,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "nowhere:make"), "nowhere:make cannot be imported: No module named"),
+        (("--model", "examples.sparse_parity:nothing"), "cannot be imported: module"),
+        (("--model", "examples.sparse_parity"), "write MODULE:FACTORY"),
+        (("--model", "examples.sparse_parity:all_strings"), "returned ndarray, not an mlx.nn"),
+        (("--weights", "other.safetensors"), "other.safetensors do not fit"),
+        (("--weights", "text.txt"), "text.txt do not fit"),
+        (("--inputs", "nothing.npz"), "'nothing.npz' does not exist"),
+        (("--inputs", "text.txt"), "text.txt is no .npz of arrays"),
+        (("--inputs", "y.npz"), "y.npz has no array x; it has y"),
+        (("--inputs", "words.npz"), "x has type <U1, which MLX has no array for"),
+        (("--inputs", "wide.npz"), "model cannot be called on x of shape (2, 9)"),
+        (("--features", "y.npz"), "features: y has shape (3, 1), the inputs are 256"),
+        (("--features", "flat.npz"), "features: c does not vary over the inputs"),
+        (("--features", "flat.npz", "--reduction", "full"), "features are over inputs"),
+        (("--reduction", "mean"), "reduction 'mean' is unknown"),
+        (("--reduction", "0,7"), "class 7 is outside 0…0"),
+        (("--top", "0"), "top is 0"),
+        (("--memory-limit", "lots"), "'lots' is no size"),
+        (("--memory-limit", "1kB"), "one input takes"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(
+    kernel: Command, parity: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "text.txt").write_text("no arrays")
+    mx.save_safetensors(str(tmp_path / "other.safetensors"), {"w": mx.ones(3)})
+    np.savez(tmp_path / "y.npz", y=np.ones((3, 1)))
+    np.savez(tmp_path / "words.npz", x=np.array(["a"]))
+    np.savez(tmp_path / "wide.npz", x=np.ones((2, 9)))
+    np.savez(tmp_path / "flat.npz", c=np.ones((256, 1)))
+    given = {"--model": MODEL, "--inputs": str(parity / "inputs.npz"), "--out": "run"}
+    given |= dict(zip(arguments[::2], arguments[1::2], strict=True))
+
+    code, output, errors = kernel(*(part for pair in given.items() for part in pair))
+
+    assert (code, output) == (2, "")
+    lines = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in errors
+    if "--memory-limit" not in arguments:
+        assert not (tmp_path / "run").exists()
