@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from mlx_entk.errors import InputError, RunFailedError
-from mlx_entk.linalg import Float64Array
+from mlx_entk.linalg import Float64Array, FloatArray
 from mlx_entk.spectrum import Spectrum
 
 Method = Literal["lanczos", "subspace"]
@@ -27,6 +27,16 @@ class TopModes:
 
     spectrum: Spectrum
     residuals: Float64Array
+
+
+def as_operator(kernel: FloatArray) -> LinearOperator:
+    """A formed kernel as an operator, multiplied in its own precision, without a wider copy."""
+
+    def multiply(vectors: Float64Array) -> Float64Array:
+        product: Float64Array = (kernel @ vectors.astype(kernel.dtype)).astype(np.float64)
+        return product
+
+    return LinearOperator(kernel.shape, matvec=multiply, matmat=multiply, dtype=np.float64)
 
 
 def top_modes(

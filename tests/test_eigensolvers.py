@@ -15,6 +15,7 @@ from mlx_entk import (
     flatten,
     top_modes,
 )
+from mlx_entk.eigensolvers import as_operator
 from tests import models
 
 
@@ -35,6 +36,15 @@ def test_top_modes_of_an_operator_are_those_of_the_formed_kernel(method: Any) ->
     cosines = np.abs((found.spectrum.vectors * formed.vectors).sum(axis=0))
     assert cosines.min() > 1 - 1e-4
     assert found.residuals.max() < 1e-3
+
+
+def test_a_formed_kernel_in_single_precision_is_an_operator() -> None:
+    model = models.MLP([3, 16, 4])
+    kernel = entk(model, mx.random.normal((40, 3), key=mx.random.key(2)), reduction="trace")
+
+    found = top_modes(as_operator(kernel), 5)
+
+    np.testing.assert_allclose(found.spectrum.values, eigendecompose(kernel, 5).values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["lanczos", "subspace"])

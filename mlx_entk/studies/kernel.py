@@ -7,9 +7,8 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
-from scipy.sparse.linalg import aslinearoperator
 
-from mlx_entk.eigensolvers import top_modes
+from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import alignment_rows, center, equivalent_families
 from mlx_entk.jacobian import as_parametric
@@ -195,7 +194,7 @@ def _decompose(matrix: FloatArray, top: int) -> tuple[Spectrum, float | None]:
     """The leading modes, and the effective rank where all of them are known."""
     size = matrix.shape[0]
     if size > DENSE and top < size:
-        return top_modes(aslinearoperator(matrix), top).spectrum, None
+        return top_modes(as_operator(matrix), top).spectrum, None
     whole = eigendecompose(np.asarray(matrix))
     leading = Spectrum(whole.values[:top], whole.vectors[:, :top], whole.noise_floor)
     return leading, effective_rank(whole.values)
