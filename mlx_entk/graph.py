@@ -189,6 +189,9 @@ _BINARY: dict[str, Callable[..., mx.array]] = {
     "Remainder": mx.remainder, "Subtract": mx.subtract,
 }  # fmt: skip
 
+# Primitives whose every output entry depends on the entries at the same place alone.
+ELEMENTWISE = frozenset(_UNARY | _BINARY) - {"Matmul"} | {"AsType", "Log", "Select", "Sqrt"}
+
 OPERATIONS: dict[str, Operation] = {
     **{name: _elementwise(function) for name, function in (_UNARY | _BINARY).items()},
     "AddMM": lambda x, a: mx.addmm(x[2], x[0], x[1], alpha=a[0], beta=a[1]),

@@ -14,8 +14,9 @@ def explanation(work: Work, x: mx.array, M: int) -> str:
     parameters. Bytes are those of the factors of the inputs x.
     """
     paired, N = work.cotangents.paired, x.shape[0]
+    two = mx.concatenate([x[:1], x[:1]])  # one input does not show what all inputs share
     rows = [("parameter", "shape", "strategy", "FLOPs", "bytes")]
-    for name, factor in work.factors(x[:1], work.cotangents.left).items():
+    for name, factor in work.factors(two, work.cotangents.left).items():
         if isinstance(factor, Outers):
             uses = len(factor.uses)
             strategy = "structured: (a·a′)(δ·δ′)" + (f" over {uses} uses" if uses > 1 else "")
@@ -25,7 +26,7 @@ def explanation(work: Work, x: mx.array, M: int) -> str:
             strategy = "Jacobian contraction"
         shape = "×".join(str(size) for size in work.function.params[name].shape)
         flops = f"{float(factor.flops(paired)) * N * M:.2g}"
-        rows.append((name, shape, strategy, flops, format_bytes(4.0 * N * factor.size)))
+        rows.append((name, shape, strategy, flops, format_bytes(2.0 * N * factor.size)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -4,8 +4,9 @@ Shapes: n inputs, R cotangents, T positions. Two factors meet in a contraction: 
 row r with row r and sums over r, giving (n, m); unpaired gives (n, m, R, S).
 """
 
+import math
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol
 
 import mlx.core as mx
 
@@ -25,8 +26,18 @@ class Factor(Protocol):
     def flops(self, paired: bool) -> int:
         """Of the contraction with a factor of the same form, for each pair of inputs."""
 
-    def contract(self, other: Self, paired: bool) -> mx.array:
-        """Σ_p J[n, r, p] J'[m, s, p]."""
+    def rows(self) -> "Rows":
+        """The Jacobian itself, shape (n, R, P)."""
+
+
+def contract(one: Factor, other: Factor, paired: bool) -> mx.array:
+    """Σ_p J[n, r, p] J'[m, s, p] of two factors of one parameter."""
+    if isinstance(one, Outers) and isinstance(other, Outers):
+        return one.contract(other, paired)
+    # Tiles of unequal size may come in unequal forms.
+    same = other is one
+    one = one.rows()
+    return one.contract(one if same else other.rows(), paired)
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,11 @@ class Rows:
         _, R, P = self.values.shape
         return 2 * (R if paired else R * R) * P
 
-    def contract(self, other: Self, paired: bool) -> mx.array:
+    def rows(self) -> "Rows":
+        """Itself."""
+        return self
+
+    def contract(self, other: "Rows", paired: bool) -> mx.array:
         """One product, which sums over r when paired."""
         n, R, P = self.values.shape
         m, S, _ = other.values.shape
@@ -73,10 +88,14 @@ class Outer:
         Along the first and the second axis of the weight, shapes (n, R or 1, T, A) and
         (n, R or 1, T, B); the side that depends on the cotangent has R. Integers of shape
         (n, 1, T) stand for one-hot rows: the tokens of an embedding.
+    fixed
+        Whether the side that depends on the cotangent is the same for all inputs, as behind the
+        last nonlinearity: it is then there once, for n = 1.
     """
 
     left: mx.array
     right: mx.array
+    fixed: bool = False
 
     @property
     def cotangents(self) -> int:
@@ -93,32 +112,34 @@ class Outer:
         if not paired:
             product = _every_pair(self.left, other.left) * _every_pair(self.right, other.right)
             return product.sum(axis=(2, 5)).transpose(0, 2, 1, 3)
-        n, m, T, U = self.left.shape[0], other.left.shape[0], self.positions, other.positions
-        R = max(self.cotangents, other.cotangents)
         sides = self._beside(other)
         # A side without R, in both, leaves the sum over r to the product of the other side.
         if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
-            left, right = (_sum_of_pairs(a, b, R) for a, b in sides)
-            product = left * right
-        else:
-            product = sum(
-                (
-                    _sum_of_pairs(_row(self.left, r), _row(other.left, r), 1)
-                    * _sum_of_pairs(_row(self.right, r), _row(other.right, r), 1)
-                    for r in range(R)
-                ),
-                mx.array(0.0),
-            )
-        return product.reshape(n, T, m, U).sum(axis=(1, 3))
+            left, right = (_sum_of_pairs(a, b) for a, b in sides)
+            return (left * right).sum(axis=(1, 3))
+        product = sum(
+            (
+                _sum_of_pairs(_row(self.left, r), _row(other.left, r))
+                * _sum_of_pairs(_row(self.right, r), _row(other.right, r))
+                for r in range(max(self.cotangents, other.cotangents))
+            ),
+            mx.array(0.0),
+        )
+        return product.sum(axis=(1, 3))
 
     def flops(self, other: "Outer", paired: bool) -> int:
-        """Of :meth:`contract` for each pair of inputs; tokens are compared, not multiplied."""
+        """Of :meth:`contract` for each pair of inputs.
+
+        Tokens are compared, not multiplied, and of fixed sides there is one product for all.
+        """
         total = 0
+        R = max(self.cotangents, other.cotangents)
         mixed = paired and not any(a.shape[1] == b.shape[1] == 1 for a, b in self._beside(other))
         for a, b in self._beside(other):
             width = 1 if _is_tokens(a) or _is_tokens(b) else a.shape[3]
             rows = a.shape[1] if paired else a.shape[1] * b.shape[1]
-            total += width * (max(self.cotangents, other.cotangents) if mixed else rows)
+            once = self.fixed and other.fixed and a.shape[0] == b.shape[0] == 1
+            total += 0 if once else width * (R if mixed else rows)
         return 2 * self.positions * other.positions * total
 
     def _beside(self, other: "Outer") -> list[tuple[mx.array, mx.array]]:
@@ -144,9 +165,12 @@ class Outers:
     ----------
     uses
         At least one.
+    shape
+        Of the weight, as a matrix.
     """
 
     uses: tuple[Outer, ...]
+    shape: tuple[int, int]
 
     @property
     def size(self) -> int:
@@ -156,7 +180,7 @@ class Outers:
     def block(self, paired: bool) -> int:
         """T² when paired, R²·T² when not, for the most positions."""
         T = max(use.positions for use in self.uses)
-        return T * T * (1 if paired else self.uses[0].cotangents ** 2)
+        return T * T * (1 if paired else self.cotangents**2)
 
     def flops(self, paired: bool) -> int:
         """2·T·U·(A + R·B) for two uses that have R on the same side, with R² when not paired.
@@ -165,24 +189,26 @@ class Outers:
         """
         return sum(a.flops(b, paired) for a in self.uses for b in self.uses)
 
-    def contract(self, other: Self, paired: bool) -> mx.array:
+    def contract(self, other: "Outers", paired: bool) -> mx.array:
         """Sum over all pairs of uses."""
         if other is self and len(self.uses) == 1:
             return self.uses[0].contract(self.uses[0], paired)
         products = [a.contract(b, paired) for a in self.uses for b in other.uses]
         return sum(products[1:], products[0])
 
-    def prefers_rows(self, paired: bool, shape: tuple[int, int]) -> bool:
-        """Whether contracting positions first costs fewer FLOPs a pair of inputs."""
-        R = self.uses[0].cotangents
-        T = sum(use.positions for use in self.uses)
-        pairs = R if paired else R * R
-        A, B = shape
-        return pairs * A * B < T * T * (min(A, B) + pairs * max(A, B))
+    @property
+    def cotangents(self) -> int:
+        """R."""
+        return self.uses[0].cotangents
 
-    def rows(self, shape: tuple[int, int]) -> Rows:
-        """The Jacobian itself, for a weight of this shape."""
-        parts = [use.rows(shape) for use in self.uses]
+    def prefers_rows(self, paired: bool) -> bool:
+        """Whether contracting positions first costs fewer FLOPs a pair of inputs."""
+        R = self.cotangents
+        return 2 * (R if paired else R * R) * math.prod(self.shape) < self.flops(paired)
+
+    def rows(self) -> Rows:
+        """The Jacobian itself, the positions contracted."""
+        parts = [use.rows(self.shape) for use in self.uses]
         return Rows(sum(parts[1:], parts[0]))
 
 
@@ -206,12 +232,13 @@ def _flat(side: mx.array) -> mx.array:
     return side.transpose(0, 2, 1, 3).reshape(n * T, R * A)
 
 
-def _sum_of_pairs(a: mx.array, b: mx.array, R: int) -> mx.array:
-    """Σ_r a[n, r, t]·b[m, r, u] of shape (n·T, m·U); of sides without r, their one product."""
+def _sum_of_pairs(a: mx.array, b: mx.array) -> mx.array:
+    """Σ_r a[n, r, t]·b[m, r, u] of shape (n, t, m, u)."""
     if _is_tokens(a) or _is_tokens(b):
-        return _every_pair(a, b).sum(axis=(1, 4)).reshape(a.shape[0] * a.shape[2], -1)
+        return _every_pair(a, b).sum(axis=(1, 4))
     left = _flat(a)
-    return gram(left, left if b is a else _flat(b))
+    product = gram(left, left if b is a else _flat(b))
+    return product.reshape(a.shape[0], a.shape[2], b.shape[0], b.shape[2])
 
 
 def _every_pair(a: mx.array, b: mx.array) -> mx.array:

@@ -11,19 +11,26 @@ several times sums over its uses, with all cross terms.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_entk.graph import Graph, Node, trace
 from mlx_entk.jacobian import ParametricFunction, vmap_or_loop
 from mlx_entk.kernel.factors import Factor, Outer, Outers, Rows
+from mlx_entk.kernel.tail import Tail, envelope, find_bottleneck, find_tail, pull_back
+from mlx_entk.linalg import as_numpy
 
-# Primitives of one input that only rearrange a parameter on its way to a use.
+# Primitives of one input that only rearrange a parameter on its way to a use, and those that
+# leave its last axis where it is, if they leave its size.
 _VIEWS = frozenset(
     {"AsType", "Broadcast", "ExpandDims", "Flatten", "Full", "Reshape", "Squeeze", "Transpose",
      "Unflatten"}
 )  # fmt: skip
 
+
+_BROADCASTS = _VIEWS - {"Transpose"}
 
 # How far the gradient by the uses may be from the true one, over its largest entry: far more
 # than rounding in float32 or bfloat16, far less than a branch cut off from differentiation.
@@ -71,9 +78,53 @@ class Use:
             len(view.arguments[0]) == 2 for view in self._transposes
         )
 
+    def adds_vector(self, graph: Graph) -> bool:
+        """Whether the parameter is a vector added along the last axis, such as a bias."""
+        if self.node.primitive != "Add" and (self.node.primitive, self.slot) != ("AddMM", 2):
+            return False
+        shapes = [graph.shapes[view.inputs[0]] for view in self.views]
+        shapes += [graph.shapes[self.node.inputs[self.slot]], graph.shapes[self.tap]]
+        stays = {view.primitive for view in self.views} <= _BROADCASTS
+        return stays and len(shapes[0]) == 1 and {shape[-1] for shape in shapes} == {*shapes[0]}
+
     @property
     def _transposes(self) -> list[Node]:
         return [view for view in self.views if view.primitive == "Transpose"]
+
+
+@dataclass(frozen=True)
+class Delta:
+    """The derivative of R combinations of the outputs by one tap, on n inputs.
+
+    Attributes
+    ----------
+    base
+        Shape (n, R, *tap), or (1, R, *tap) where ``shared``.
+    scale
+        Shape (n, *tap): what the entries of a shared base are multiplied with for each input;
+        None for nothing.
+    shared
+        Whether all inputs have the same base.
+    """
+
+    base: mx.array
+    scale: mx.array | None = None
+    shared: bool = False
+
+    @property
+    def fixed(self) -> bool:
+        """Whether it is the same for every input."""
+        return self.shared and self.scale is None
+
+    @property
+    def rows(self) -> mx.array:
+        """Shape (n, R, *tap), or (1, R, *tap) where fixed."""
+        return self.base if self.scale is None else self.scale[:, None] * self.base
+
+    def merged(self) -> "Delta":
+        """One row, which stands for all in a sum over r of products entry by entry, if it can."""
+        one = envelope(self.base[0]) if self.shared and self.base.shape[1] > 1 else None
+        return self if one is None else Delta(one[None, None], self.scale, shared=True)
 
 
 @dataclass(frozen=True)
@@ -94,6 +145,28 @@ class Structure:
     graph: Graph
     uses: dict[str, list[Use]]
 
+    @cached_property
+    def taps(self) -> list[str]:
+        """Every value that is perturbed."""
+        return list(dict.fromkeys(use.tap for uses in self.uses.values() for use in uses))
+
+    @cached_property
+    def tails(self) -> dict[str, Tail]:
+        """Of the taps that have one."""
+        found = {tap: find_tail(self.graph, tap) for tap in self.taps}
+        return {tap: tail for tap, tail in found.items() if tail is not None}
+
+    @cached_property
+    def narrowed(self) -> tuple[str | None, list[str]]:
+        """A bottleneck, and the taps before it whose parameters are used nowhere else."""
+        taps = {tap for tap in self.taps if tap not in self.tails}
+        for uses in self.uses.values():
+            of_parameter = {use.tap for use in uses}
+            if not of_parameter <= taps:
+                taps -= of_parameter
+        chosen = [tap for tap in self.taps if tap in taps]
+        return (find_bottleneck(self.graph, chosen) if chosen else None), chosen
+
     @property
     def activations(self) -> int:
         """Floats that one input and one cotangent keep alive in a backward pass, at most."""
@@ -112,7 +185,6 @@ class Structure:
 
     def factors(self, x: mx.array, cotangents: mx.array, paired: bool) -> dict[str, Factor]:
         """The Jacobian factor of every covered parameter on inputs x."""
-        taps = list(dict.fromkeys(use.tap for uses in self.uses.values() for use in uses))
         given = list(
             dict.fromkeys(
                 name
@@ -123,28 +195,66 @@ class Structure:
             )
         )
         params = list(self.function.params.values())
-        zeros = [mx.zeros(self.graph.shapes[tap], self.graph.dtypes[tap]) for tap in taps]
-        (output,) = self.graph.outputs
 
-        def outputs(row: mx.array, perturbations: Sequence[mx.array]) -> mx.array:
-            perturbed = dict(zip(taps, perturbations, strict=True))
-            return self.graph.run([row[None], *params], perturbed)[output].reshape(-1)
-
-        def record(row: mx.array) -> list[mx.array]:
+        def meet(row: mx.array) -> list[mx.array]:
             values = self.graph.run([row[None], *params])
             return [values[name] for name in given]
 
-        def pull(row: mx.array) -> list[mx.array]:
-            return vmap_or_loop(
-                lambda ct: mx.vjp(lambda *e: outputs(row, e), zeros, [ct])[1], cotangents
-            )
-
-        values = dict(zip(given, vmap_or_loop(record, x) if given else [], strict=True))
-        deltas = dict(zip(taps, vmap_or_loop(pull, x), strict=True))
+        values = dict(zip(given, vmap_or_loop(meet, x) if given else [], strict=True))
+        found = _Record(x.shape[0], self.graph, values, self._deltas(x, cotangents, paired))
         return {
-            name: _factor(uses, self.function.params[name], values, deltas, self.graph, paired)
+            name: _factor(found, uses, self.function.params[name], paired)
             for name, uses in self.uses.items()
         }
+
+    def _deltas(self, x: mx.array, cotangents: mx.array, paired: bool) -> dict[str, Delta]:
+        """The derivative of the outputs by every tap, with as few backward passes as will do."""
+        found: dict[str, Delta] = {}
+        for core in dict.fromkeys(tail.core for tail in self.tails.values()):
+            found |= self._behind(core, x, cotangents)
+        rest = [tap for tap in self.taps if tap not in self.tails]
+        bottleneck, narrowed = self.narrowed
+        if paired and bottleneck and math.prod(self.graph.shapes[bottleneck]) < len(cotangents):
+            # Their sum over c is that over any rows with the same Gram matrix.
+            base = pull_back(self.graph, bottleneck, self._at(x[0]), cotangents)
+            rows = np.linalg.qr(as_numpy(base.reshape(len(cotangents), -1)), mode="r")
+            found |= self._pull(bottleneck, x, mx.array(rows), narrowed)
+            rest = [tap for tap in rest if tap not in narrowed]
+        (output,) = self.graph.outputs
+        return found | self._pull(output, x, cotangents, rest)
+
+    def _behind(self, core: str, x: mx.array, cotangents: mx.array) -> dict[str, Delta]:
+        """Of the taps from which an elementwise function leads to a core."""
+        taps = [tap for tap, tail in self.tails.items() if tail.core == core]
+        base = pull_back(self.graph, core, self._at(x[0]), cotangents)
+        ones = mx.ones((1, *self.graph.shapes[core]))
+        curved = [tap for tap in taps if tap != core]
+        scales = self._pull(core, x, ones.reshape(1, -1), curved)
+        found = {
+            tap: Delta(base[None], scale.rows[:, 0], shared=True) for tap, scale in scales.items()
+        }
+        return found | ({core: Delta(base[None], shared=True)} if core in taps else {})
+
+    def _pull(
+        self, value: str, x: mx.array, cotangents: mx.array, taps: list[str]
+    ) -> dict[str, Delta]:
+        """By one backward pass for each input and each of the cotangents of a value."""
+        zeros = [mx.zeros(self.graph.shapes[tap], self.graph.dtypes[tap]) for tap in taps]
+
+        def values(row: mx.array, perturbations: Sequence[mx.array]) -> mx.array:
+            perturbed = dict(zip(taps, perturbations, strict=True))
+            return self.graph.run(self._at(row), perturbed)[value].reshape(-1)
+
+        def pull(row: mx.array) -> list[mx.array]:
+            return vmap_or_loop(
+                lambda ct: mx.vjp(lambda *e: values(row, e), zeros, [ct])[1], cotangents
+            )
+
+        rows = vmap_or_loop(pull, x) if taps else []
+        return {tap: Delta(of_tap) for tap, of_tap in zip(taps, rows, strict=True)}
+
+    def _at(self, row: mx.array) -> list[mx.array]:
+        return [row[None], *self.function.params.values()]
 
 
 def find_structure(function: ParametricFunction, x: mx.array) -> Structure:
@@ -211,9 +321,7 @@ def _mistaken(structure: Structure, x: mx.array) -> set[str]:
     mistaken = set()
     for name, gradient in zip(names, true, strict=True):
         factor = factors[name]
-        rows = factor.rows(_matrix_shape(gradient)) if isinstance(factor, Outers) else factor
-        assert isinstance(rows, Rows)
-        found = rows.values.sum(axis=(0, 1)).reshape(gradient.shape)
+        found = factor.rows().values.sum(axis=(0, 1)).reshape(gradient.shape)
         error = mx.abs(found - gradient).max()
         if not mx.all(error <= _TOLERANCE * mx.abs(gradient).max()):
             mistaken.add(name)
@@ -224,57 +332,70 @@ def _matrix_shape(parameter: mx.array) -> tuple[int, int]:
     return parameter.shape[0], parameter.size // parameter.shape[0]
 
 
-def _factor(
-    uses: list[Use],
-    parameter: mx.array,
-    values: dict[str, mx.array],
-    deltas: dict[str, mx.array],
-    graph: Graph,
-    paired: bool,
-) -> Factor:
-    found = [_outer(use, parameter, values, deltas[use.tap], graph) for use in uses]
+@dataclass(frozen=True)
+class _Record:
+    """What is known of n inputs: the values that uses meet parameters with, and the deltas."""
+
+    inputs: int
+    graph: Graph
+    values: dict[str, mx.array]
+    deltas: dict[str, Delta]
+
+
+def _factor(record: _Record, uses: list[Use], parameter: mx.array, paired: bool) -> Factor:
+    shape = _matrix_shape(parameter)
+    found = [_outer(record, use, parameter, record.deltas[use.tap]) for use in uses]
     outers = tuple(outer for outer in found if outer is not None)
-    if len(outers) == len(uses):
-        whole, shape = Outers(outers), _matrix_shape(parameter)
-        return whole.rows(shape) if whole.prefers_rows(paired, shape) else whole
-    parts = [
-        _local_rows(use, parameter, values, deltas[use.tap])
-        if outer is None
-        else outer.rows(_matrix_shape(parameter))
-        for use, outer in zip(uses, found, strict=True)
-    ]
-    return Rows(sum(parts[1:], parts[0]))
+    if len(outers) < len(uses):
+        parts = [
+            _local_rows(record, use, parameter) if outer is None else outer.rows(shape)
+            for use, outer in zip(uses, found, strict=True)
+        ]
+        return Rows(sum(parts[1:], parts[0]))
+    if paired and len(uses) == 1:
+        merged = _outer(record, uses[0], parameter, record.deltas[uses[0].tap].merged())
+        outers = (merged,) if merged is not None else outers
+    whole = Outers(outers, shape)
+    return whole.rows() if whole.prefers_rows(paired) else whole
 
 
-def _outer(
-    use: Use, parameter: mx.array, values: dict[str, mx.array], delta: mx.array, graph: Graph
-) -> Outer | None:
-    """The use as an outer product, along the first and the second axis of the parameter."""
-    primitive, arguments = use.node.primitive, use.node.arguments
-    n, R = delta.shape[:2]
+def _outer(record: _Record, use: Use, parameter: mx.array, delta: Delta) -> Outer | None:
+    """The use as an outer product, along the first and the second axis of the parameter.
+
+    A vector that is added counts as a matrix of one column, multiplied with 1.
+    """
+    primitive, arguments, values = use.node.primitive, use.node.arguments, record.values
+    rows = delta.rows.astype(mx.float32)
+    n, R = rows.shape[:2]
     if primitive in ("Matmul", "AddMM") and use.slot < 2 and parameter.ndim == 2 and use.is_matrix:
         other = values[use.node.inputs[1 - use.slot]].astype(mx.float32)
-        scale = arguments[0] if primitive == "AddMM" else 1.0
-        delta = delta.astype(mx.float32) * scale if scale != 1 else delta.astype(mx.float32)
+        rows = rows * arguments[0] if primitive == "AddMM" and arguments[0] != 1 else rows
         if use.slot == 1:  # z = a W: axes of W are those of a, then of z
-            a = other.reshape(n, 1, -1, other.shape[-1])
-            sides = (a, delta.reshape(n, R, -1, delta.shape[-1]))
+            a = other.reshape(other.shape[0], 1, -1, other.shape[-1])
+            sides = (a, rows.reshape(n, R, -1, rows.shape[-1]))
         elif other.ndim == 3:  # z = W a, a column of a being a position
-            sides = (delta.swapaxes(-1, -2), other.swapaxes(-1, -2)[:, None])
+            sides = (rows.swapaxes(-1, -2), other.swapaxes(-1, -2)[:, None])
         else:
             return None
-        return Outer(*(sides[::-1] if use.transposed else sides))
+        left, right = sides[::-1] if use.transposed else sides
+        return Outer(left, right, fixed=delta.fixed)
+    if use.adds_vector(record.graph):
+        rows = rows * arguments[1] if primitive == "AddMM" and arguments[1] != 1 else rows
+        by_position = rows.reshape(n, R, -1, rows.shape[-1])
+        ones = mx.ones((record.inputs, 1, by_position.shape[2], 1))
+        return Outer(by_position, ones, fixed=delta.fixed)
     if primitive == "Gather" and use.slot == 0 and use.plain and parameter.ndim == 2:
         if list(arguments[0]) != [0]:
             return None
-        tokens = values[use.node.inputs[1]].reshape(n, 1, -1)
-        return Outer(tokens, delta.astype(mx.float32).reshape(n, R, -1, parameter.shape[1]))
+        tokens = values[use.node.inputs[1]]
+        tokens = tokens.reshape(tokens.shape[0], 1, -1)
+        return Outer(tokens, rows.reshape(n, R, -1, parameter.shape[1]), fixed=delta.fixed)
     if primitive == "Convolution" and use.slot == 1 and use.plain:
         patches = _patches(values[use.node.inputs[0]], parameter.shape[1:-1], arguments)
         if patches is None:
             return None
-        by_position = delta.astype(mx.float32).reshape(n, R, -1, delta.shape[-1])
-        return Outer(by_position, patches.astype(mx.float32)[:, None])
+        by_position = rows.reshape(n, R, -1, rows.shape[-1])
+        return Outer(by_position, patches.astype(mx.float32)[:, None], fixed=delta.fixed)
     return None
 
 
@@ -300,11 +421,11 @@ def _patches(x: mx.array, kernel: tuple[int, ...], arguments: Sequence[object]) 
     return x.reshape(x.shape[0], positions, -1)
 
 
-def _local_rows(
-    use: Use, parameter: mx.array, values: dict[str, mx.array], delta: mx.array
-) -> mx.array:
+def _local_rows(record: _Record, use: Use, parameter: mx.array) -> mx.array:
     """Jacobian rows by the derivative of the one primitive, shape (n, R, P)."""
     others = [slot for slot in range(len(use.node.inputs)) if slot != use.slot]
+    delta = record.deltas[use.tap].rows
+    delta = mx.broadcast_to(delta, (record.inputs, *delta.shape[1:]))
 
     def rows(delta: mx.array, *given: mx.array) -> list[mx.array]:
         def primitive(value: mx.array) -> mx.array:
@@ -317,6 +438,6 @@ def _local_rows(
 
         return vmap_or_loop(lambda ct: mx.vjp(primitive, [parameter], [ct])[1], delta)
 
-    given = [values[use.node.inputs[slot]] for slot in others]
+    given = [record.values[use.node.inputs[slot]] for slot in others]
     (found,) = vmap_or_loop(rows, delta, *given)
     return found.astype(mx.float32).reshape(*delta.shape[:2], -1)

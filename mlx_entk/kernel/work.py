@@ -6,7 +6,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk.jacobian import ParametricFunction, jacobian_rows
-from mlx_entk.kernel.factors import Factor, Rows
+from mlx_entk.kernel.factors import Factor, Rows, contract
 from mlx_entk.kernel.reduction import Cotangents
 from mlx_entk.kernel.structure import Structure
 from mlx_entk.kernel.tiling import Tile, Tiling, fit, ranges
@@ -84,7 +84,7 @@ class Work:
             if not (same and self.cotangents.symmetric and tile.diagonal and left == right):
                 other = self.factors(x2[tile.columns], self.cotangents.right[right])
             for name, factor in one.items():
-                block = as_numpy(factor.contract(other[name], paired))
+                block = as_numpy(contract(factor, other[name], paired))
                 kernel = name if self.by_layer else WHOLE
                 if kernel in total:
                     total[kernel] += block
