@@ -181,3 +181,20 @@ def vmap_or_loop(function: Callable[..., list[mx.array]], *over: mx.array) -> li
         parts.append(function(*items))
         mx.eval(parts[-1])  # bounds the graph: one backward pass at a time
     return [mx.stack(list(part)) for part in zip(*parts, strict=True)]
+
+
+def jvp_or_transpose(
+    function: Callable[..., mx.array], values: list[mx.array], tangents: list[mx.array]
+) -> mx.array:
+    """Change of a function's value along tangents, by forward mode where MLX has it.
+
+    Some primitives, such as convolutions, have a reverse rule alone. That one is linear in the
+    cotangent, and its own reverse is the forward derivative.
+    """
+    try:
+        return mx.jvp(function, values, tangents)[1][0]
+    except ValueError as error:
+        if "jvp" not in str(error):
+            raise
+    cotangent = mx.zeros_like(function(*values))
+    return mx.vjp(lambda ct: mx.vjp(function, values, [ct])[1], [cotangent], tangents)[1][0]

@@ -32,10 +32,11 @@ def gram(a: mx.array, b: mx.array) -> mx.array:
     """The product a bᵀ of float32 shapes (n, k) and (m, k): shape (n, m), 2·n·m·k FLOPs.
 
     On a CPU NumPy takes half of that where b is a: it sees the symmetry and calls ``ssyrk``,
-    which MLX does not.
+    which MLX does not. Where k is small its copies cost more than they save.
     """
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    if matmul_backend() == "mlx" and (on_gpu or a is not b):
+    symmetric = a is b and 8 * a.shape[1] >= a.shape[0]
+    if matmul_backend() == "mlx" and (on_gpu or not symmetric):
         return a @ b.T
     left = as_numpy(a)
     return mx.array(left @ (left if a is b else as_numpy(b)).T)

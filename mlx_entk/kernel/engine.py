@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import mlx.core as mx
 
@@ -21,7 +21,7 @@ from mlx_entk.memory import default_limit, format_bytes
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import digest
 
-Strategy = Literal["auto", "jacobian-contraction", "structured-derivatives"]
+Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "structured-derivatives"]
 
 
 @overload
@@ -94,11 +94,12 @@ def entk(
     params
         The parameter tree of a function; None for a module.
     strategy
-        ``"jacobian-contraction"`` forms J. ``"structured-derivatives"`` finds out from the
-        model's graph how each parameter is used, and contracts a weight matrix, convolution or
-        embedding as (a·a′)(δ·δ′), so that its parameter axis never exists; it is an error where
-        that cannot be found out. ``"auto"`` takes the second for each parameter that allows it,
-        the first for the others. All agree to rounding.
+        ``"jacobian-contraction"`` forms J of both sides. ``"ntk-vector-products"`` forms J of
+        x2 alone and applies that of x by forward mode. ``"structured-derivatives"`` finds out
+        from the model's graph how each parameter is used, and contracts a weight matrix,
+        convolution or embedding as (a·a′)(δ·δ′), so that its parameter axis never exists; it is
+        an error where that cannot be found out. ``"auto"`` takes the last for each parameter
+        that allows it, the first for the others. All agree to rounding.
     explain
         True prints a table first: each parameter, its strategy, FLOPs and bytes.
     memory_limit
@@ -131,7 +132,8 @@ def entk(
     C = check_model(function, x)
     cotangents = cotangents_of(reduction, C)
     structure = _choose(function, x, strategy)
-    work = Work(function, structure, cotangents, by_layer)
+    by_products = strategy == "ntk-vector-products"
+    work = Work(function, structure, cotangents, by_layer, by_products)
     if explain:
         print(explanation(work, x, x.shape[0] if x2 is None else x2.shape[0]))
 
@@ -165,12 +167,9 @@ def entk(
 
 
 def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure | None:
-    if strategy not in ("auto", "jacobian-contraction", "structured-derivatives"):
-        raise InputError(
-            f"strategy {strategy!r} is unknown: use auto, jacobian-contraction or "
-            "structured-derivatives"
-        )
-    if strategy == "jacobian-contraction":
+    if strategy not in get_args(Strategy):
+        raise InputError(f"strategy {strategy!r} is unknown: use {', '.join(get_args(Strategy))}")
+    if strategy in ("jacobian-contraction", "ntk-vector-products"):
         return None
     instead = "use strategy auto, which takes Jacobian contraction instead"
     try:

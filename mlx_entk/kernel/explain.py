@@ -17,7 +17,9 @@ def explanation(work: Work, x: mx.array, M: int) -> str:
     two = mx.concatenate([x[:1], x[:1]])  # one input does not show what all inputs share
     rows = [("parameter", "shape", "strategy", "FLOPs", "bytes")]
     for name, factor in work.factors(two, work.cotangents.left).items():
-        if isinstance(factor, Outers):
+        if work.by_products:
+            strategy = "NTK-vector products"
+        elif isinstance(factor, Outers):
             uses = len(factor.uses)
             strategy = "structured: (a·a′)(δ·δ′)" + (f" over {uses} uses" if uses > 1 else "")
         elif work.structure is not None and name in work.structure.uses:

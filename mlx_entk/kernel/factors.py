@@ -111,12 +111,12 @@ class Outer:
         """Σ over positions t, u of (left_t·left'_u)(right_t·right'_u)."""
         if not paired:
             product = _every_pair(self.left, other.left) * _every_pair(self.right, other.right)
-            return product.sum(axis=(2, 5)).transpose(0, 2, 1, 3)
+            return _sum_over(product, (2, 5)).transpose(0, 2, 1, 3)
         sides = self._beside(other)
         # A side without R, in both, leaves the sum over r to the product of the other side.
         if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
             left, right = (_sum_of_pairs(a, b) for a, b in sides)
-            return (left * right).sum(axis=(1, 3))
+            return _sum_over(left * right, (1, 3))
         product = sum(
             (
                 _sum_of_pairs(_row(self.left, r), _row(other.left, r))
@@ -125,7 +125,7 @@ class Outer:
             ),
             mx.array(0.0),
         )
-        return product.sum(axis=(1, 3))
+        return _sum_over(product, (1, 3))
 
     def flops(self, other: "Outer", paired: bool) -> int:
         """Of :meth:`contract` for each pair of inputs.
@@ -239,6 +239,12 @@ def _sum_of_pairs(a: mx.array, b: mx.array) -> mx.array:
     left = _flat(a)
     product = gram(left, left if b is a else _flat(b))
     return product.reshape(a.shape[0], a.shape[2], b.shape[0], b.shape[2])
+
+
+def _sum_over(product: mx.array, axes: tuple[int, ...]) -> mx.array:
+    """The sum over positions, without a pass over memory where there is one of them."""
+    one = all(product.shape[axis] == 1 for axis in axes)
+    return product.squeeze(axes) if one else product.sum(axis=axes)
 
 
 def _every_pair(a: mx.array, b: mx.array) -> mx.array:

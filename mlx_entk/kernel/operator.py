@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
+from mlx_entk.jacobian import Model, ParametricFunction, as_parametric, jvp_or_transpose
 from mlx_entk.kernel.checks import check_inputs, check_model
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.parameters import Params
@@ -62,8 +62,7 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
 
         def push(inputs: mx.array, *tangent: mx.array) -> mx.array:
             values = list(params.values())
-            (product,) = mx.jvp(lambda *p: outputs(inputs, list(p)), values, list(tangent))[1]
-            return product
+            return jvp_or_transpose(lambda *p: outputs(inputs, list(p)), values, list(tangent))
 
         self._pull, self._push = mx.compile(pull), mx.compile(push)
         self.products = 0
@@ -78,7 +77,7 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         total = np.zeros(self.shape[0])
         for cotangent in self._cotangents:
             total += _host(self._product(v[:, None] * cotangent) @ cotangent)
-        return total / len(self._cotangents)
+        return total
 
     def _product(self, outputs: mx.array) -> mx.array:
         """J Jᵀ applied to a value for each output of each input, shape (N, C)."""

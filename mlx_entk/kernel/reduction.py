@@ -26,7 +26,7 @@ class Cotangents:
     left, right
         Combinations of the outputs, for x and for x2.
     paired
-        True: row r of ``left`` meets row r of ``right`` and the mean is taken, giving (N, M).
+        True: row r of ``left`` meets row r of ``right``, summed over r, giving (N, M).
         False: every row meets every row, giving (N, M, R, R).
     keeps_classes
         True where the result keeps its two class axes.
@@ -55,7 +55,7 @@ def cotangents_of(reduction: Reduction, C: int) -> Cotangents:
         basis = mx.eye(C)
         return Cotangents(basis, basis, paired=False, keeps_classes=True)
     if reduction == "trace":
-        basis = mx.eye(C)
+        basis = mx.eye(C) / C**0.5  # the sum over r is then the mean over c
         return Cotangents(basis, basis, paired=True, keeps_classes=False)
     if reduction == "sum-of-logits":
         mean = mx.full((1, C), 1 / C)

@@ -231,7 +231,8 @@ class Structure:
         curved = [tap for tap in taps if tap != core]
         scales = self._pull(core, x, ones.reshape(1, -1), curved)
         found = {
-            tap: Delta(base[None], scale.rows[:, 0], shared=True) for tap, scale in scales.items()
+            tap: Delta(base.reshape(1, -1, *scale.base.shape[2:]), scale.base[:, 0], shared=True)
+            for tap, scale in scales.items()
         }
         return found | ({core: Delta(base[None], shared=True)} if core in taps else {})
 

@@ -15,12 +15,13 @@ import numpy as np
 
 from mlx_entk.graph import ELEMENTWISE, Graph, Node
 
-# Primitives linear in every input of theirs together, and those linear in any one of them while
-# the others stay what they are.
+# Primitives linear in every input of theirs together; those among them that keep the entries and
+# their order; those linear in any one input while the others stay what they are.
 _LINEAR = frozenset(
     {"Add", "AsType", "Broadcast", "Concatenate", "ExpandDims", "Flatten", "Full", "Negative",
      "Reshape", "Slice", "Split", "Squeeze", "Subtract", "Transpose", "Unflatten"}
 )  # fmt: skip
+_REGROUPED = frozenset({"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"})
 _BILINEAR = frozenset({"Matmul", "Multiply"})
 _REDUCE_SUM = 2
 
@@ -34,8 +35,8 @@ class Tail:
     value
         The value, by name.
     core
-        What the elementwise function makes of it, of the same shape; the value itself where
-        everything behind it is linear.
+        What the elementwise function makes of it, the same entries in the same order; the value
+        itself where everything behind it is linear.
     """
 
     value: str
@@ -45,14 +46,16 @@ class Tail:
 def find_tail(graph: Graph, value: str) -> Tail | None:
     """The tail of a value, None where it is not elementwise and then linear."""
     of_input = _dependents(graph, [graph.inputs[0]])
-    elementwise, linear = {value}, set[str]()
+    same, elementwise, linear = {value}, {value}, set[str]()
     cores: set[str] = set()
     for node in graph.nodes:
         touched = {name for name in node.inputs if name in elementwise or name in linear}
         if not touched:
             continue
-        if touched <= elementwise and _acts_elementwise(graph, node, value):
+        if touched <= elementwise and _acts_elementwise(graph, node, touched):
             elementwise.update(node.outputs)
+            if node.primitive in _REGROUPED and touched <= same:
+                same.update(node.outputs)
         elif _acts_linearly(node, touched, of_input):
             cores |= touched & elementwise
             linear.update(node.outputs)
@@ -63,6 +66,7 @@ def find_tail(graph: Graph, value: str) -> Tail | None:
         cores.add(output)
     elif output not in linear:
         return None
+    cores = {value if core in same else core for core in cores}
     return Tail(value, cores.pop()) if len(cores) == 1 else None
 
 
@@ -131,9 +135,12 @@ def _dependents(graph: Graph, values: Iterable[str], without: str | None = None)
     return found
 
 
-def _acts_elementwise(graph: Graph, node: Node, value: str) -> bool:
-    shape = graph.shapes[value]
-    return node.primitive in ELEMENTWISE and graph.shapes[node.outputs[0]] == shape
+def _acts_elementwise(graph: Graph, node: Node, touched: set[str]) -> bool:
+    """Whether each entry goes by the entry at the same place, counted row by row."""
+    shape = graph.shapes[node.outputs[0]]
+    if node.primitive in _REGROUPED:
+        return True
+    return node.primitive in ELEMENTWISE and all(graph.shapes[name] == shape for name in touched)
 
 
 def _acts_linearly(node: Node, touched: set[str], of_input: set[str]) -> bool:

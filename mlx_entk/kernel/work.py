@@ -1,11 +1,11 @@
 """The blocks of a kernel: factors of both sides, contracted."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_entk.jacobian import ParametricFunction, jacobian_rows
+from mlx_entk.jacobian import ParametricFunction, jacobian_rows, jvp_or_transpose, vmap_or_loop
 from mlx_entk.kernel.factors import Factor, Rows, contract
 from mlx_entk.kernel.reduction import Cotangents
 from mlx_entk.kernel.structure import Structure
@@ -32,12 +32,16 @@ class Work:
         Of the reduction.
     by_layer
         Whether each parameter has a kernel of its own, or they are summed up.
+    by_products
+        Whether a block is the Jacobian of x applied to the gradients of x2, in place of factors
+        of both.
     """
 
     function: ParametricFunction
     structure: Structure | None
     cotangents: Cotangents
     by_layer: bool
+    by_products: bool = False
     _last: tuple[tuple[int, ...], Factors] | None = field(default=None, repr=False)
 
     @property
@@ -73,27 +77,60 @@ class Work:
         self, x: mx.array, x2: mx.array, tile: Tile, tiling: Tiling, same: bool
     ) -> dict[str, FloatArray]:
         """The block of each kernel on a tile; ``same`` says that x2 is x."""
-        paired, R = self.cotangents.paired, self.cotangents.left.shape[0]
+        R = self.cotangents.left.shape[0]
         sides = [(tile.left, tile.right)]
-        if paired:
+        if self.cotangents.paired:
             sides = [(part, part) for part in ranges(R, tiling.cotangents)]
-        total: dict[str, FloatArray] = {}
+        total: dict[str, mx.array] = {}
         for left, right in sides:
-            one = self._left_factors(x, tile, left)
-            other = one
-            if not (same and self.cotangents.symmetric and tile.diagonal and left == right):
-                other = self.factors(x2[tile.columns], self.cotangents.right[right])
-            for name, factor in one.items():
-                block = as_numpy(contract(factor, other[name], paired))
-                kernel = name if self.by_layer else WHOLE
-                if kernel in total:
-                    total[kernel] += block
+            if self.by_products:
+                blocks = self._products(x[tile.rows], x2[tile.columns], left, right)
+            else:
+                alike = same and self.cotangents.symmetric and tile.diagonal and left == right
+                blocks = self._contractions(x, x2, tile, left, right, alike)
+            for kernel, block in blocks:
+                total[kernel] = total[kernel] + block if kernel in total else block
+                mx.eval(total[kernel])  # bounds the memory to one block more
+        return {name: as_numpy(block) for name, block in total.items()}
+
+    def _contractions(
+        self, x: mx.array, x2: mx.array, tile: Tile, left: slice, right: slice, alike: bool
+    ) -> Iterator[tuple[str, mx.array]]:
+        """The part of each parameter, and the kernel it belongs to."""
+        one = self._left_factors(x, tile, left)
+        other = one if alike else self.factors(x2[tile.columns], self.cotangents.right[right])
+        for name, factor in one.items():
+            block = contract(factor, other[name], self.cotangents.paired)
+            yield name if self.by_layer else WHOLE, block
+
+    def _products(
+        self, x: mx.array, x2: mx.array, left: slice, right: slice
+    ) -> Iterator[tuple[str, mx.array]]:
+        """K[n, m, r, s] as the change of output r of x[n] along the gradient of output s of x2[m].
+
+        One forward-mode product for each m and s.
+        """
+        params, cotangents = self.function.params, self.cotangents.left[left]
+        gradients = jacobian_rows(self.function, x2, self.cotangents.right[right], params)
+        for kernel in self.kernels:
+            names = list(params) if kernel == WHOLE else [kernel]
+
+            def outputs(*values: mx.array, names: list[str] = names) -> mx.array:
+                return self.function.apply(dict(zip(names, values, strict=True)), x)
+
+            def along(*tangent: mx.array, names: list[str] = names) -> list[mx.array]:
+                values = [params[name] for name in names]
+                return [jvp_or_transpose(outputs, values, list(tangent))]
+
+            columns = []
+            for m in range(x2.shape[0]):
+                (changes,) = vmap_or_loop(along, *(gradients[name][m] for name in names))  # s, n, c
+                if self.cotangents.paired:
+                    columns.append((changes * cotangents[:, None]).sum(axis=(0, 2)))
                 else:
-                    total[kernel] = block.copy()
-        if paired:
-            for block in total.values():
-                block /= np.float32(R)
-        return total
+                    columns.append((changes @ cotangents.T).transpose(1, 2, 0))
+                mx.eval(columns[-1])  # one pass at a time
+            yield kernel, mx.stack(columns, axis=1).astype(mx.float32)
 
     def _left_factors(self, x: mx.array, tile: Tile, left: slice) -> Factors:
         """The factors of the rows, kept for the tiles beside this one."""

@@ -1,5 +1,5 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from mlx_entk import InputError, entk, flatten
 from mlx_entk.data import modular_addition
+from mlx_entk.kernel.engine import Strategy
 from mlx_entk.kernel.work import Work
 from mlx_entk.models import QuadraticMLP
 from tests import models, reference
 
-STRATEGIES = ("auto", "jacobian-contraction", "structured-derivatives")
+STRATEGIES = get_args(Strategy)
 
 
 def reduce(full: reference.Kernel, reduction: object) -> reference.Kernel:
@@ -117,7 +118,7 @@ INPUTS = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["auto", "jacobian-contraction"])
+@pytest.mark.parametrize("strategy", ["auto", "jacobian-contraction", "ntk-vector-products"])
 @pytest.mark.parametrize("kind", INPUTS, ids=lambda kind: kind.__name__)
 def test_kernels_of_any_layer_use_equal_finite_differences(
     kind: type[models.Seeded], strategy: Any
@@ -168,7 +169,7 @@ def test_a_pure_function_gives_the_kernel_of_the_module_it_describes() -> None:
 @pytest.mark.parametrize("reduction", ["full", "trace", "sum-of-logits", (0, 1)])
 @pytest.mark.parametrize("two_sets", [False, True])
 @pytest.mark.parametrize("in_files", [False, True])
-@pytest.mark.parametrize("strategy", ["auto", "jacobian-contraction"])
+@pytest.mark.parametrize("strategy", ["auto", "jacobian-contraction", "ntk-vector-products"])
 def test_the_memory_limit_does_not_change_the_kernel(
     reduction: Any, two_sets: bool, in_files: bool, strategy: Any, tmp_path: Path
 ) -> None:

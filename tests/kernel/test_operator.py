@@ -37,6 +37,20 @@ def test_attention_and_tied_embeddings_have_products_too() -> None:
     assert reference.relative_error(formed, dense(model, x, "full")) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("model", "shape"), [(models.Convolution(), (4, 4, 2)), (models.Image(), (3, 4, 4, 2))]
+)
+def test_convolutions_which_have_no_forward_mode_in_mlx_have_products(
+    model: Any, shape: tuple[int, ...]
+) -> None:
+    x = mx.random.normal(shape, key=mx.random.key(3))
+
+    operator = entk_operator(model, x, reduction="full")
+
+    formed = operator @ np.eye(operator.shape[0])
+    assert reference.relative_error(formed, dense(model, x, "full")) < 1e-5
+
+
 def test_products_can_be_of_some_parameters_alone() -> None:
     model = models.MLP([3, 6, 2])
     x = mx.random.normal((9, 3), key=mx.random.key(2))
