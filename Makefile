@@ -31,11 +31,12 @@ format: .venv/.installed-dev  ## Format and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: .venv/.installed-dev  ## Measure against PyTorch; writes benchmarks/results and the README's table
-	$(BIN)/python -m benchmarks.trace_kernel
+bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; writes the tables of the docs
+	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents
+	$(BIN)/python -m benchmarks .venv-neural-tangents/bin/python
 
 clean:  ## Remove the environment and caches; runs/ stays
-	rm -rf .venv build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-neural-tangents build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

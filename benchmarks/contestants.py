@@ -1,9 +1,9 @@
-"""Ways to compute the trace eNTK of the modular-addition MLP.
+"""One way to compute one kernel, in a process of its own.
 
-As a program it runs one of them, ``python -m benchmarks.contestants NAME PROBLEM.npz KERNEL.npy``,
-and prints the seconds of the second of two computations (the first warms up) and the peak
-resident memory of its process, as JSON. Each contestant imports only what it needs, so that its
-memory is its own.
+``python -m benchmarks.contestants CONTESTANT PROBLEM REDUCTION KERNEL.npy`` stores the kernel and
+prints, as JSON, the seconds of a computation after a first one that warms up (of the first one
+itself where that took long) and the peak resident memory of the process. A contestant imports
+only what it needs, so that its memory is its own.
 """
 
 import json
@@ -16,60 +16,158 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.problems import PROBLEMS, Problem
+
 Array = NDArray[np.float32]
-Compute = Callable[[], Array]
+Contestant = Callable[[Problem, NDArray[Any], str], Callable[[], Array]]
+
+# A first computation that took longer than this many seconds counts.
+LONG = 20.0
+# Floats of a Jacobian that PyTorch holds at a time.
+CHUNK = 5e8
 
 
-def mlx_entk(W1: Array, W2: Array, x: Array) -> Compute:
-    """The trace eNTK of this package, on MLX's default device."""
+def mlx_entk(problem: Problem, x: NDArray[Any], reduction: str) -> Callable[[], Array]:
+    """`mlx-entk` with its own choice of strategies, on MLX's default device."""
     from mlx_entk import entk  # isort: skip
     import mlx.core as mx
 
-    from mlx_entk.models import QuadraticMLP
+    class Ops:
+        softmax = staticmethod(lambda v: mx.softmax(v, axis=-1))
+        relu = staticmethod(lambda v: mx.maximum(v, 0))
+        convolve = staticmethod(lambda v, weight: mx.conv2d(v, weight, padding=1))
+        swap = staticmethod(mx.swapaxes)
 
-    model = QuadraticMLP(W2.shape[0], W2.shape[1])
-    model.hidden.weight, model.readout.weight = mx.array(W1), mx.array(W2)
+    params = {name: mx.array(value) for name, value in problem.params.items()}
     inputs = mx.array(x)
-    return lambda: np.asarray(entk(model, inputs, reduction="trace"), dtype=np.float32)
+
+    def model(values: Any, x: mx.array) -> mx.array:
+        outputs: mx.array = problem.forward(Ops, values, x)
+        return outputs
+
+    kind: Any = reduction
+    return lambda: np.asarray(entk(model, inputs, params=params, reduction=kind))
 
 
-def torch_func(W1: Array, W2: Array, x: Array) -> Compute:
-    """``vmap`` of ``jacrev``, then ``einsum``: the way of PyTorch's tutorial on the NTK."""
+def torch_func(problem: Problem, x: NDArray[Any], reduction: str) -> Callable[[], Array]:
+    """``vmap`` of ``jacrev``, then ``einsum``: the way of PyTorch's tutorial on the NTK.
+
+    Where the Jacobian would not fit into memory, in chunks of the inputs, each pair once.
+    """
     import torch
 
-    p, width = W2.shape
-    params = {"hidden": torch.from_numpy(W1), "readout": torch.from_numpy(W2)}
-    inputs = torch.from_numpy(x)
+    class Ops:
+        softmax = staticmethod(lambda v: torch.softmax(v, dim=-1))
+        relu = staticmethod(torch.relu)
+        swap = staticmethod(torch.swapaxes)
+
+        @staticmethod
+        def convolve(v: Any, weight: Any) -> Any:
+            first = v.permute(0, 3, 1, 2)
+            out = torch.nn.functional.conv2d(first, weight.permute(0, 3, 1, 2), padding=1)
+            return out.permute(0, 2, 3, 1)
+
+    params = {name: torch.from_numpy(value) for name, value in problem.params.items()}
+    inputs = torch.from_numpy(x.astype(np.int64) if x.dtype.kind == "i" else x)
 
     def network(values: dict[str, Any], row: Any) -> Any:
-        return values["readout"] @ (values["hidden"] @ row / (2 * p) ** 0.5) ** 2 / width
+        outputs = problem.forward(Ops, values, row[None])[0]
+        return outputs.mean(0, keepdim=True) if reduction == "sum-of-logits" else outputs
+
+    def jacobian(rows: Any) -> list[Any]:
+        found = torch.func.vmap(torch.func.jacrev(network), (None, 0))(params, rows)
+        return [J.flatten(2) for J in found.values()]
+
+    C = network(params, inputs[0]).shape[0]
+    size = max(1, int(CHUNK / (C * sum(value.numel() for value in params.values()))))
+    equation, shape = ("ncp,mcp->nm", ()) if reduction != "full" else ("ncp,mdp->nmcd", (C, C))
+
+    def contract(left: list[Any], right: list[Any]) -> Any:
+        pairs = zip(left, right, strict=True)
+        return sum(torch.einsum(equation, a, b) for a, b in pairs)
 
     def compute() -> Array:
-        jacobian = torch.func.vmap(torch.func.jacrev(network), (None, 0))(params, inputs)
-        kernels = [
-            torch.einsum("ncp,mcp->nm", rows, rows)
-            for rows in (J.flatten(2) for J in jacobian.values())
-        ]
-        return np.asarray(sum(kernels) / p)
+        N = len(inputs)
+        kernel = torch.empty((N, N, *shape))
+        for i in range(0, N, size):
+            left = jacobian(inputs[i : i + size])
+            for j in range(i, N, size):
+                block = contract(left, left if i == j else jacobian(inputs[j : j + size]))
+                kernel[i : i + size, j : j + size] = block
+                if i != j:
+                    mirrored = block.transpose(0, 1)
+                    mirrored = mirrored.transpose(2, 3) if shape else mirrored
+                    kernel[j : j + size, i : i + size] = mirrored
+        return np.asarray(kernel / (C if reduction == "trace" else 1))
 
     return compute
 
 
-CONTESTANTS: dict[str, Callable[[Array, Array, Array], Compute]] = {
+def neural_tangents(implementation: int) -> Contestant:
+    """Novak et al.'s library on JAX, with one of its implementations, compiled."""
+
+    def prepare(problem: Problem, x: NDArray[Any], reduction: str) -> Callable[[], Array]:
+        import jax
+        import jax.numpy as jnp
+        import neural_tangents as nt
+
+        class Ops:
+            softmax = staticmethod(jax.nn.softmax)
+            relu = staticmethod(jax.nn.relu)
+            swap = staticmethod(jnp.swapaxes)
+
+            @staticmethod
+            def convolve(v: Any, weight: Any) -> Any:
+                return jax.lax.conv_general_dilated(
+                    v, weight, (1, 1), "SAME", dimension_numbers=("NHWC", "OHWI", "NHWC")
+                )
+
+        params = {name: jnp.asarray(value) for name, value in problem.params.items()}
+        inputs = jnp.asarray(x)
+
+        def network(values: Any, rows: Any) -> Any:
+            outputs = problem.forward(Ops, values, rows)
+            return outputs.mean(1, keepdims=True) if reduction == "sum-of-logits" else outputs
+
+        kernel = jax.jit(
+            nt.empirical_ntk_fn(
+                network,
+                trace_axes=(-1,) if reduction == "trace" else (),
+                vmap_axes=0,
+                implementation=nt.NtkImplementation(implementation),
+            )
+        )
+
+        def compute() -> Array:
+            found = np.asarray(kernel(inputs, None, params))
+            return found[:, :, 0, 0] if reduction == "sum-of-logits" else found
+
+        return compute
+
+    return prepare
+
+
+CONTESTANTS: dict[str, Contestant] = {
     "mlx-entk": mlx_entk,
     "torch.func": torch_func,
+    "neural-tangents, Jacobian contraction": neural_tangents(1),
+    "neural-tangents, NTK-vector products": neural_tangents(2),
+    "neural-tangents, structured derivatives": neural_tangents(3),
 }
 
 
-def main(name: str, problem: str, kernel: str) -> None:
-    """Run one contestant on a stored problem, and store its kernel."""
-    with np.load(problem) as stored:
-        compute = CONTESTANTS[name](stored["W1"], stored["W2"], stored["x"])
-    compute()
-    start = time.perf_counter()
-    result = compute()
-    seconds = time.perf_counter() - start
-    np.save(kernel, result)
+def main(contestant: str, problem: str, reduction: str, target: str) -> None:
+    """Run one contestant, store its kernel and print what it took."""
+    posed = PROBLEMS[problem]()
+    x = posed.x[: posed.full] if reduction == "full" else posed.x
+    compute = CONTESTANTS[contestant](posed, x, reduction)
+    for _ in range(2):
+        start = time.perf_counter()
+        result = compute()
+        seconds = time.perf_counter() - start
+        if seconds > LONG:
+            break
+    np.save(target, result)
     # Linux counts in kilobytes, macOS in bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak *= 1 if sys.platform == "darwin" else 1024

@@ -12,6 +12,9 @@ import mlx.core as mx
 
 from mlx_entk.linalg import gram
 
+# FLOPs of a matrix product that take as long as one entry of an elementwise one, about.
+_ENTRY = 100
+
 
 class Factor(Protocol):
     """The Jacobian rows of one parameter, in some form that can be contracted."""
@@ -109,23 +112,26 @@ class Outer:
 
     def contract(self, other: "Outer", paired: bool) -> mx.array:
         """Σ over positions t, u of (left_t·left'_u)(right_t·right'_u)."""
-        if not paired:
-            product = _every_pair(self.left, other.left) * _every_pair(self.right, other.right)
-            return _sum_over(product, (2, 5)).transpose(0, 2, 1, 3)
-        sides = self._beside(other)
-        # A side without R, in both, leaves the sum over r to the product of the other side.
-        if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
-            left, right = (_sum_of_pairs(a, b) for a, b in sides)
-            return _sum_over(left * right, (1, 3))
-        product = sum(
-            (
-                _sum_of_pairs(_row(self.left, r), _row(other.left, r))
-                * _sum_of_pairs(_row(self.right, r), _row(other.right, r))
-                for r in range(max(self.cotangents, other.cotangents))
-            ),
-            mx.array(0.0),
-        )
-        return _sum_over(product, (1, 3))
+        if paired:
+            return _sum_over(_paired_product(self, other), (1, 3))
+        mine = [self._at(t) for t in range(self.positions)]
+        others = mine if other is self else [other._at(u) for u in range(other.positions)]
+        total: mx.array | None = None
+        for one in mine:
+            for another in others:
+                left, right = (_every_pair(a, b) for a, b in zip(one, another, strict=True))
+                product = _sum_over(left * right, (2, 5))
+                total = product if total is None else total + product
+                mx.eval(total)  # bounds the memory to two positions
+        assert total is not None
+        return total.transpose(0, 2, 1, 3)
+
+    def _at(self, t: int) -> tuple[mx.array, mx.array]:
+        """Both sides at one position."""
+        if self.positions == 1:
+            return self.sides
+        left, right = (mx.contiguous(side[:, :, t : t + 1]) for side in self.sides)
+        return left, right
 
     def flops(self, other: "Outer", paired: bool) -> int:
         """Of :meth:`contract` for each pair of inputs.
@@ -178,9 +184,9 @@ class Outers:
         return sum(side.size for use in self.uses for side in use.sides)
 
     def block(self, paired: bool) -> int:
-        """T² when paired, R²·T² when not, for the most positions."""
+        """T² when paired, R² when not, for the most positions."""
         T = max(use.positions for use in self.uses)
-        return T * T * (1 if paired else self.cotangents**2)
+        return T * T if paired else self.cotangents**2
 
     def flops(self, paired: bool) -> int:
         """2·T·U·(A + R·B) for two uses that have R on the same side, with R² when not paired.
@@ -202,9 +208,11 @@ class Outers:
         return self.uses[0].cotangents
 
     def prefers_rows(self, paired: bool) -> bool:
-        """Whether contracting positions first costs fewer FLOPs a pair of inputs."""
-        R = self.cotangents
-        return 2 * (R if paired else R * R) * math.prod(self.shape) < self.flops(paired)
+        """Whether contracting positions first is cheaper."""
+        R, T = self.cotangents, sum(use.positions for use in self.uses)
+        entries = _ENTRY * T * T * (1 if paired else R * R)
+        rows = 2 * (R if paired else R * R) * math.prod(self.shape)
+        return rows < self.flops(paired) + entries
 
     def rows(self) -> Rows:
         """The Jacobian itself, the positions contracted."""
@@ -216,12 +224,41 @@ def _is_tokens(side: mx.array) -> bool:
     return side.ndim == 3
 
 
+def _dense(side: mx.array, size: int) -> mx.array:
+    return mx.eye(size)[side] if _is_tokens(side) else side
+
+
+def _sum_over(product: mx.array, axes: tuple[int, int]) -> mx.array:
+    """The sum over two axes, without a pass over memory where they have one entry."""
+    one = all(product.shape[axis] == 1 for axis in axes)
+    return product.squeeze(axes) if one else product.sum(axis=axes)
+
+
+def _paired_product(one: Outer, other: Outer) -> mx.array:
+    """Σ_r (left_rt·left'_ru)(right_rt·right'_ru) of shape (n, t, m, u)."""
+    sides = list(zip(one.sides, other.sides, strict=True))
+    # A side without R, in both, leaves the sum over r to the product of the other side.
+    if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
+        left, right = (_sum_of_pairs(a, b) for a, b in sides)
+        return left * right
+    terms = []
+    for r in range(max(one.cotangents, other.cotangents)):
+        left, right = (_sum_of_pairs(_row(a, r), _row(b, r)) for a, b in sides)
+        terms.append(left * right)
+    return sum(terms[1:], terms[0])
+
+
 def _row(side: mx.array, r: int) -> mx.array:
     return side if side.shape[1] == 1 else side[:, r : r + 1]
 
 
-def _dense(side: mx.array, size: int) -> mx.array:
-    return mx.eye(size)[side] if _is_tokens(side) else side
+def _sum_of_pairs(a: mx.array, b: mx.array) -> mx.array:
+    """Σ_r a[n, r, t]·b[m, r, u] of shape (n, t, m, u)."""
+    if _is_tokens(a) or _is_tokens(b):
+        return _sum_over(_every_pair(a, b), (1, 4))
+    left = _flat(a)
+    product = gram(left, left if b is a else _flat(b))
+    return product.reshape(a.shape[0], a.shape[2], b.shape[0], b.shape[2])
 
 
 def _flat(side: mx.array) -> mx.array:
@@ -230,21 +267,6 @@ def _flat(side: mx.array) -> mx.array:
     if 1 in (R, T):
         return side.reshape(n * T, R * A)
     return side.transpose(0, 2, 1, 3).reshape(n * T, R * A)
-
-
-def _sum_of_pairs(a: mx.array, b: mx.array) -> mx.array:
-    """Σ_r a[n, r, t]·b[m, r, u] of shape (n, t, m, u)."""
-    if _is_tokens(a) or _is_tokens(b):
-        return _every_pair(a, b).sum(axis=(1, 4))
-    left = _flat(a)
-    product = gram(left, left if b is a else _flat(b))
-    return product.reshape(a.shape[0], a.shape[2], b.shape[0], b.shape[2])
-
-
-def _sum_over(product: mx.array, axes: tuple[int, ...]) -> mx.array:
-    """The sum over positions, without a pass over memory where there is one of them."""
-    one = all(product.shape[axis] == 1 for axis in axes)
-    return product.squeeze(axes) if one else product.sum(axis=axes)
 
 
 def _every_pair(a: mx.array, b: mx.array) -> mx.array:

@@ -19,9 +19,10 @@ _FACTOR_COPIES = 6
 _BLOCK_COPIES = 6
 _FLOAT = 4
 
-# Floats of a block at most: larger ones cost more in fresh pages than they save in factors (the
-# full kernel of the p = 29 MLP takes 8 s in blocks of 64 MB, 12 s in blocks of 600 MB).
-_LARGEST_BLOCK = 2**24
+# Floats of a block at most where cotangents are not paired: larger ones leave the caches, and cost
+# more in passes over memory than they save in factors (the full kernel of a small
+# transformer takes half the time in blocks of 16 MB that it takes in blocks of 64 MB).
+_LARGEST_BLOCK = 2**22
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def fit(
     side = min(
         floats / (2 * _FACTOR_COPIES * rows * per_cotangent),
         math.sqrt(floats / (copies * block * pairs)),
-        max(1.0, math.sqrt(_LARGEST_BLOCK / (block * pairs))),
+        math.inf if cotangents.paired else max(1.0, math.sqrt(_LARGEST_BLOCK / (block * pairs))),
     )
     return Tiling(inputs=max(1, min(N, int(side))), cotangents=rows)
 

@@ -1,0 +1,61 @@
+"""``make bench``: measure, store ``results/kernels.json``, and put the tables into the docs."""
+
+import json
+import sys
+from pathlib import Path
+
+from mlx_entk.provenance import installed_version, provenance  # isort: skip  (BLAS before MLX)
+from benchmarks import compare, growth
+
+HERE = Path(__file__).parent
+DOCS = HERE.parent
+
+
+def main(peer_python: str) -> None:
+    """Run every benchmark; ``peer_python`` is that of scripts/neural-tangents.sh."""
+    result = {
+        "kernels": compare.compare(Path(peer_python)),
+        "growth": growth.growth(),
+        "matmul": growth.matmul_share(),
+        "torch": installed_version("torch"),
+        "provenance": provenance(),
+    }
+    target = HERE / "results" / "kernels.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    made, rates = result["provenance"], result["matmul"]
+    machine = (
+        f"On {made['device']}, BLAS {made['blas']}, MLX {made['versions']['mlx']}, PyTorch "
+        f"{result['torch']}; time of the second computation and peak memory of the process, "
+        f"median of up to {compare.ROUNDS} rounds in turn; all kernels agree to "
+        f"{compare.AGREEMENT:.0e} of the largest entry."
+    )
+    share = rates["product"] / rates["numpy_matmul"]
+    products = (
+        f"The dominant product of the 3 × 1024 MLP's trace kernel runs at "
+        f"{rates['product'] / 1e9:.0f} GFLOP/s, {share:.0%} of NumPy's matmul of 2000³ in the "
+        f"same process ({rates['numpy_matmul'] / 1e9:.0f} GFLOP/s); above 100% because a product "
+        "of a matrix with itself takes half the work."
+        if share > 1
+        else f"The dominant product of the 3 × 1024 MLP's trace kernel runs at {share:.0%} of "
+        "NumPy's matmul of 2000³ in the same process."
+    )
+    kernels = compare.table(result["kernels"])
+    _insert(DOCS / "docs" / "performance.md", "kernels", f"{kernels}\n\n{machine}")
+    _insert(DOCS / "docs" / "performance.md", "growth", growth.table(result["growth"]))
+    _insert(DOCS / "docs" / "performance.md", "products", products)
+    headline = compare.table(result["kernels"][:3])
+    _insert(DOCS / "README.md", "kernels", f"{headline}\n\n{machine}")
+    print(kernels, growth.table(result["growth"]), products, sep="\n\n")
+
+
+def _insert(page: Path, name: str, text: str) -> None:
+    """Replace what stands between the two marks of a page."""
+    start, end = f"<!-- make bench: {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = page.read_text(encoding="utf-8").partition(start)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
