@@ -95,8 +95,8 @@ def _run(arguments: list[str]) -> dict[str, float] | str:
 def table(rows: list[dict[str, Any]]) -> str:
     """The comparison as Markdown: time and peak memory, and how much faster this package is."""
     lines = [
-        "| model | kernel | N | mlx-entk | torch.func | neural-tangents, best of three | faster than "
-        "torch.func | than neural-tangents |",
+        "| model | kernel | N | mlx-entk | torch.func | neural-tangents, best of three | "
+        "faster than torch.func | than neural-tangents |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
