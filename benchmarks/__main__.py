@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlx_entk.provenance import installed_version, provenance  # isort: skip  (BLAS before MLX)
 from benchmarks import compare, growth
@@ -13,7 +14,7 @@ DOCS = HERE.parent
 
 def main(peer_python: str) -> None:
     """Run every benchmark; ``peer_python`` is that of scripts/neural-tangents.sh."""
-    result = {
+    result: dict[str, Any] = {
         "kernels": compare.compare(Path(peer_python)),
         "growth": growth.growth(),
         "matmul": growth.matmul_share(),

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.problems import mlp
 from mlx_entk import entk
 from mlx_entk.jacobian import as_parametric
-from mlx_entk.kernel.factors import contract
+from mlx_entk.kernel.factors import Products, contract
 from mlx_entk.kernel.structure import find_structure
 
 # What is doubled three times, from a base where products dominate; and the exponent in theory:
@@ -47,7 +47,7 @@ def matmul_share() -> dict[str, float]:
     factors = find_structure(function, x).factors(x, mx.eye(10), paired=True)
     factor = max(factors.values(), key=lambda found: found.flops(paired=True))
     mx.eval([side for use in getattr(factor, "uses", ()) for side in use.sides])
-    ours = _best(lambda: mx.eval(contract(factor, factor, paired=True)))
+    ours = _best(lambda: mx.eval(contract(factor, factor, True, Products())))
     a, b = np.random.default_rng(0).standard_normal((2, 2000, 2000)).astype(np.float32)
     numpy = _best(lambda: a @ b)
     rates = {

@@ -7,7 +7,7 @@ import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from mlx_entk.errors import InputError, RunFailedError
-from mlx_entk.linalg import Float64Array, FloatArray
+from mlx_entk.linalg import Float64Array, FloatArray, eigh
 from mlx_entk.spectrum import Spectrum
 
 Method = Literal["lanczos", "subspace"]
@@ -134,6 +134,36 @@ def _subspace(
         f"subspace iteration stood at a residual of {errors.max() / values[0]:.1e} after "
         f"{iterations} products: allow more, or a larger tolerance"
     )
+
+
+def jacobian_modes(rows: FloatArray, top: int) -> tuple[Spectrum, Float64Array]:
+    """Modes of K = J Jᵀ from the smaller of J Jᵀ and Jᵀ J, which have the same eigenvalues.
+
+    A flattened kernel of R = C·N rows costs R·P² in place of R³ where the parameters are fewer.
+
+    Parameters
+    ----------
+    rows
+        J, shape (R, P): a row for each entry of the flattened kernel.
+    top
+        How many modes, at most min(R, P).
+
+    Returns
+    -------
+    spectrum, values
+        The leading modes, and all min(R, P) eigenvalues that may differ from zero, float64.
+    """
+    wide: Float64Array = np.asarray(rows, dtype=np.float64)
+    R, P = wide.shape
+    if not 0 < top <= min(R, P):
+        raise InputError(f"top is {top}: a Jacobian of shape ({R}, {P}) has 1 to {min(R, P)} modes")
+    values, small = eigh(wide.T @ wide if P < R else wide @ wide.T)
+    scale = float(np.einsum("rp,rp->r", wide, wide).max())
+    floor = 2 * np.sqrt(R) * float(np.finfo(rows.dtype).eps) * scale
+    if P < R:
+        lengths = np.sqrt(np.maximum(values[:top], np.finfo(np.float64).tiny))
+        small = (wide @ small[:, :top]) / lengths
+    return Spectrum(values[:top], small[:, :top], floor), values
 
 
 @dataclass(frozen=True)

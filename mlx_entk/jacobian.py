@@ -6,8 +6,10 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 
 from mlx_entk.errors import InputError
+from mlx_entk.linalg import FloatArray, as_numpy
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 
 Model = nn.Module | Callable[[Any, mx.array], mx.array]
@@ -144,6 +146,20 @@ def jacobian(
     if cotangents is None:
         cotangents = mx.eye(count_outputs(function, x))
     return jacobian_rows(function, x, cotangents, function.params)
+
+
+def flattened_jacobian(model: Model, x: mx.array, *, params: Any = None) -> FloatArray:
+    """The Jacobian as a matrix, channel-major: row c·N + n, shape (C·N, P).
+
+    Its product with its own transpose is the flattened eNTK. Memory is C·N·P floats, twice.
+    """
+    parts = [
+        as_numpy(rows.astype(mx.float32).reshape(*rows.shape[:2], -1))
+        for rows in jacobian(model, x, params=params).values()
+    ]
+    whole = np.concatenate(parts, axis=2)
+    N, C, P = whole.shape
+    return np.ascontiguousarray(whole.swapaxes(0, 1)).reshape(C * N, P)
 
 
 def count_outputs(function: ParametricFunction, x: mx.array) -> int:

@@ -5,6 +5,8 @@ row r with row r and sums over r, giving (n, m); unpaired gives (n, m, R, S).
 """
 
 import math
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,10 +35,27 @@ class Factor(Protocol):
         """The Jacobian itself, shape (n, R, P)."""
 
 
-def contract(one: Factor, other: Factor, paired: bool) -> mx.array:
+class Products:
+    """Products of sides; the last two are kept, since a weight and its bias share one."""
+
+    def __init__(self) -> None:
+        self._kept: deque[tuple[mx.array, mx.array, mx.array]] = deque(maxlen=2)
+
+    def gram(self, a: mx.array, b: mx.array, form: Callable[[mx.array], mx.array]) -> mx.array:
+        """The product of two sides, each brought into the form of a matrix first."""
+        for one, other, product in self._kept:
+            if one is a and other is b:
+                return product
+        left = form(a)
+        product = gram(left, left if b is a else form(b))
+        self._kept.append((a, b, product))
+        return product
+
+
+def contract(one: Factor, other: Factor, paired: bool, products: Products) -> mx.array:
     """Σ_p J[n, r, p] J'[m, s, p] of two factors of one parameter."""
     if isinstance(one, Outers) and isinstance(other, Outers):
-        return one.contract(other, paired)
+        return one.contract(other, paired, products)
     # Tiles of unequal size may come in unequal forms.
     same = other is one
     one = one.rows()
@@ -110,16 +129,18 @@ class Outer:
         """T."""
         return self.left.shape[2]
 
-    def contract(self, other: "Outer", paired: bool) -> mx.array:
+    def contract(self, other: "Outer", paired: bool, products: Products) -> mx.array:
         """Σ over positions t, u of (left_t·left'_u)(right_t·right'_u)."""
         if paired:
-            return _sum_over(_paired_product(self, other), (1, 3))
+            return _sum_over(_paired_product(self, other, products), (1, 3))
         mine = [self._at(t) for t in range(self.positions)]
         others = mine if other is self else [other._at(u) for u in range(other.positions)]
         total: mx.array | None = None
         for one in mine:
             for another in others:
-                left, right = (_every_pair(a, b) for a, b in zip(one, another, strict=True))
+                left, right = (
+                    _every_pair(a, b, products) for a, b in zip(one, another, strict=True)
+                )
                 product = _sum_over(left * right, (2, 5))
                 total = product if total is None else total + product
                 mx.eval(total)  # bounds the memory to two positions
@@ -195,12 +216,10 @@ class Outers:
         """
         return sum(a.flops(b, paired) for a in self.uses for b in self.uses)
 
-    def contract(self, other: "Outers", paired: bool) -> mx.array:
+    def contract(self, other: "Outers", paired: bool, products: Products) -> mx.array:
         """Sum over all pairs of uses."""
-        if other is self and len(self.uses) == 1:
-            return self.uses[0].contract(self.uses[0], paired)
-        products = [a.contract(b, paired) for a in self.uses for b in other.uses]
-        return sum(products[1:], products[0])
+        terms = [a.contract(b, paired, products) for a in self.uses for b in other.uses]
+        return sum(terms[1:], terms[0])
 
     @property
     def cotangents(self) -> int:
@@ -210,6 +229,8 @@ class Outers:
     def prefers_rows(self, paired: bool) -> bool:
         """Whether contracting positions first is cheaper."""
         R, T = self.cotangents, sum(use.positions for use in self.uses)
+        if T == 1:
+            return False
         entries = _ENTRY * T * T * (1 if paired else R * R)
         rows = 2 * (R if paired else R * R) * math.prod(self.shape)
         return rows < self.flops(paired) + entries
@@ -234,16 +255,16 @@ def _sum_over(product: mx.array, axes: tuple[int, int]) -> mx.array:
     return product.squeeze(axes) if one else product.sum(axis=axes)
 
 
-def _paired_product(one: Outer, other: Outer) -> mx.array:
+def _paired_product(one: Outer, other: Outer, products: Products) -> mx.array:
     """Σ_r (left_rt·left'_ru)(right_rt·right'_ru) of shape (n, t, m, u)."""
     sides = list(zip(one.sides, other.sides, strict=True))
     # A side without R, in both, leaves the sum over r to the product of the other side.
     if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
-        left, right = (_sum_of_pairs(a, b) for a, b in sides)
+        left, right = (_sum_of_pairs(a, b, products) for a, b in sides)
         return left * right
     terms = []
     for r in range(max(one.cotangents, other.cotangents)):
-        left, right = (_sum_of_pairs(_row(a, r), _row(b, r)) for a, b in sides)
+        left, right = (_sum_of_pairs(_row(a, r), _row(b, r), products) for a, b in sides)
         terms.append(left * right)
     return sum(terms[1:], terms[0])
 
@@ -252,12 +273,11 @@ def _row(side: mx.array, r: int) -> mx.array:
     return side if side.shape[1] == 1 else side[:, r : r + 1]
 
 
-def _sum_of_pairs(a: mx.array, b: mx.array) -> mx.array:
+def _sum_of_pairs(a: mx.array, b: mx.array, products: Products) -> mx.array:
     """Σ_r a[n, r, t]·b[m, r, u] of shape (n, t, m, u)."""
     if _is_tokens(a) or _is_tokens(b):
-        return _sum_over(_every_pair(a, b), (1, 4))
-    left = _flat(a)
-    product = gram(left, left if b is a else _flat(b))
+        return _sum_over(_every_pair(a, b, products), (1, 4))
+    product = products.gram(a, b, _flat)
     return product.reshape(a.shape[0], a.shape[2], b.shape[0], b.shape[2])
 
 
@@ -269,7 +289,7 @@ def _flat(side: mx.array) -> mx.array:
     return side.transpose(0, 2, 1, 3).reshape(n * T, R * A)
 
 
-def _every_pair(a: mx.array, b: mx.array) -> mx.array:
+def _every_pair(a: mx.array, b: mx.array, products: Products) -> mx.array:
     """a[n, r, t]·b[m, s, u] of shape (n, r, t, m, s, u)."""
     if _is_tokens(a) and _is_tokens(b):
         equal = a.reshape(-1, 1) == b.reshape(1, -1)
@@ -278,7 +298,6 @@ def _every_pair(a: mx.array, b: mx.array) -> mx.array:
         picked = mx.take(b, a.reshape(-1), axis=3)
         return mx.moveaxis(picked, 3, 0).reshape(*a.shape, *b.shape[:3])
     if _is_tokens(b):
-        return _every_pair(b, a).transpose(3, 4, 5, 0, 1, 2)
-    left = a.reshape(-1, a.shape[3])
-    product = gram(left, left if b is a else b.reshape(-1, b.shape[3]))
+        return _every_pair(b, a, products).transpose(3, 4, 5, 0, 1, 2)
+    product = products.gram(a, b, lambda side: side.reshape(-1, side.shape[3]))
     return product.reshape(*a.shape[:3], *b.shape[:3])

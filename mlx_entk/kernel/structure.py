@@ -49,16 +49,15 @@ class Use:
         Which of its inputs.
     views
         The rearrangements that the parameter went through on the way.
+    tap
+        The value that is perturbed: what the primitive gives or, where only an addition takes
+        that, the sum, which has the same derivative. A weight and its bias so share theirs.
     """
 
     node: Node
     slot: int
     views: tuple[Node, ...]
-
-    @property
-    def tap(self) -> str:
-        """The value that is perturbed."""
-        return self.node.outputs[0]
+    tap: str
 
     @property
     def plain(self) -> bool:
@@ -83,7 +82,7 @@ class Use:
         if self.node.primitive != "Add" and (self.node.primitive, self.slot) != ("AddMM", 2):
             return False
         shapes = [graph.shapes[view.inputs[0]] for view in self.views]
-        shapes += [graph.shapes[self.node.inputs[self.slot]], graph.shapes[self.tap]]
+        shapes += [graph.shapes[self.node.inputs[self.slot]], graph.shapes[self.node.outputs[0]]]
         stays = {view.primitive for view in self.views} <= _BROADCASTS
         return stays and len(shapes[0]) == 1 and {shape[-1] for shape in shapes} == {*shapes[0]}
 
@@ -116,11 +115,17 @@ class Delta:
         """Whether it is the same for every input."""
         return self.shared and self.scale is None
 
-    @property
+    @cached_property
     def rows(self) -> mx.array:
         """Shape (n, R, *tap), or (1, R, *tap) where fixed."""
         return self.base if self.scale is None else self.scale[:, None] * self.base
 
+    @cached_property
+    def by_position(self) -> mx.array:
+        """The same, float32, all axes but the last as one: shape (n or 1, R, T, entries)."""
+        return self.rows.astype(mx.float32).reshape(*self.rows.shape[:2], -1, self.rows.shape[-1])
+
+    @cached_property
     def merged(self) -> "Delta":
         """One row, which stands for all in a sum over r of products entry by entry, if it can."""
         one = envelope(self.base[0]) if self.shared and self.base.shape[1] > 1 else None
@@ -301,10 +306,20 @@ def _uses(graph: Graph, parameter: str) -> list[Use]:
                 if node.primitive in _VIEWS:
                     pending.append((node.outputs[0], (*views, node)))
                 elif len(node.outputs) == 1:
-                    found.append(Use(node, slot, views))
+                    found.append(Use(node, slot, views, _tap(graph, node.outputs[0])))
                 else:
                     return []
     return found
+
+
+def _tap(graph: Graph, value: str) -> str:
+    """The last value in a row of sums that has the derivative of this one."""
+    takers = [node for node in graph.nodes if value in node.inputs]
+    if value in graph.outputs or len(takers) != 1 or takers[0].primitive != "Add":
+        return value
+    (total,) = takers[0].outputs
+    once = takers[0].inputs.count(value) == 1 and graph.shapes[total] == graph.shapes[value]
+    return _tap(graph, total) if once else value
 
 
 def _mistaken(structure: Structure, x: mx.array) -> set[str]:
@@ -354,7 +369,7 @@ def _factor(record: _Record, uses: list[Use], parameter: mx.array, paired: bool)
         ]
         return Rows(sum(parts[1:], parts[0]))
     if paired and len(uses) == 1:
-        merged = _outer(record, uses[0], parameter, record.deltas[uses[0].tap].merged())
+        merged = _outer(record, uses[0], parameter, record.deltas[uses[0].tap].merged)
         outers = (merged,) if merged is not None else outers
     whole = Outers(outers, shape)
     return whole.rows() if whole.prefers_rows(paired) else whole
@@ -366,23 +381,20 @@ def _outer(record: _Record, use: Use, parameter: mx.array, delta: Delta) -> Oute
     A vector that is added counts as a matrix of one column, multiplied with 1.
     """
     primitive, arguments, values = use.node.primitive, use.node.arguments, record.values
-    rows = delta.rows.astype(mx.float32)
-    n, R = rows.shape[:2]
+    by_position = delta.by_position
     if primitive in ("Matmul", "AddMM") and use.slot < 2 and parameter.ndim == 2 and use.is_matrix:
         other = values[use.node.inputs[1 - use.slot]].astype(mx.float32)
-        rows = rows * arguments[0] if primitive == "AddMM" and arguments[0] != 1 else rows
+        by_position = _scaled(by_position, arguments[0] if primitive == "AddMM" else 1)
         if use.slot == 1:  # z = a W: axes of W are those of a, then of z
-            a = other.reshape(other.shape[0], 1, -1, other.shape[-1])
-            sides = (a, rows.reshape(n, R, -1, rows.shape[-1]))
+            sides = (other.reshape(other.shape[0], 1, -1, other.shape[-1]), by_position)
         elif other.ndim == 3:  # z = W a, a column of a being a position
-            sides = (rows.swapaxes(-1, -2), other.swapaxes(-1, -2)[:, None])
+            sides = (by_position.swapaxes(-1, -2), other.swapaxes(-1, -2)[:, None])
         else:
             return None
         left, right = sides[::-1] if use.transposed else sides
         return Outer(left, right, fixed=delta.fixed)
     if use.adds_vector(record.graph):
-        rows = rows * arguments[1] if primitive == "AddMM" and arguments[1] != 1 else rows
-        by_position = rows.reshape(n, R, -1, rows.shape[-1])
+        by_position = _scaled(by_position, arguments[1] if primitive == "AddMM" else 1)
         ones = mx.ones((record.inputs, 1, by_position.shape[2], 1))
         return Outer(by_position, ones, fixed=delta.fixed)
     if primitive == "Gather" and use.slot == 0 and use.plain and parameter.ndim == 2:
@@ -390,14 +402,18 @@ def _outer(record: _Record, use: Use, parameter: mx.array, delta: Delta) -> Oute
             return None
         tokens = values[use.node.inputs[1]]
         tokens = tokens.reshape(tokens.shape[0], 1, -1)
-        return Outer(tokens, rows.reshape(n, R, -1, parameter.shape[1]), fixed=delta.fixed)
+        embedded = by_position.reshape(*by_position.shape[:2], -1, parameter.shape[1])
+        return Outer(tokens, embedded, fixed=delta.fixed)
     if primitive == "Convolution" and use.slot == 1 and use.plain:
         patches = _patches(values[use.node.inputs[0]], parameter.shape[1:-1], arguments)
         if patches is None:
             return None
-        by_position = rows.reshape(n, R, -1, rows.shape[-1])
         return Outer(by_position, patches.astype(mx.float32)[:, None], fixed=delta.fixed)
     return None
+
+
+def _scaled(values: mx.array, factor: float) -> mx.array:
+    return values if factor == 1 else values * factor
 
 
 def _patches(x: mx.array, kernel: tuple[int, ...], arguments: Sequence[object]) -> mx.array | None:

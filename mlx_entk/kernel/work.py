@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import mlx.core as mx
 
 from mlx_entk.jacobian import ParametricFunction, jacobian_rows, jvp_or_transpose, vmap_or_loop
-from mlx_entk.kernel.factors import Factor, Rows, contract
+from mlx_entk.kernel.factors import Factor, Products, Rows, contract
 from mlx_entk.kernel.reduction import Cotangents
 from mlx_entk.kernel.structure import Structure
 from mlx_entk.kernel.tiling import Tile, Tiling, fit, ranges
@@ -99,8 +99,9 @@ class Work:
         """The part of each parameter, and the kernel it belongs to."""
         one = self._left_factors(x, tile, left)
         other = one if alike else self.factors(x2[tile.columns], self.cotangents.right[right])
+        products = Products()
         for name, factor in one.items():
-            block = contract(factor, other[name], self.cotangents.paired)
+            block = contract(factor, other[name], self.cotangents.paired, products)
             yield name if self.by_layer else WHOLE, block
 
     def _products(

@@ -1,0 +1,36 @@
+"""Sparse features: most of them absent from any one input."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def sparse_features(
+    rows: int, n: int, sparsity: float, generator: np.random.Generator, normalised: bool = True
+) -> NDArray[np.float32]:
+    """Draw inputs of which each feature is 0 with a probability, else uniform between 0 and 1.
+
+    Elhage et al. (2022) draw them so; Henighan et al., "Superposition, Memorization, and Double
+    Descent" (2023), scale each input to unit length.
+
+    Parameters
+    ----------
+    rows
+        Inputs.
+    n
+        Features.
+    sparsity
+        The probability that a feature is absent.
+    normalised
+        Whether to scale; an input without any feature stays zero.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (rows, n), float32.
+    """
+    present = generator.random((rows, n)) >= sparsity
+    x = np.where(present, generator.random((rows, n)), 0.0)
+    if normalised:
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        x = np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+    return x.astype(np.float32)
