@@ -1,8 +1,12 @@
 """What commands show: one progress bar, and tables."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.progress import (
@@ -19,7 +23,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mlx_entk.progress import Progress
-from mlx_entk.report import Table
+from mlx_entk.report import Table, tables, write_report
+from mlx_entk.runs import Json, Run
 
 console = Console()
 errors = Console(stderr=True)
@@ -53,6 +58,26 @@ def progress() -> Iterator[Progress]:
 def _print_finished(stage: str, done: int, total: int, note: str = "") -> None:
     if done == total:
         errors.print(Text(f"{stage}: {done} of {total}  {note}".rstrip()), soft_wrap=True)
+
+
+def finish(
+    run: Run, figures: Iterable[tuple[str, Figure]], shown: Sequence[Table] | None = None
+) -> None:
+    """Save the figures and the report of a run, and print its tables, or those given."""
+    for name, figure in figures:
+        run.save_figure(name, figure)
+    write_report(run)
+    for table in tables(run.results) if shown is None else shown:
+        print_table(table)
+    console.print(f"Report: {run.path / 'report.html'}", soft_wrap=True)
+
+
+def default_folder(study: str, settings: Json) -> Path:
+    """A name that tells the study and the seed, and a digest that tells all settings apart."""
+    text = json.dumps(settings, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+    sizes = "-".join(f"{key}{settings[key]}" for key in ("p", "n", "m") if key in settings)
+    return Path("runs") / f"{study}-{sizes}-seed{settings['seed']}-{digest}"
 
 
 def print_table(table: Table) -> None:

@@ -1,12 +1,9 @@
 """``mlx-entk kernel``: the kernel of a reader's own model."""
 
-import importlib
-import sys
 from pathlib import Path
 
 import click
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
 from mlx_entk.errors import InputError
@@ -14,11 +11,11 @@ from mlx_entk.kernel import Reduction
 from mlx_entk.linalg import FloatArray
 from mlx_entk.memory import parse_bytes
 from mlx_entk.plotting import kernel_figures
-from mlx_entk.report import tables, write_report
 from mlx_entk.runs import Run
 from mlx_entk.studies.kernel import STUDY, KernelConfig, prepare, run_kernel
 
-from .display import console, print_table, progress
+from .display import finish, progress
+from .inputs import load_arrays, load_model
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -68,56 +65,22 @@ def kernel(
     report.html. Run the same command again to continue after an interruption.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
-    model = _load_model(source, weights)
+    model = load_model(source, weights)
     x = mx.array(_load_inputs(inputs))
-    bank = _load_arrays(features) if features else {}
+    bank = load_arrays(features) if features else {}
     config = KernelConfig(source, _parse_reduction(reduction), by_layer, top)
     config = prepare(config, model, x, bank)
     run = Run.create(out, STUDY, config.as_json())
-    with run.session(), progress() as update:
-        results = run_kernel(
-            config, model, x, bank, run, memory_limit=limit, explain=explain, progress=update
-        )
-        for name, figure in kernel_figures(run):
-            run.save_figure(name, figure)
-        write_report(run)
-    for table in tables(results):
-        print_table(table)
-    console.print(f"Report: {run.path / 'report.html'}", soft_wrap=True)
-
-
-def _load_model(source: str, weights: Path | None) -> nn.Module:
-    module_name, colon, factory_name = source.partition(":")
-    if not (module_name and colon and factory_name):
-        raise InputError(f"--model {source}: write MODULE:FACTORY, such as my_models:make")
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"--model {source} cannot be imported: {error}") from error
-    finally:
-        sys.path.pop(0)
-    model = factory()
-    if not isinstance(model, nn.Module):
-        raise InputError(f"--model {source} returned {type(model).__name__}, not an mlx.nn.Module")
-    if weights is not None:
-        try:
-            model.load_weights(str(weights))
-        except (ValueError, RuntimeError) as error:
-            raise InputError(f"--weights {weights} do not fit {source}: {error}") from error
-    return model.eval()
-
-
-def _load_arrays(path: Path) -> dict[str, FloatArray]:
-    try:
-        with np.load(path) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no .npz of arrays: {error}") from error
+    with run.session():
+        with progress() as update:
+            run_kernel(
+                config, model, x, bank, run, memory_limit=limit, explain=explain, progress=update
+            )
+        finish(run, kernel_figures(run))
 
 
 def _load_inputs(path: Path) -> FloatArray:
-    arrays = _load_arrays(path)
+    arrays = load_arrays(path)
     if "x" not in arrays:
         raise InputError(f"{path} has no array x; it has {', '.join(arrays) or 'nothing'}")
     x = arrays["x"]

@@ -9,7 +9,9 @@ import click
 from .doctor import doctor
 from .kernel import kernel
 from .modular import modular
+from .regress import regress_command
 from .runs import runs, show
+from .tms import tms
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,7 +25,9 @@ def cli() -> None:
 
 
 cli.add_command(modular)
+cli.add_command(tms)
 cli.add_command(kernel)
+cli.add_command(regress_command)
 cli.add_command(runs)
 cli.add_command(show)
 cli.add_command(doctor)

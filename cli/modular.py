@@ -1,7 +1,5 @@
 """``mlx-entk modular``: the modular-addition experiments."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import get_args
 
@@ -9,11 +7,10 @@ import click
 
 from mlx_entk.data import Embedding
 from mlx_entk.plotting import modular_figures
-from mlx_entk.report import tables, write_report
 from mlx_entk.runs import Run
 from mlx_entk.studies.modular import STUDY, MLPConfig, run_mlp
 
-from .display import console, print_table, progress
+from .display import default_folder, finish, progress
 
 _DEFAULT = MLPConfig()
 
@@ -59,19 +56,9 @@ def mlp(out: Path | None, **settings: object) -> None:
     and report.html. Run the same command again to continue after an interruption.
     """
     config = MLPConfig(**settings)  # type: ignore[arg-type]
-    run = Run.create(out or _default_folder(config), STUDY, config.as_json())
-    with run.session(), progress() as update:
-        results = run_mlp(config, run, update)
-        for name, figure in modular_figures(run):
-            run.save_figure(name, figure)
-        write_report(run)
-    for table in tables(results):
-        print_table(table)
-    console.print(f"Report: {run.path / 'report.html'}", soft_wrap=True)
-
-
-def _default_folder(config: MLPConfig) -> Path:
-    """A name that tells the common settings, and a digest that tells all of them apart."""
-    text = json.dumps(config.as_json(), sort_keys=True)
-    digest = hashlib.sha256(text.encode()).hexdigest()[:6]
-    return Path("runs") / f"{STUDY}-p{config.p}-seed{config.seed}-{digest}"
+    named = config.as_json()
+    run = Run.create(out or default_folder(STUDY, named), STUDY, named)
+    with run.session():
+        with progress() as update:
+            run_mlp(config, run, update)
+        finish(run, modular_figures(run))

@@ -25,6 +25,22 @@ CAPTIONS = {
     "frequencies": "The modes of each group rotated into single frequencies. A bright cell is a "
     "mode that is one frequency of one family.",
     "preactivations": "What single hidden neurons compute before the activation.",
+    "paper": "Above, the leading eigenvalues of the flattened kernel of each model: cliffs in "
+    "orange, the number of reconstructed features dashed, that of all features dotted. Below, "
+    "how nearly each mode is one feature, for two exponents of the importance rescaling.",
+    "spectra-flattened": "Leading eigenvalues of the flattened kernel of the network and of its "
+    "two null models, cliffs marked; dotted, the number of features.",
+    "recovery": "How nearly each mode is one feature: a bright diagonal is a kernel that tells "
+    "features apart. The same for the network before training and for one trained on shuffled "
+    "targets.",
+    "superposition": "Which features share directions, and how long each one's vector is.",
+    "geometry": "Features and hidden vectors of a model with two hidden units.",
+    "double-descent": "Loss on the dataset and on new inputs, and the effective rank of the "
+    "flattened kernel on new inputs, over the size of the dataset.",
+    "regression-path": "How near the kernel's predictors come to the network on held-out inputs, "
+    "over the ridge. Dots are the ridges that are reported.",
+    "regression-modes": "What the pure kernel predictor keeps of the network: by its leading "
+    "modes alone, and with single modes removed.",
 }
 
 
@@ -45,8 +61,146 @@ class Table:
 
 def tables(results: Json) -> list[Table]:
     """The tables of a finished run of any study."""
+    study = results["study"]
+    if study == "tms":
+        return [_tms_overview(results), _recovery({"": results})]
+    if study == "tms-paper":
+        return [_paper_overview(results["models"]), _recovery(results["models"])]
+    if study == "tms-double-descent":
+        return [_descent(results["sizes"])]
     overview = _modular_overview if "grokking" in results else _kernel_overview
     return [overview(results), _cliffs(results), *_alignment(results)]
+
+
+def _tms_overview(results: Json) -> Table:
+    config, counts = results["config"], results["reconstructed"]
+    losses = ", ".join(f"{name} {value:.2e}" for name, value in results["loss"].items())
+    return Table(
+        "Run",
+        ("", ""),
+        [
+            ("features, hidden units", f"{config['n']}, {config['m']}"),
+            ("sparsity, importance", f"{config['sparsity']:g}, {config['importance']:g}"),
+            ("dataset, rows", f"{config['dataset']}, {config['rows']}"),
+            ("seed, steps", f"{config['seed']}, {config['steps']}"),
+            ("loss", losses),
+            ("features reconstructed", str(counts["trained"])),
+            ("... before training", str(counts["initial"])),
+            ("... by shuffled targets", str(counts["shuffled"])),
+        ],
+        f"Reconstructed: {results['reconstruction_rule']}.",
+    )
+
+
+def _paper_overview(models: Json) -> Table:
+    rows = []
+    for name, results in models.items():
+        config, counts = results["config"], results["reconstructed"]
+        kernels = {row["network"]: row for row in results["kernels"] if row["beta"] == 0}
+        cliffs = [_cliff_ends(kernels[network]) for network in counts]
+        cells = [f"{counts[network]}: {ends}" for network, ends in zip(counts, cliffs, strict=True)]
+        rows.append((name, str(config["m"]), f"{config['sparsity']:g}", *cells))
+    return Table(
+        "Features reconstructed, and the modes before which the flattened kernel has a cliff",
+        ("model", "m", "S", "trained", "before training", "shuffled targets"),
+        rows,
+        f"Criterion: {next(iter(models.values()))['cliff_rule']}.",
+    )
+
+
+def _cliff_ends(row: Json) -> str:
+    return ", ".join(str(last + 1) for _, last in row["cliffs"]) or "no cliff"
+
+
+def _recovery(models: Json) -> Table:
+    first = next(iter(models.values()))
+    labels = {"initial": "before training", "shuffled": "shuffled targets"}
+    rows = [
+        (
+            name,
+            labels.get(row["network"], row["network"]),
+            f"{row['beta']:g}",
+            _cliff_ends(row),
+            *(str(row[key]) for key in (
+                "recovered", "recovered_by_rotated_modes", "recovered_by_random_modes", "contained"
+            )),
+        )
+        for name, results in models.items()
+        for row in results["kernels"]
+    ]  # fmt: skip
+    skip = 0 if any(name for name in models) else 1
+    columns = ("model", "network", "β", "cliffs before modes", "recovered", "rotated", "random",
+               "contained")  # fmt: skip
+    return Table(
+        f"Features of {first['config']['n']} that single modes of the leading "
+        f"{first['kernels'][0]['modes']} recover",
+        columns[skip:],
+        [row[skip:] for row in rows],
+        f"{first['recovery_rule'].capitalize()}. Rotated: by a random rotation of the same modes; "
+        "random: by random modes; contained: by all the modes together.",
+    )
+
+
+def _descent(sizes: list[Json]) -> Table:
+    return Table(
+        "Double descent",
+        ("rows", "train loss", "test loss", "reconstructed", "effective rank of the eNTK"),
+        [
+            (
+                str(row["rows"]),
+                f"{row['train_loss']:.2e}",
+                f"{row['test_loss']:.2e}",
+                str(row["reconstructed"]),
+                f"{row['effective_rank']:.1f}",
+            )
+            for row in sizes
+        ],
+    )
+
+
+def regression_tables(regression: Json) -> list[Table]:
+    """The tables of ``regression.json``."""
+    inputs, found = regression["inputs"], regression["modes"]
+    predictors = [
+        (
+            row["predictor"],
+            f"{row['ridge']:.1e}",
+            *_quality_cells(row),
+            "yes" if row["described"] else "no",
+        )
+        for row in regression["predictors"]
+    ]
+    quality = ("R²", "loss ratio", "accuracy gap")
+    parts = [("all", *_quality_cells(found["all"]))]
+    for row in found["without_group"]:
+        modes = _modes(row["modes"])
+        parts.append((f"without {modes}", *_quality_cells(row)))
+        parts.append((f"{modes} alone", *_quality_cells(row["alone"])))
+    return [
+        Table(
+            f"Kernel regression by the {regression['kernel']} kernel, {inputs['train']} inputs to "
+            f"train on, {inputs['held_out']} held out",
+            ("predictor", "ridge", *quality, "describes it"),
+            predictors,
+            f"Describes the network: {regression['verdict_rule']}. Ridge, in units of the mean "
+            f"eigenvalue: {regression['ridge_rule']}.",
+        ),
+        Table(
+            "The pure kernel predictor by its modes",
+            ("modes", *quality),
+            parts,
+            "Groups end at the cliffs of the kernel on the training inputs.",
+        ),
+    ]
+
+
+def _quality_cells(row: Json) -> tuple[str, str, str]:
+    ratio, gap = row["loss_ratio"], row["accuracy_gap"]
+    return (
+        f"{row['r2']:.3f}",
+        "" if ratio is None else f"{ratio:.3g}",
+        "" if gap is None else f"{100 * gap:.1f}",
+    )
 
 
 def _modular_overview(results: Json) -> Table:
@@ -133,7 +287,9 @@ def _alignment(results: Json) -> list[Table]:
 def write_report(run: Run) -> None:
     """Write report.html of a finished run whose figures are drawn."""
     results = run.results
-    parts = [_table_html(table) for table in tables(results)]
+    regression = run.regression
+    shown = [*tables(results), *(regression_tables(regression) if regression else [])]
+    parts = [_table_html(table) for table in shown]
     by_name = {path.stem: path for path in run.figures}
     for name, caption in CAPTIONS.items():
         if name in by_name:

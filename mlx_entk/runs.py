@@ -206,6 +206,26 @@ class Run:
             )
         return arrays
 
+    # The model and its inputs, where the run did not train it
+
+    def save_model(self, parameters: dict[str, mx.array], inputs: Arrays) -> None:
+        """Store model.safetensors and inputs.npz."""
+        write_atomically(
+            self.model_file,
+            lambda temporary: mx.save_safetensors(str(temporary), parameters),
+        )
+        _write_arrays(self.inputs_file, inputs)
+
+    @property
+    def model_file(self) -> Path:
+        """Where :meth:`save_model` puts the parameters."""
+        return self.path / "model.safetensors"
+
+    @property
+    def inputs_file(self) -> Path:
+        """Where :meth:`save_model` puts the inputs."""
+        return self.path / "inputs.npz"
+
     # Metrics
 
     @property
@@ -240,13 +260,18 @@ class Run:
 
     def save_results(self, results: Json, arrays: Arrays) -> None:
         """Write spectra.npz, then results.json, whose presence says that all is there."""
-
-        def write(temporary: Path) -> None:
-            with temporary.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
-
-        write_atomically(self._arrays_file, write)
+        _write_arrays(self._arrays_file, arrays)
         write_json(self._results_file, results)
+
+    def save_regression(self, regression: Json) -> None:
+        """Write regression.json, which comes after the results."""
+        write_json(self.path / "regression.json", regression)
+
+    @property
+    def regression(self) -> Json | None:
+        """What :meth:`save_regression` wrote, None where nothing did."""
+        path = self.path / "regression.json"
+        return read_json(path) if path.exists() else None
 
     @property
     def results(self) -> Json:
@@ -302,9 +327,19 @@ class Run:
         return self._checkpoint_folder / f"{epoch:06d}.safetensors"
 
 
+def _write_arrays(path: Path, arrays: Arrays) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomically(path, write)
+
+
 def list_runs(root: Path) -> list[Run]:
-    """Every run folder below ``root``, by path."""
-    return [Run.load(path.parent) for path in sorted(root.glob("**/config.json"))]
+    """Every run folder below ``root``, by path; not the parts that a run keeps inside itself."""
+    folders = sorted(path.parent for path in root.glob("**/config.json"))
+    outermost = [path for path in folders if not any(parent in folders for parent in path.parents)]
+    return [Run.load(path) for path in outermost]
 
 
 def arrays_below(arrays: Arrays, prefix: str) -> Arrays:

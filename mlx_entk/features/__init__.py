@@ -9,18 +9,30 @@ from mlx_entk.features.alignment import (
     subspace_overlap,
 )
 from mlx_entk.features.bank import FREQUENCY_FAMILIES, FeatureBank, modular_features
+from mlx_entk.features.channels import (
+    RECOVERED,
+    RECOVERY_RULE,
+    Recovery,
+    channel_alignment,
+    recovery,
+)
 from mlx_entk.features.disentangle import cycle_frequency, disentangle
 
 __all__ = [
     "FREQUENCY_FAMILIES",
+    "RECOVERED",
+    "RECOVERY_RULE",
     "FeatureBank",
     "Overlap",
+    "Recovery",
     "alignment_rows",
     "center",
+    "channel_alignment",
     "cycle_frequency",
     "disentangle",
     "equivalent_families",
     "frequency_alignment",
     "modular_features",
+    "recovery",
     "subspace_overlap",
 ]

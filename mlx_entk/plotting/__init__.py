@@ -2,5 +2,14 @@
 
 from mlx_entk.plotting.kernel import kernel_figures
 from mlx_entk.plotting.modular import modular_figures
+from mlx_entk.plotting.regression import regression_figures
+from mlx_entk.plotting.tms import descent_figures, paper_figures, tms_figures
 
-__all__ = ["kernel_figures", "modular_figures"]
+__all__ = [
+    "descent_figures",
+    "kernel_figures",
+    "modular_figures",
+    "paper_figures",
+    "regression_figures",
+    "tms_figures",
+]

@@ -125,6 +125,8 @@ def run_kernel(
     for name, spectrum in spectra.items():
         arrays[f"values/{name}"] = spectrum.values
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
+    # What `mlx-entk regress` needs to have the model again.
+    run.save_model(flatten_tree(model.parameters()), {"x": np.array(x)})
     run.save_results(results, arrays)
     return results
 

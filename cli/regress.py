@@ -1,0 +1,57 @@
+"""``mlx-entk regress``: how much of a run's network its kernel explains."""
+
+from pathlib import Path
+
+import click
+import mlx.core as mx
+
+from mlx_entk.errors import InputError
+from mlx_entk.plotting import regression_figures
+from mlx_entk.report import regression_tables
+from mlx_entk.runs import Run
+from mlx_entk.studies import kernel as kernel_study
+from mlx_entk.studies.regress import Fit, fit_of, fit_of_model, regress
+
+from .display import finish, progress
+from .inputs import load_arrays, load_model
+
+
+@click.command("regress", epilog="Example: mlx-entk regress runs/demo")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--targets",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="For a run of `mlx-entk kernel`: an .npz with the array y, shape (N, C), or (N,) of "
+    "classes.",
+)
+def regress_command(run: Path, targets: Path | None) -> None:
+    """Fit kernel regression with the eNTK of a finished RUN.
+
+    Compares the linearised and the pure kernel predictor with the network on held-out inputs
+    over a path of ridges, says whether the kernel describes the network, and which modes carry
+    it. Writes regression.json and figures into the run folder.
+    """
+    opened = Run.load(run)
+    with opened.session():
+        with progress() as update:
+            regression = regress(_fit(opened, targets), update)
+        opened.save_regression(regression)
+        finish(opened, regression_figures(regression), regression_tables(regression))
+
+
+def _fit(run: Run, targets: Path | None) -> Fit:
+    if run.study != kernel_study.STUDY:
+        if targets is not None:
+            raise InputError(f"--targets: a {run.study} run has targets of its own")
+        return fit_of(run)
+    if targets is None:
+        raise InputError("--targets is missing: a run of `mlx-entk kernel` has none of its own")
+    arrays = load_arrays(targets)
+    if "y" not in arrays:
+        raise InputError(f"{targets} has no array y; it has {', '.join(arrays) or 'nothing'}")
+    if not run.finished:
+        raise InputError(f"{run.path} is unfinished: run the command that made it again")
+    source = run.config["model"]
+    x = mx.array(load_arrays(run.inputs_file)["x"])
+    model, initial = load_model(source, run.model_file), load_model(source, None)
+    return fit_of_model(model, initial, x, arrays["y"])

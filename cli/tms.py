@@ -1,0 +1,127 @@
+"""``mlx-entk tms``: toy models of superposition."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import click
+from matplotlib.figure import Figure
+
+from mlx_entk.plotting import descent_figures, paper_figures, tms_figures
+from mlx_entk.progress import Progress
+from mlx_entk.runs import Json, Run
+from mlx_entk.studies import tms as study
+
+from .display import default_folder, finish, progress
+
+_DEFAULT = study.TMSConfig()
+Command = Callable[..., None]
+
+
+def _options(command: Command) -> Command:
+    """The settings that every experiment with toy models has."""
+    for option in reversed(
+        [
+            click.option("--n", default=_DEFAULT.n, show_default=True, help="Features."),
+            click.option("--m", default=_DEFAULT.m, show_default=True, help="Hidden units."),
+            click.option(
+                "--importance",
+                default=_DEFAULT.importance,
+                show_default=True,
+                help="Feature i counts importance^i in the loss.",
+            ),
+            click.option(
+                "--steps", default=_DEFAULT.steps, show_default=True, help="Full-batch steps."
+            ),
+            click.option(
+                "--seed", default=_DEFAULT.seed, show_default=True, help="Of weights and data."
+            ),
+            click.option(
+                "--out",
+                type=click.Path(file_okay=False, path_type=Path),
+                help="Run folder; by default one below runs/ named after the settings.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="Examples: mlx-entk tms --m 2 --n 5; mlx-entk tms --paper",
+)
+@_options
+@click.option(
+    "--sparsity",
+    default=_DEFAULT.sparsity,
+    show_default=True,
+    help="Probability that a feature is absent from an input.",
+)
+@click.option(
+    "--dataset",
+    type=click.Choice(get_args(study.Dataset)),
+    default=_DEFAULT.dataset,
+    show_default=True,
+    help="One set of rows of unit length, or 1024 fresh inputs in every step.",
+)
+@click.option("--rows", default=_DEFAULT.rows, show_default=True, help="Inputs of the kernel.")
+@click.option(
+    "--beta",
+    "betas",
+    multiple=True,
+    type=float,
+    default=_DEFAULT.betas,
+    show_default=True,
+    help="Exponent of the importance rescaling; may be given more than once.",
+)
+@click.option("--paper", is_flag=True, help="The three models of the paper side by side.")
+@click.pass_context
+def tms(context: click.Context, /, out: Path | None, paper: bool, **settings: Any) -> None:
+    """Train a toy model of superposition, and count the features that its eNTK's modes recover.
+
+    Writes a run folder with checkpoints, results.json, spectra.npz, figures/ and report.html.
+    The network before training and one trained on shuffled targets stand beside it. Run the
+    same command again to continue after an interruption.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    config = study.TMSConfig(**settings)
+    if paper:
+        _run(out, study.PAPER_STUDY, config.as_json(), paper_figures,
+             lambda run, update: study.run_paper(config, run, update))  # fmt: skip
+        return
+    _run(out, study.STUDY, config.as_json(), tms_figures,
+         lambda run, update: study.run_tms(config, run, update))  # fmt: skip
+
+
+@tms.command("double-descent", epilog="Example: mlx-entk tms double-descent --m 2")
+@_options
+@click.option("--sparsity", default=0.3, show_default=True, help="Probability of absence.")
+@click.option(
+    "--rows",
+    "sizes",
+    multiple=True,
+    type=int,
+    default=study.DESCENT_ROWS,
+    help="Dataset size; may be given more than once. By default 16 sizes from 3 to 1000.",
+)
+def double_descent(out: Path | None, sizes: tuple[int, ...], **settings: Any) -> None:
+    """Train on datasets of several sizes, and draw the loss on new inputs over the size."""
+    config = study.TMSConfig(**settings)
+    _run(out, study.DESCENT_STUDY, study.descent_config(config, sizes), descent_figures,
+         lambda run, update: study.run_double_descent(config, sizes, run, update))  # fmt: skip
+
+
+def _run(
+    out: Path | None,
+    name: str,
+    settings: Json,
+    figures: Callable[[Run], Iterator[tuple[str, Figure]]],
+    experiment: Callable[[Run, Progress], Json],
+) -> None:
+    run = Run.create(out or default_folder(name, settings), name, settings)
+    with run.session():
+        with progress() as update:
+            experiment(run, update)
+        finish(run, figures(run))

@@ -1,0 +1,65 @@
+"""The figures of kernel regression."""
+
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styled
+from mlx_entk.runs import Json
+
+
+def regression_figures(regression: Json) -> Iterator[tuple[str, Figure]]:
+    """Every figure of ``regression.json`` with its name."""
+    yield "regression-path", path(regression)
+    yield "regression-modes", modes(regression)
+
+
+@styled
+def path(regression: Json) -> Figure:
+    """R² against the network over the ridge, on held-out inputs; the chosen ridges marked."""
+    figure, (axis,) = new_figure(6.6, 3.6)
+    for color, row in zip(COLORS, regression["predictors"], strict=False):
+        ridges, r2 = row["path"]["ridges"], row["path"]["r2"]
+        axis.semilogx(ridges, r2, color=color, linewidth=1.7, label=row["predictor"])
+        axis.plot(row["ridge"], row["r2"], "o", color=color)
+    axis.axhline(0.8, color=MUTED, linestyle=":", linewidth=1.0)
+    axis.annotate(
+        "R² = 0.8, the rule of thumb", (0, 0.8), xycoords=("axes fraction", "data"),
+        xytext=(4, 3), textcoords="offset points", color=MUTED, fontsize=8.5,
+    )  # fmt: skip
+    axis.set_ylim(-0.1, 1.03)
+    axis.set_xlabel("ridge λ, in units of the mean eigenvalue")
+    axis.set_ylabel("R² on held-out inputs")
+    axis.legend(loc="lower left")
+    return figure
+
+
+@styled
+def modes(regression: Json) -> Figure:
+    """What the pure kernel predictor keeps of the network with some of its modes."""
+    found = regression["modes"]
+    figure, (left, right) = new_figure(10.2, 3.6, 1, 2)
+    left.semilogx([row["k"] for row in found["top"]], [row["r2"] for row in found["top"]], "o-",
+                  color=COLORS[0], markersize=4)  # fmt: skip
+    for number, (_, last) in enumerate(found["cliffs"]):
+        left.axvline(last + 1, color=COLORS[1], linewidth=1.0)
+        left.annotate(
+            f"{last + 1}", (last + 1, 0.03 + 0.08 * (number % 3)),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, 0), textcoords="offset points", color=COLORS[1], fontsize=8.5,
+        )  # fmt: skip
+    left.set_ylim(min(-0.05, *(row["r2"] for row in found["top"])), 1.03)
+    left.set_xlabel("leading modes kept; cliffs marked")
+    left.set_ylabel("R² on held-out inputs")
+    whole = found["all"]["r2"]
+    single = found["without_mode"]
+    right.bar([row["mode"] for row in single], [whole - row["r2"] for row in single],
+              color=COLORS[0], width=0.9)  # fmt: skip
+    right.axhline(0, color=MUTED, linewidth=0.8)
+    right.set_xlabel("mode removed")
+    right.set_ylabel("loss of R²")
+    without = "; ".join(
+        f"{modes_label(row['modes'])}: {whole - row['r2']:.2f}" for row in found["without_group"]
+    )
+    right.set_title(f"whole groups: {without}" if without else "no cliff among these modes")
+    return figure

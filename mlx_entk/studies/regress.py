@@ -1,0 +1,299 @@
+"""Kernel regression of a trained network: what its eNTK explains, and which modes carry it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_entk.data import modular_addition
+from mlx_entk.errors import InputError
+from mlx_entk.jacobian import Model, as_parametric, flattened_jacobian
+from mlx_entk.kernel import entk
+from mlx_entk.linalg import Float64Array
+from mlx_entk.models import QuadraticMLP, ToyModel
+from mlx_entk.progress import Progress, silent
+from mlx_entk.regression import (
+    VERDICT_RULE,
+    KernelModes,
+    Quality,
+    modes_of_jacobian,
+    modes_of_kernel,
+    predict,
+    quality,
+)
+from mlx_entk.runs import Json, Run
+from mlx_entk.spectrum import find_cliffs, mode_groups
+from mlx_entk.studies import modular, tms
+from mlx_entk.training import load_parameters
+
+# Ridges in units of the mean eigenvalue.
+RIDGES = tuple(float(ridge) for ridge in np.logspace(-7, 1, 33))
+RIDGE_RULE = (
+    "the ridge with the least loss on one half of the held-out inputs; the figures are of the other"
+)
+# Modes removed one at a time.
+SINGLE = 60
+HELD_OUT_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A network beside its kernel, on training and held-out inputs.
+
+    Attributes
+    ----------
+    kernel
+        What the modes are of: ``"trace"``, the same for every output, or ``"full"``, flattened.
+    modes
+        Of the kernel of the trained network.
+    initial
+        Of the network before training, as null model; None where that is not known.
+    network, targets
+        On the training and on the held-out inputs, shapes (N, C) and (M, C).
+    labels
+        Classes of the held-out inputs, None where there are none.
+    weights
+        Of the outputs in the loss, None for equal ones.
+    """
+
+    kernel: str
+    modes: KernelModes
+    initial: KernelModes | None
+    network: tuple[Float64Array, Float64Array]
+    targets: tuple[Float64Array, Float64Array]
+    labels: NDArray[np.int64] | None = None
+    weights: Float64Array | None = None
+
+    def predictions(
+        self, modes: KernelModes, ridge: float, linearised: bool, chosen: Sequence[int] | None
+    ) -> tuple[Float64Array, Float64Array]:
+        """On both kinds of inputs, shapes (N, C) and (M, C)."""
+        base = tuple(self._rows(part) for part in self.network) if linearised else None
+        found = predict(modes, self._rows(self.targets[0]), ridge, base, chosen)  # type: ignore[arg-type]
+        C = self.targets[0].shape[1]
+        if self.kernel == "trace":
+            return found
+        return found[0].reshape(C, -1).T, found[1].reshape(C, -1).T
+
+    def _rows(self, values: Float64Array) -> Float64Array:
+        return values if self.kernel == "trace" else values.T.reshape(-1, 1)
+
+
+def regress(fit: Fit, progress: Progress = silent) -> Json:
+    """Fit both predictors over a ridge path, and the pure one with and without modes.
+
+    Returns
+    -------
+    dict
+        What ``regression.json`` holds.
+    """
+    order = np.random.default_rng(0).permutation(len(fit.targets[1]))
+    choose, report = np.array_split(order, 2)
+
+    progress("regression", 0, 2, "ridge path")
+    predictors: dict[str, tuple[KernelModes, bool]] = {
+        "linearised": (fit.modes, True),
+        "pure kernel": (fit.modes, False),
+    }
+    if fit.initial is not None:
+        predictors["pure kernel at initialisation"] = (fit.initial, False)
+    rows: list[Json] = []
+    for name, (modes, linearised) in predictors.items():
+        path = [fit.predictions(modes, ridge, linearised, None)[1] for ridge in RIDGES]
+        losses = [_quality(fit, other, choose).loss for other in path]
+        best = int(np.argmin(losses))
+        of_path = [_quality(fit, other, report) for other in path]
+        rows.append(
+            {
+                "predictor": name,
+                "ridge": RIDGES[best],
+                **_json(of_path[best]),
+                "described": of_path[best].described,
+                "path": {"r2": [q.r2 for q in of_path], "ridges": list(RIDGES)},
+            }
+        )
+    progress("regression", 1, 2, "modes")
+    result: Json = {
+        "kernel": fit.kernel,
+        "inputs": {"train": len(fit.targets[0]), "held_out": len(fit.targets[1])},
+        "rank": int(fit.modes.values.size),
+        "verdict_rule": VERDICT_RULE,
+        "ridge_rule": RIDGE_RULE,
+        "predictors": rows,
+        "modes": _by_modes(fit, rows[1]["ridge"], report),
+    }
+    progress("regression", 2, 2)
+    return result
+
+
+def fit_of(run: Run) -> Fit:
+    """The network, the targets and the kernel of a finished run of a study that trains one.
+
+    Raises
+    ------
+    InputError
+        For another run.
+    """
+    if not run.finished:
+        raise InputError(f"{run.path} is unfinished: run the command that made it again")
+    if run.study == tms.STUDY:
+        return _of_tms(run)
+    if run.study == modular.STUDY:
+        return _of_modular(run)
+    raise InputError(f"{run.path} is a {run.study} run: regression is of one trained network")
+
+
+def fit_of_model(
+    model: Model, initial: Model, x: mx.array, targets: NDArray[np.generic], seed: int = 0
+) -> Fit:
+    """A reader's own model by its trace kernel, 7 of 10 inputs to train on.
+
+    Parameters
+    ----------
+    model, initial
+        The network and the same before training.
+    x
+        N inputs.
+    targets
+        Shape (N, C), or (N,) of whole numbers: classes.
+
+    Raises
+    ------
+    InputError
+        Where the targets do not fit the outputs of the model on x.
+    """
+    function = as_parametric(model)
+    outputs = _host(function.apply({}, x))
+    N, C = outputs.shape
+    labels = None
+    if targets.ndim == 1 and targets.dtype.kind in "iu":
+        labels = targets.astype(np.int64)
+        if len(labels) != N or labels.min() < 0 or labels.max() >= C:
+            raise InputError(f"targets are not {N} classes from 0 to {C - 1}")
+        targets = np.eye(C)[labels]
+    if targets.shape != (N, C) or targets.dtype.kind not in "iuf":
+        raise InputError(f"targets have shape {targets.shape}, the model's outputs {(N, C)}")
+    order = np.random.default_rng(seed).permutation(N)
+    train, other = np.split(order, [round(0.7 * N)])
+    if min(len(train), len(other)) < 2:
+        raise InputError(f"{N} inputs are too few to train on some and hold out others")
+
+    def modes(network: Model) -> KernelModes:
+        kernel = entk(network, x, reduction="trace")
+        return modes_of_kernel(kernel[np.ix_(train, train)], kernel[np.ix_(other, train)])
+
+    wide = targets.astype(np.float64)
+    return Fit(
+        kernel="trace",
+        modes=modes(model),
+        initial=modes(initial),
+        network=(outputs[train], outputs[other]),
+        targets=(wide[train], wide[other]),
+        labels=None if labels is None else labels[other],
+    )
+
+
+def _of_tms(run: Run) -> Fit:
+    config = tms.TMSConfig(**(run.config | {"betas": tuple(run.config["betas"])}))
+    data = tms.tms_data(config)
+    other = data.held_out[:HELD_OUT_ROWS]
+    model = ToyModel(config.n, config.m, config.seed)
+
+    def modes() -> KernelModes:
+        return modes_of_jacobian(
+            *(flattened_jacobian(model, mx.array(part)) for part in (data.x, other))
+        )
+
+    initial = modes()
+    load_parameters(model, run, config.steps)
+    return Fit(
+        kernel="full",
+        modes=modes(),
+        initial=initial,
+        network=(_host(model(mx.array(data.x))), _host(model(mx.array(other)))),
+        targets=(
+            data.targets.astype(np.float64),
+            data.held_out_targets[:HELD_OUT_ROWS].astype(np.float64),
+        ),
+        weights=config.importances,
+    )
+
+
+def _of_modular(run: Run) -> Fit:
+    config = modular.MLPConfig(**run.config)
+    data = modular_addition(config.p, config.train_fraction, config.seed, config.embedding)
+    inputs = mx.array(data.x)
+    model = QuadraticMLP(config.p, config.width, config.seed)
+
+    def modes() -> KernelModes:
+        kernel = entk(model, inputs, reduction="trace")
+        return modes_of_kernel(
+            kernel[np.ix_(data.train, data.train)], kernel[np.ix_(data.test, data.train)]
+        )
+
+    initial = modes()
+    load_parameters(model, run, config.epochs)
+    outputs, targets = _host(model(inputs)), np.eye(config.p)[data.labels]
+    return Fit(
+        kernel="trace",
+        modes=modes(),
+        initial=initial,
+        network=(outputs[data.train], outputs[data.test]),
+        targets=(targets[data.train], targets[data.test]),
+        labels=data.labels[data.test],
+    )
+
+
+def _by_modes(fit: Fit, ridge: float, report: NDArray[np.int64]) -> Json:
+    """The pure kernel predictor by some of its modes."""
+    values = fit.modes.values
+    size = values.size
+    head = values[: max(200, 2 * SINGLE)]
+    groups = mode_groups(find_cliffs(head))
+
+    def held_out(chosen: Sequence[int]) -> Json:
+        other = fit.predictions(fit.modes, ridge, False, chosen)[1]
+        return _json(_quality(fit, other, report))
+
+    counts = sorted(
+        {1, 2, 3, 5, 8, size, *(last + 1 for _, last in groups)}
+        | {int(k) for k in np.geomspace(10, size, 16) if size > 10}
+    )
+    everything = set(range(size))
+    return {
+        "cliffs": [list(group) for group in groups],
+        "top": [{"k": k, **held_out(range(k))} for k in counts if k <= size],
+        "without_group": [
+            {
+                "modes": [first, last],
+                **held_out(sorted(everything - set(range(first, last + 1)))),
+                "alone": held_out(range(first, last + 1)),
+            }
+            for first, last in groups
+        ],
+        "without_mode": [
+            {"mode": mode, **held_out(sorted(everything - {mode}))}
+            for mode in range(min(SINGLE, size - 1))
+        ],
+        "all": held_out(range(size)),
+    }
+
+
+def _quality(fit: Fit, prediction: Float64Array, index: NDArray[np.int64]) -> Quality:
+    return quality(
+        prediction[index],
+        fit.network[1][index],
+        fit.targets[1][index],
+        None if fit.labels is None else fit.labels[index],
+        fit.weights,
+    )
+
+
+def _json(found: Quality) -> Json:
+    return asdict(found)
+
+
+def _host(values: mx.array) -> Float64Array:
+    return np.array(values, dtype=np.float64)

@@ -1,0 +1,239 @@
+"""Toy models at a size that CI can run, and (slow) at the paper's."""
+
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_entk import InputError, entk, flatten, jacobian_modes
+from mlx_entk.models import ToyModel
+from mlx_entk.runs import Run, list_runs
+from mlx_entk.studies.regress import fit_of, regress
+from mlx_entk.studies.tms import (
+    PAPER_MODELS,
+    PAPER_STUDY,
+    STUDY,
+    TMSConfig,
+    descent_config,
+    paper_configs,
+    rescaled_jacobian,
+    run_double_descent,
+    run_paper,
+    run_tms,
+    tms_data,
+)
+from tests import reference
+
+SMALL = TMSConfig(n=12, m=4, sparsity=0.7, rows=60, steps=1500)
+
+
+def run_of(config: TMSConfig, path: Path) -> Run:
+    run = Run.create(path, STUDY, config.as_json())
+    with run.session():
+        run_tms(config, run)
+    return run
+
+
+def kernel_row(results: dict[str, Any], network: str, beta: float) -> dict[str, Any]:
+    (row,) = [r for r in results["kernels"] if (r["network"], r["beta"]) == (network, beta)]
+    return dict(row)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return run_of(SMALL, tmp_path_factory.mktemp("tms") / "run")
+
+
+def test_the_model_is_the_formula() -> None:
+    model = ToyModel(5, 2, seed=1)
+    model.b = mx.random.normal((5,), key=mx.random.key(0))
+    x = np.random.default_rng(0).random((4, 5)).astype(np.float32)
+    W, b = np.array(model.W), np.array(model.b)
+
+    np.testing.assert_allclose(model(mx.array(x)), np.maximum(x @ W.T @ W + b, 0), atol=1e-6)
+
+
+def closed_form_jacobian(W: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """∂f/∂(W, b) of ReLU(WᵀW x + b) in float64, rows channel-major: W enters twice."""
+    W, b, x = (np.asarray(a, dtype=np.float64) for a in (W, b, x))
+    (m, n), N = W.shape, len(x)
+    active = (x @ W.T @ W + b > 0).astype(np.float64)
+    hidden = x @ W.T
+    J = np.zeros((n, N, m * n + n))
+    for c in range(n):
+        by_W = np.einsum("k,ni->nki", W[:, c], x)  # encoder
+        by_W[:, :, c] += hidden  # decoder
+        J[c, :, : m * n] = by_W.reshape(N, -1)
+        J[c, :, m * n + c] = 1
+        J[c] *= active[:, c, None]
+    return J.reshape(n * N, -1)
+
+
+def test_modes_by_the_small_side_are_those_of_the_dense_kernel_in_float64() -> None:
+    """n = 12, D = 60: eigenvalues, and the spaces that belong to them, to 1e-6."""
+    model = ToyModel(12, 4, seed=3)
+    x = tms_data(SMALL).x
+    dense = closed_form_jacobian(np.array(model.W), np.array(model.b), x)
+    K = dense @ dense.T
+    values, vectors = np.linalg.eigh(K)
+    values, vectors = values[::-1], vectors[:, ::-1]
+
+    spectrum, every = jacobian_modes(rescaled_jacobian(model, x, np.ones(12)), 40)
+
+    np.testing.assert_allclose(spectrum.values, values[:40], atol=1e-6 * values[0])
+    np.testing.assert_allclose(every, values[: every.size], atol=1e-6 * values[0])
+    residuals = np.linalg.norm(K @ spectrum.vectors - spectrum.vectors * spectrum.values, axis=0)
+    assert residuals.max() < 1e-6 * values[0]
+    np.testing.assert_allclose(spectrum.vectors.T @ spectrum.vectors, np.eye(40), atol=1e-6)
+    gap = int(np.argmax(-np.diff(np.log(values[:40])))) + 1
+    ours, theirs = spectrum.vectors[:, :gap], vectors[:, :gap]
+    np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [3, 60])
+def test_either_side_of_the_jacobian_gives_the_same_modes(rows: int) -> None:
+    model = ToyModel(12, 4, seed=3)
+    x = tms_data(SMALL).x[:rows]
+    kernel = flatten(entk(model, mx.array(x))).astype(np.float64)
+
+    spectrum, _ = jacobian_modes(rescaled_jacobian(model, x, np.ones(12)), 10)
+
+    expected = np.linalg.eigvalsh(kernel)[::-1][:10]
+    np.testing.assert_allclose(spectrum.values, expected, rtol=1e-4)
+    with pytest.raises(InputError, match="has 1 to 36 modes"):
+        jacobian_modes(np.ones((36, 60)), 37)
+
+
+def test_rescaling_is_that_of_the_kernel_by_importance() -> None:
+    model = ToyModel(12, 4, seed=3)
+    x = tms_data(SMALL).x[:10]
+    importances = SMALL.importances**0.3
+    D = np.repeat(np.sqrt(importances), 10)
+    kernel = flatten(entk(model, mx.array(x)))
+
+    rows = rescaled_jacobian(model, x, importances)
+
+    assert reference.relative_error(rows @ rows.T, D[:, None] * kernel * D) < 1e-5
+
+
+def test_the_trained_network_beats_its_null_models(small: Run) -> None:
+    results = small.results
+
+    assert results["reconstructed"]["trained"] > results["reconstructed"]["initial"]
+    assert results["loss"]["train loss"] < 0.5 * small.metrics[0]["train loss"]
+    trained = kernel_row(results, "trained", 0.3)
+    assert trained["recovered"] > kernel_row(results, "shuffled", 0.3)["recovered"]
+    assert trained["recovered_by_random_modes"] == 0
+    assert {row["beta"] for row in results["kernels"]} == {0.0, 0.3, 1.0}
+
+
+def test_the_same_settings_give_the_same_results(small: Run, tmp_path: Path) -> None:
+    again = run_of(SMALL, tmp_path / "again")
+
+    assert again.results == small.results
+    for name, array in small.arrays.items():
+        np.testing.assert_array_equal(array, again.arrays[name])
+
+
+def test_a_finished_run_is_not_computed_again_and_its_parts_are_not_listed(small: Run) -> None:
+    stamp = (small.path / "results.json").stat().st_mtime_ns
+    run_of(SMALL, small.path)
+
+    assert (small.path / "results.json").stat().st_mtime_ns == stamp
+    assert [run.path for run in list_runs(small.path.parent)] == [small.path]
+
+
+def test_fresh_inputs_train_too(tmp_path: Path) -> None:
+    config = TMSConfig(n=8, m=3, rows=40, steps=300, dataset="fresh", importance=0.9)
+
+    run = run_of(config, tmp_path / "run")
+
+    assert run.metrics[-1]["test loss"] < run.metrics[0]["test loss"]
+    assert "train loss" not in run.metrics[-1]
+    assert np.linalg.norm(run.arrays["x"], axis=1).max() > 1.01
+
+
+def test_the_three_models_stand_side_by_side(tmp_path: Path) -> None:
+    base = TMSConfig(rows=20, steps=20)
+    run = Run.create(tmp_path / "run", PAPER_STUDY, base.as_json())
+    with run.session():
+        results = run_paper(base, run)
+
+    assert list(results["models"]) == list(PAPER_MODELS) == ["dense", "sparse", "wide"]
+    assert results["models"]["wide"]["config"]["m"] == 40
+    assert run.arrays["wide/alignment/trained/1"].shape == (80, 50)
+
+
+def test_regression_reports_both_predictors_and_what_modes_carry(small: Run) -> None:
+    found = regress(fit_of(small))
+
+    rows = {row["predictor"]: row for row in found["predictors"]}
+    assert list(rows) == ["linearised", "pure kernel", "pure kernel at initialisation"]
+    assert rows["linearised"]["r2"] > 0.8
+    assert rows["pure kernel"]["r2"] > rows["pure kernel at initialisation"]["r2"]
+    tops = found["modes"]["top"]
+    assert tops[-1]["k"] == found["rank"]
+    assert tops[-1]["r2"] == pytest.approx(found["modes"]["all"]["r2"])
+    assert tops[0]["r2"] < tops[-1]["r2"]
+
+
+def test_double_descent_has_a_row_for_each_size(tmp_path: Path) -> None:
+    base = TMSConfig(n=8, m=2, sparsity=0.3, steps=200)
+    run = Run.create(tmp_path / "run", "tms-double-descent", descent_config(base, (3, 30)))
+    with run.session():
+        results = run_double_descent(base, (3, 30), run)
+
+    few, many = results["sizes"]
+    assert (few["rows"], many["rows"]) == (3, 30)
+    assert few["test_loss"] > few["train_loss"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n": 0}, "n is 0"),
+        ({"sparsity": 1.0}, "sparsity is 1.0"),
+        ({"importance": 0.0}, "importance is 0.0"),
+        ({"dataset": "other"}, "dataset 'other' is unknown"),
+        ({"steps": 3}, "steps is 3"),
+        ({"seed": -1}, "seed is -1"),
+        ({"betas": (-1.0,)}, "betas are"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TMSConfig(**settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_figures_of_the_paper(seed: int, tmp_path: Path) -> None:
+    """Features reconstructed, the cliff at all features, and more features as β falls."""
+    expected = {"dense": (10, 1), "sparse": (21, 3), "wide": (42, 3)}
+    for name, config in paper_configs(TMSConfig(seed=seed)).items():
+        results = run_of(config, tmp_path / name).results
+        count, spread = expected[name]
+        assert abs(results["reconstructed"]["trained"] - count) <= spread, name
+        ends = [last + 1 for _, last in kernel_row(results, "trained", 0.0)["cliffs"]]
+        assert any(abs(end - 50) <= 2 for end in ends), (name, ends)
+        low, high = (kernel_row(results, "trained", beta)["recovered"] for beta in (0.3, 1.0))
+        assert low > high
+
+
+@pytest.mark.slow
+def test_eighty_modes_of_the_largest_flattened_kernel_take_seconds_and_little_memory() -> None:
+    config = TMSConfig(m=40)
+    x = tms_data(config).x
+    start = time.perf_counter()
+
+    spectrum, _ = jacobian_modes(rescaled_jacobian(ToyModel(50, 40), x, config.importances), 80)
+
+    assert spectrum.vectors.shape == (25_000, 80)
+    assert time.perf_counter() - start < 20
+    if sys.platform == "linux":
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 3e6
