@@ -151,7 +151,8 @@ def jacobian_modes(rows: FloatArray, top: int) -> tuple[Spectrum, Float64Array]:
     Returns
     -------
     spectrum, values
-        The leading modes, and all min(R, P) eigenvalues that may differ from zero, float64.
+        The leading modes, fewer than ``top`` where the rest is lost in rounding, and all
+        min(R, P) eigenvalues that may differ from zero, float64.
     """
     wide: Float64Array = np.asarray(rows, dtype=np.float64)
     R, P = wide.shape
@@ -160,10 +161,11 @@ def jacobian_modes(rows: FloatArray, top: int) -> tuple[Spectrum, Float64Array]:
     values, small = eigh(wide.T @ wide if P < R else wide @ wide.T)
     scale = float(np.einsum("rp,rp->r", wide, wide).max())
     floor = 2 * np.sqrt(R) * float(np.finfo(rows.dtype).eps) * scale
+    top = min(top, int((values > floor).sum()))
+    vectors = small[:, :top]
     if P < R:
-        lengths = np.sqrt(np.maximum(values[:top], np.finfo(np.float64).tiny))
-        small = (wide @ small[:, :top]) / lengths
-    return Spectrum(values[:top], small[:, :top], floor), values
+        vectors = wide @ vectors / np.sqrt(values[:top])
+    return Spectrum(values[:top], vectors, floor), values
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def _decompose(
         row = {
             "network": name,
             "beta": beta,
-            "modes": top,
+            "modes": int(spectrum.values.size),
             "cliffs": mode_groups(find_cliffs(spectrum.values, spectrum.noise_floor)),
             "effective_rank": effective_rank(values),
             "recovered": found.count,

