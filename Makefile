@@ -34,6 +34,7 @@ format: .venv/.installed-dev  ## Format and fix what ruff can fix
 bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; writes the tables of the docs
 	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents
 	$(BIN)/python -m benchmarks .venv-neural-tangents/bin/python
+	$(BIN)/python -m benchmarks.scale
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf .venv .venv-neural-tangents build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

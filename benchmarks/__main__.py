@@ -7,8 +7,8 @@ from typing import Any
 
 from mlx_entk.provenance import installed_version, provenance  # isort: skip  (BLAS before MLX)
 from benchmarks import compare, growth
+from benchmarks.pages import HERE, insert
 
-HERE = Path(__file__).parent
 DOCS = HERE.parent
 
 
@@ -42,20 +42,12 @@ def main(peer_python: str) -> None:
         "NumPy's matmul of 2000³ in the same process."
     )
     kernels = compare.table(result["kernels"])
-    _insert(DOCS / "docs" / "performance.md", "kernels", f"{kernels}\n\n{machine}")
-    _insert(DOCS / "docs" / "performance.md", "growth", growth.table(result["growth"]))
-    _insert(DOCS / "docs" / "performance.md", "products", products)
+    insert(DOCS / "docs" / "performance.md", "kernels", f"{kernels}\n\n{machine}")
+    insert(DOCS / "docs" / "performance.md", "growth", growth.table(result["growth"]))
+    insert(DOCS / "docs" / "performance.md", "products", products)
     headline = compare.table(result["kernels"][:3])
-    _insert(DOCS / "README.md", "kernels", f"{headline}\n\n{machine}")
+    insert(DOCS / "README.md", "kernels", f"{headline}\n\n{machine}")
     print(kernels, growth.table(result["growth"]), products, sep="\n\n")
-
-
-def _insert(page: Path, name: str, text: str) -> None:
-    """Replace what stands between the two marks of a page."""
-    start, end = f"<!-- make bench: {name} -->", f"<!-- end of {name} -->"
-    before, _, rest = page.read_text(encoding="utf-8").partition(start)
-    _, _, after = rest.partition(end)
-    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
     data = modular_addition(config.p, config.train_fraction, config.seed, config.embedding)
     inputs = mx.array(data.x)
     model = QuadraticMLP(config.p, config.width, config.seed)
-    _train(model, data, config, run, progress)
+    train_mlp(model, data, config, run, progress)
 
     def kernels_at(epoch: int) -> dict[str, FloatArray]:
         load_parameters(model, run, epoch)
@@ -130,7 +130,7 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
     kernels = kernels_at(config.epochs)
     spectra = {name: eigendecompose(kernel) for name, kernel in kernels.items()}
     cliffs = {name: find_cliffs(s.values, s.noise_floor) for name, s in spectra.items()}
-    groups = {name: _groups(cliffs[name], config.p) for name in spectra}
+    groups = {name: reported_groups(cliffs[name], config.p) for name in spectra}
 
     bank = modular_features(data.n, data.m, config.p, config.seed)
     bases = {family: orthonormal_basis(center(columns)) for family, columns in bank.items()}
@@ -175,9 +175,14 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
     return results
 
 
-def _train(
-    model: QuadraticMLP, data: ModularAddition, config: MLPConfig, run: Run, progress: Progress
+def train_mlp(
+    model: QuadraticMLP,
+    data: ModularAddition,
+    config: MLPConfig,
+    run: Run,
+    progress: Progress = silent,
 ) -> None:
+    """Train in place, full batch, from the run's last checkpoint if there is one."""
     parts = {
         part: (mx.array(data.x[index]), mx.array(data.labels[index]))
         for part, index in (("train", data.train), ("test", data.test))
@@ -221,7 +226,7 @@ def expected_groups(p: int) -> tuple[Modes, Modes]:
     return (1, 2 * (p - 1)), (2 * p - 1, 4 * (p - 1))
 
 
-def _groups(cliffs: list[int], p: int) -> list[Modes]:
+def reported_groups(cliffs: list[int], p: int) -> list[Modes]:
     """The mode groups to report: those found, less the constant mode, and those expected."""
     found = [modes for modes in mode_groups(cliffs) if modes != (0, 0)]
     return sorted({*found, *expected_groups(p)})
