@@ -1,4 +1,8 @@
-"""``make bench``: measure, store ``results/kernels.json``, and put the tables into the docs."""
+"""``make bench``: measure, store ``results/kernels.json``, and put the tables into the docs.
+
+``python -m benchmarks PYTHON [PROBLEM …]``; where problems are named, the others keep the rows
+that are stored.
+"""
 
 import json
 import sys
@@ -8,20 +12,24 @@ from typing import Any
 from mlx_entk.provenance import installed_version, provenance  # isort: skip  (BLAS before MLX)
 from benchmarks import compare, growth
 from benchmarks.pages import HERE, insert
+from benchmarks.problems import PROBLEMS
 
 DOCS = HERE.parent
 
 
-def main(peer_python: str) -> None:
+def main(peer_python: str, *problems: str) -> None:
     """Run every benchmark; ``peer_python`` is that of scripts/neural-tangents.sh."""
+    target = HERE / "results" / "kernels.json"
+    stored = json.loads(target.read_text())["kernels"] if problems else []
+    new = compare.compare(Path(peer_python), problems or PROBLEMS)
+    by_name = {(row["problem"], row["reduction"]): row for row in [*stored, *new]}
     result: dict[str, Any] = {
-        "kernels": compare.compare(Path(peer_python)),
+        "kernels": list(by_name.values()),
         "growth": growth.growth(),
         "matmul": growth.matmul_share(),
         "torch": installed_version("torch"),
         "provenance": provenance(),
     }
-    target = HERE / "results" / "kernels.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     made, rates = result["provenance"], result["matmul"]

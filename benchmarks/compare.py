@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.problems import PROBLEMS
+from mlx_entk.provenance import provenance
 
 REDUCTIONS = ("trace", "sum-of-logits", "full")
 ROUNDS = 3
@@ -27,10 +29,10 @@ AGREEMENT = 1e-4
 Runs = dict[str, dict[str, Any]]
 
 
-def compare(peer_python: Path) -> list[dict[str, Any]]:
-    """Every problem and reduction; ``peer_python`` has neural-tangents."""
+def compare(peer_python: Path, problems: Iterable[str]) -> list[dict[str, Any]]:
+    """Every reduction of some problems; ``peer_python`` has neural-tangents."""
     rows = []
-    for problem in PROBLEMS:
+    for problem in problems:
         for reduction in REDUCTIONS:
             posed = PROBLEMS[problem]()
             found = _in_turn(problem, reduction, peer_python)
@@ -41,6 +43,7 @@ def compare(peer_python: Path) -> list[dict[str, Any]]:
                     "inputs": posed.full if reduction == "full" else len(posed.x),
                     "parameters": int(sum(value.size for value in posed.params.values())),
                     "contestants": found,
+                    "provenance": provenance(),
                 }
             )
     return rows

@@ -56,7 +56,7 @@ def measure() -> dict[str, Any]:
     spectra, residuals = {}, {}
     for name, kernel in kernels.items():
         with timed(f"top {TOP} modes, {name}"):
-            found = top_modes(as_operator(kernel), TOP, method="subspace")
+            found = top_modes(as_operator(kernel), TOP)
         spectra[name] = found.spectrum
         residuals[name] = float((found.residuals * found.spectrum.values).max())
         residuals[name] /= float(found.spectrum.values[0])

@@ -114,11 +114,10 @@ def _cliff_ends(row: Json) -> str:
 
 def _recovery(models: Json) -> Table:
     first = next(iter(models.values()))
-    labels = {"initial": "before training", "shuffled": "shuffled targets"}
     rows = [
         (
             name,
-            labels.get(row["network"], row["network"]),
+            row["network"],
             f"{row['beta']:g}",
             _cliff_ends(row),
             *(str(row[key]) for key in (
@@ -129,15 +128,15 @@ def _recovery(models: Json) -> Table:
         for row in results["kernels"]
     ]  # fmt: skip
     skip = 0 if any(name for name in models) else 1
-    columns = ("model", "network", "β", "cliffs before modes", "recovered", "rotated", "random",
-               "contained")  # fmt: skip
+    columns = ("model", "network", "β", "cliffs", "recovered", "rotated", "random", "contained")
     return Table(
         f"Features of {first['config']['n']} that single modes of the leading "
         f"{first['kernels'][0]['modes']} recover",
         columns[skip:],
         [row[skip:] for row in rows],
-        f"{first['recovery_rule'].capitalize()}. Rotated: by a random rotation of the same modes; "
-        "random: by random modes; contained: by all the modes together.",
+        "Initial: before training; shuffled: by shuffled targets. Cliffs: the modes before "
+        f"which one lies. {first['recovery_rule'].capitalize()}. Rotated: by a random "
+        "rotation of the same modes; random: by random modes; contained: by all modes together.",
     )
 
 

@@ -14,6 +14,9 @@ import mlx.core as mx
 
 from mlx_entk.linalg import gram
 
+# Both sides of an outer product at one position.
+Sides = tuple[mx.array, mx.array]
+
 # FLOPs of a matrix product that take as long as one entry of an elementwise one, about.
 _ENTRY = 100
 
@@ -131,24 +134,20 @@ class Outer:
 
     def contract(self, other: "Outer", paired: bool, products: Products) -> mx.array:
         """Σ over positions t, u of (left_t·left'_u)(right_t·right'_u)."""
-        if paired:
-            return _sum_over(_paired_product(self, other, products), (1, 3))
         mine = [self._at(t) for t in range(self.positions)]
         others = mine if other is self else [other._at(u) for u in range(other.positions)]
+        at_positions = _paired_product if paired else _product
         total: mx.array | None = None
         for one in mine:
             for another in others:
-                left, right = (
-                    _every_pair(a, b, products) for a, b in zip(one, another, strict=True)
-                )
-                product = _sum_over(left * right, (2, 5))
+                product = at_positions(one, another, products)
                 total = product if total is None else total + product
                 mx.eval(total)  # bounds the memory to two positions
         assert total is not None
-        return total.transpose(0, 2, 1, 3)
+        return total
 
-    def _at(self, t: int) -> tuple[mx.array, mx.array]:
-        """Both sides at one position."""
+    def _at(self, t: int) -> Sides:
+        """Both sides at one position, shapes (n, R or 1, 1, A or B); tokens (n, 1, 1)."""
         if self.positions == 1:
             return self.sides
         left, right = (mx.contiguous(side[:, :, t : t + 1]) for side in self.sides)
@@ -205,9 +204,8 @@ class Outers:
         return sum(side.size for use in self.uses for side in use.sides)
 
     def block(self, paired: bool) -> int:
-        """T² when paired, R² when not, for the most positions."""
-        T = max(use.positions for use in self.uses)
-        return T * T if paired else self.cotangents**2
+        """1 when paired, R² when not."""
+        return 1 if paired else self.cotangents**2
 
     def flops(self, paired: bool) -> int:
         """2·T·U·(A + R·B) for two uses that have R on the same side, with R² when not paired.
@@ -249,21 +247,21 @@ def _dense(side: mx.array, size: int) -> mx.array:
     return mx.eye(size)[side] if _is_tokens(side) else side
 
 
-def _sum_over(product: mx.array, axes: tuple[int, int]) -> mx.array:
-    """The sum over two axes, without a pass over memory where they have one entry."""
-    one = all(product.shape[axis] == 1 for axis in axes)
-    return product.squeeze(axes) if one else product.sum(axis=axes)
+def _product(one: Sides, other: Sides, products: Products) -> mx.array:
+    """(left_r·left'_s)(right_r·right'_s) of shape (n, m, r, s)."""
+    left, right = (_every_pair(a, b, products) for a, b in zip(one, other, strict=True))
+    return (left * right).transpose(0, 2, 1, 3)
 
 
-def _paired_product(one: Outer, other: Outer, products: Products) -> mx.array:
-    """Σ_r (left_rt·left'_ru)(right_rt·right'_ru) of shape (n, t, m, u)."""
-    sides = list(zip(one.sides, other.sides, strict=True))
+def _paired_product(one: Sides, other: Sides, products: Products) -> mx.array:
+    """Σ_r (left_r·left'_r)(right_r·right'_r) of shape (n, m)."""
+    sides = list(zip(one, other, strict=True))
     # A side without R, in both, leaves the sum over r to the product of the other side.
     if any(a.shape[1] == b.shape[1] == 1 for a, b in sides):
         left, right = (_sum_of_pairs(a, b, products) for a, b in sides)
         return left * right
     terms = []
-    for r in range(max(one.cotangents, other.cotangents)):
+    for r in range(max(side.shape[1] for pair in sides for side in pair)):
         left, right = (_sum_of_pairs(_row(a, r), _row(b, r), products) for a, b in sides)
         terms.append(left * right)
     return sum(terms[1:], terms[0])
@@ -274,30 +272,22 @@ def _row(side: mx.array, r: int) -> mx.array:
 
 
 def _sum_of_pairs(a: mx.array, b: mx.array, products: Products) -> mx.array:
-    """Σ_r a[n, r, t]·b[m, r, u] of shape (n, t, m, u)."""
+    """Σ_r a[n, r]·b[m, r] of shape (n, m)."""
     if _is_tokens(a) or _is_tokens(b):
-        return _sum_over(_every_pair(a, b, products), (1, 4))
-    product = products.gram(a, b, _flat)
-    return product.reshape(a.shape[0], a.shape[2], b.shape[0], b.shape[2])
-
-
-def _flat(side: mx.array) -> mx.array:
-    """(n, R, T, A) as (n·T, R·A), in which one product sums over r."""
-    n, R, T, A = side.shape
-    if 1 in (R, T):
-        return side.reshape(n * T, R * A)
-    return side.transpose(0, 2, 1, 3).reshape(n * T, R * A)
+        pairs = _every_pair(a, b, products)
+        return pairs.squeeze((1, 3)) if pairs.shape[1] == pairs.shape[3] == 1 else pairs.sum((1, 3))
+    return products.gram(a, b, lambda side: side.reshape(side.shape[0], -1))
 
 
 def _every_pair(a: mx.array, b: mx.array, products: Products) -> mx.array:
-    """a[n, r, t]·b[m, s, u] of shape (n, r, t, m, s, u)."""
+    """a[n, r]·b[m, s] of shape (n, r, m, s)."""
+    shape = (*a.shape[:2], *b.shape[:2])
     if _is_tokens(a) and _is_tokens(b):
         equal = a.reshape(-1, 1) == b.reshape(1, -1)
-        return equal.astype(mx.float32).reshape(*a.shape, *b.shape)
+        return equal.astype(mx.float32).reshape(shape)
     if _is_tokens(a):  # one-hot · b is an entry of b
         picked = mx.take(b, a.reshape(-1), axis=3)
-        return mx.moveaxis(picked, 3, 0).reshape(*a.shape, *b.shape[:3])
+        return mx.moveaxis(picked, 3, 0).reshape(shape)
     if _is_tokens(b):
-        return _every_pair(b, a, products).transpose(3, 4, 5, 0, 1, 2)
-    product = products.gram(a, b, lambda side: side.reshape(-1, side.shape[3]))
-    return product.reshape(*a.shape[:3], *b.shape[:3])
+        return _every_pair(b, a, products).transpose(2, 3, 0, 1)
+    return products.gram(a, b, lambda side: side.reshape(-1, side.shape[3])).reshape(shape)

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mlx_entk.linalg import Float64Array
@@ -74,6 +75,9 @@ def spectra(rows: Sequence[Json], arrays: Arrays, n: int) -> Figure:
 
 def _spectrum(axis: Any, values: Float64Array, cliffs: Sequence[int], n: int) -> None:
     axis.semilogy(np.arange(values.size), values, ".", markersize=4, color=COLORS[0], zorder=3)
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())
     axis.axvline(n - 0.5, color=MUTED, linestyle=":", linewidth=1.0)
     for number, cliff in enumerate(cliffs):
         axis.axvline(cliff - 0.5, color=COLORS[1], linewidth=1.1)
