@@ -38,28 +38,40 @@ def path(regression: Json) -> Figure:
 def modes(regression: Json) -> Figure:
     """What the pure kernel predictor keeps of the network with some of its modes."""
     found = regression["modes"]
-    figure, (left, right) = new_figure(10.2, 3.6, 1, 2)
-    left.semilogx([row["k"] for row in found["top"]], [row["r2"] for row in found["top"]], "o-",
-                  color=COLORS[0], markersize=4)  # fmt: skip
+    groups = found["without_group"]
+    figure, (left, middle, right) = new_figure(12.4, 3.6, 1, 3, width_ratios=(1, 1, 0.9))
+    tops = found["top"]
+    left.semilogx(
+        [row["k"] for row in tops], [row["r2"] for row in tops], "o-", color=COLORS[0], markersize=4
+    )
     for number, (_, last) in enumerate(found["cliffs"]):
         left.axvline(last + 1, color=COLORS[1], linewidth=1.0)
         left.annotate(
-            f"{last + 1}", (last + 1, 0.03 + 0.08 * (number % 3)),
+            f"{last + 1}", (last + 1, 0.97 - 0.08 * (number % 3)),
             xycoords=("data", "axes fraction"),
-            xytext=(3, 0), textcoords="offset points", color=COLORS[1], fontsize=8.5,
+            xytext=(-3, 0), textcoords="offset points", ha="right", va="top", color=COLORS[1],
         )  # fmt: skip
-    left.set_ylim(min(-0.05, *(row["r2"] for row in found["top"])), 1.03)
     left.set_xlabel("leading modes kept; cliffs marked")
     left.set_ylabel("R² on held-out inputs")
-    whole = found["all"]["r2"]
-    single = found["without_mode"]
-    right.bar([row["mode"] for row in single], [whole - row["r2"] for row in single],
-              color=COLORS[0], width=0.9)  # fmt: skip
-    right.axhline(0, color=MUTED, linewidth=0.8)
-    right.set_xlabel("mode removed")
-    right.set_ylabel("loss of R²")
-    without = "; ".join(
-        f"{modes_label(row['modes'])}: {whole - row['r2']:.2f}" for row in found["without_group"]
-    )
-    right.set_title(f"whole groups: {without}" if without else "no cliff among these modes")
+    whole, single = found["all"]["r2"], found["without_mode"]
+    losses = [whole - row["r2"] for row in single]
+    middle.bar([row["mode"] for row in single], losses, color=COLORS[0], width=0.9)
+    middle.axhline(0, color=MUTED, linewidth=0.8)
+    middle.set_xlabel("mode removed")
+    middle.set_ylabel("loss of R²")
+    labels = ["all", *(modes_label(row["modes"]) for row in groups)]
+    places = range(len(labels))
+    right.barh(
+        [place - 0.2 for place in places], [whole, *(row["r2"] for row in groups)],
+        height=0.38, color=COLORS[1], label="without",
+    )  # fmt: skip
+    right.barh(
+        [place + 0.2 for place in places], [whole, *(row["alone"]["r2"] for row in groups)],
+        height=0.38, color=COLORS[2], label="alone",
+    )  # fmt: skip
+    right.set_yticks(places, labels)
+    right.invert_yaxis()
+    right.axvline(0, color=MUTED, linewidth=0.8)
+    right.set_xlabel("R² of groups that end at a cliff")
+    right.legend(fontsize=8.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return figure

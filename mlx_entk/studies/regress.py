@@ -33,8 +33,9 @@ RIDGES = tuple(float(ridge) for ridge in np.logspace(-7, 1, 33))
 RIDGE_RULE = (
     "the ridge with the least loss on one half of the held-out inputs; the figures are of the other"
 )
-# Modes removed one at a time.
-SINGLE = 60
+# Modes removed one at a time, and where cliffs are looked for.
+SINGLE = 120
+HEAD = 240
 HELD_OUT_ROWS = 200
 
 
@@ -250,8 +251,7 @@ def _by_modes(fit: Fit, ridge: float, report: NDArray[np.int64]) -> Json:
     """The pure kernel predictor by some of its modes."""
     values = fit.modes.values
     size = values.size
-    head = values[: max(200, 2 * SINGLE)]
-    groups = mode_groups(find_cliffs(head))
+    groups = mode_groups(find_cliffs(values[:HEAD]))
 
     def held_out(chosen: Sequence[int]) -> Json:
         other = fit.predictions(fit.modes, ridge, False, chosen)[1]
