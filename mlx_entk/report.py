@@ -87,8 +87,10 @@ def _tms_overview(results: Json) -> Table:
             ("features reconstructed", str(counts["trained"])),
             ("... before training", str(counts["initial"])),
             ("... by shuffled targets", str(counts["shuffled"])),
+            ("features like a constant", str(results["recovered_by_constants"])),
         ],
-        f"Reconstructed: {results['reconstruction_rule']}.",
+        f"Reconstructed: {results['reconstruction_rule']}. Like a constant: with cos² ≥ 1/2 with "
+        "the constant function of their output, which a bias has a mode for.",
     )
 
 
@@ -99,12 +101,14 @@ def _paper_overview(models: Json) -> Table:
         kernels = {row["network"]: row for row in results["kernels"] if row["beta"] == 0}
         cliffs = [_cliff_ends(kernels[network]) for network in counts]
         cells = [f"{counts[network]}: {ends}" for network, ends in zip(counts, cliffs, strict=True)]
-        rows.append((name, str(config["m"]), f"{config['sparsity']:g}", *cells))
+        constants = str(results["recovered_by_constants"])
+        rows.append((name, str(config["m"]), f"{config['sparsity']:g}", *cells, constants))
     return Table(
         "Features reconstructed, and the modes before which the flattened kernel has a cliff",
-        ("model", "m", "S", "trained", "before training", "shuffled targets"),
+        ("model", "m", "S", "trained", "initial", "shuffled", "like a constant"),
         rows,
-        f"Criterion: {next(iter(models.values()))['cliff_rule']}.",
+        f"Criterion: {next(iter(models.values()))['cliff_rule']}. Like a constant: features with "
+        "cos² ≥ 1/2 with the constant function of their output, which a bias has a mode for.",
     )
 
 

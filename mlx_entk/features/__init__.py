@@ -14,6 +14,7 @@ from mlx_entk.features.channels import (
     RECOVERY_RULE,
     Recovery,
     channel_alignment,
+    constant_alignment,
     recovery,
 )
 from mlx_entk.features.disentangle import cycle_frequency, disentangle
@@ -28,6 +29,7 @@ __all__ = [
     "alignment_rows",
     "center",
     "channel_alignment",
+    "constant_alignment",
     "cycle_frequency",
     "disentangle",
     "equivalent_families",

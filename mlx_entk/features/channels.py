@@ -40,6 +40,18 @@ def channel_alignment(modes: Float64Array, x: FloatArray) -> Float64Array:
     return np.asarray(cosines)
 
 
+def constant_alignment(x: FloatArray) -> Float64Array:
+    """Cosine of each feature with the constant function of its own output, shape (C,).
+
+    A bias gives every output a mode that is constant on it. Where features are mostly present,
+    that alone resembles them: whoever counts recovered features has to know how many of them
+    are recovered so.
+    """
+    columns = np.asarray(x, dtype=np.float64)
+    lengths = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(np.float64).tiny)
+    return np.asarray(columns.sum(axis=0) / lengths / np.sqrt(len(columns)))
+
+
 @dataclass(frozen=True)
 class Recovery:
     """How many features some modes recover, by :data:`RECOVERY_RULE`.

@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from mlx_entk.data import sparse_features
 from mlx_entk.eigensolvers import jacobian_modes
 from mlx_entk.errors import InputError
-from mlx_entk.features import RECOVERY_RULE, channel_alignment, recovery
+from mlx_entk.features import (
+    RECOVERED,
+    RECOVERY_RULE,
+    channel_alignment,
+    constant_alignment,
+    recovery,
+)
 from mlx_entk.jacobian import flattened_jacobian
 from mlx_entk.linalg import Float64Array, FloatArray
 from mlx_entk.models import ToyModel
@@ -193,6 +199,7 @@ def run_tms(config: TMSConfig, run: Run, progress: Progress = silent) -> Json:
         "reconstruction_rule": f"(WᵀW)ᵢᵢ ≥ {RECONSTRUCTED}",
         "cliff_rule": CLIFF_RULE,
         "recovery_rule": RECOVERY_RULE,
+        "recovered_by_constants": int((np.abs(constant_alignment(data.x)) >= RECOVERED).sum()),
         "kernels": rows,
     }
     run.save_results(results, arrays)

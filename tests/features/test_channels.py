@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
-from mlx_entk.features import RECOVERED, channel_alignment, recovery
+from mlx_entk.features import RECOVERED, channel_alignment, constant_alignment, recovery
 
 
 def indicator_columns(x: np.ndarray) -> np.ndarray:
@@ -49,3 +49,9 @@ def test_an_absent_feature_is_recovered_by_nothing() -> None:
 def test_modes_of_other_inputs_are_refused() -> None:
     with pytest.raises(InputError, match="modes have 5 rows"):
         channel_alignment(np.eye(5), np.ones((2, 3)))
+
+
+def test_features_that_are_always_there_resemble_a_constant() -> None:
+    x = np.array([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
+
+    np.testing.assert_allclose(constant_alignment(x), [1.0, 0.5])

@@ -129,6 +129,7 @@ def test_the_trained_network_beats_its_null_models(small: Run) -> None:
     trained = kernel_row(results, "trained", 0.3)
     assert trained["recovered"] > kernel_row(results, "shuffled", 0.3)["recovered"]
     assert trained["recovered_by_random_modes"] == 0
+    assert trained["recovered"] > results["recovered_by_constants"]
     assert {row["beta"] for row in results["kernels"]} == {0.0, 0.3, 1.0}
 
 
