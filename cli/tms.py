@@ -1,12 +1,14 @@
 """``mlx-entk tms``: toy models of superposition."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import click
+from click.core import ParameterSource
 from matplotlib.figure import Figure
 
+from mlx_entk.errors import InputError
 from mlx_entk.plotting import descent_figures, paper_figures, tms_figures
 from mlx_entk.progress import Progress
 from mlx_entk.runs import Json, Run
@@ -85,7 +87,10 @@ def tms(context: click.Context, /, out: Path | None, paper: bool, **settings: An
     same command again to continue after an interruption.
     """
     if context.invoked_subcommand is not None:
+        _refuse(context, [*settings, "out", "paper"], "belongs after double-descent")
         return
+    if paper:
+        _refuse(context, ["n", "m", "sparsity", "dataset", "betas"], "is set by --paper: leave it")
     config = study.TMSConfig(**settings)
     if paper:
         _run(out, study.PAPER_STUDY, config.as_json(), paper_figures,
@@ -93,6 +98,14 @@ def tms(context: click.Context, /, out: Path | None, paper: bool, **settings: An
         return
     _run(out, study.STUDY, config.as_json(), tms_figures,
          lambda run, update: study.run_tms(config, run, update))  # fmt: skip
+
+
+def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
+    """Say so where an option was given that would not count."""
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            option = "beta" if name == "betas" else name
+            raise InputError(f"--{option} {why}")
 
 
 @tms.command("double-descent", epilog="Example: mlx-entk tms double-descent --m 2")

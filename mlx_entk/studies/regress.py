@@ -143,7 +143,10 @@ def fit_of(run: Run) -> Fit:
         return _of_tms(run)
     if run.study == modular.STUDY:
         return _of_modular(run)
-    raise InputError(f"{run.path} is a {run.study} run: regression is of one trained network")
+    raise InputError(
+        f"{run.path} is a {run.study} run: regression takes the run of one network, such as a "
+        "folder inside it"
+    )
 
 
 def fit_of_model(

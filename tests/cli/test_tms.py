@@ -44,6 +44,7 @@ def test_the_papers_models_and_double_descent_have_commands(mlx_entk: Command) -
     assert (paper[0], descent[0]) == (0, 0)
     assert "wide" in paper[1]
     assert "test loss" in descent[1]
+    assert "takes the run of one network" in mlx_entk("regress", "paper")[2]
     for figure in ("paper/figures/paper", "descent/figures/double-descent",
                    "descent/figures/geometry"):  # fmt: skip
         assert Path(f"{figure}.png").stat().st_size > 0
@@ -78,6 +79,9 @@ def test_a_readers_own_model_can_be_regressed(mlx_entk: Command, tmp_path: Path)
         (("tms", "--beta", "-1"), "betas are (-1.0,)"),
         (("tms", "--dataset", "none"), "'none' is not one of"),
         (("tms", "double-descent", "--rows", "0"), "rows are [0]"),
+        (("tms", "--seed", "1", "double-descent"), "--seed belongs after double-descent"),
+        (("tms", "--paper", "--m", "3"), "--m is set by --paper"),
+        (("tms", "--paper", "--beta", "0.5"), "--beta is set by --paper"),
         (("regress", "nowhere"), "nowhere is no folder"),
     ],
 )
