@@ -1,8 +1,7 @@
 """``mlx-entk kernel`` on the example, and on what it cannot work with."""
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,7 @@ import numpy as np
 import pytest
 
 from examples import sparse_parity
-from mlx_entk_cli.main import main
-
-Outcome = tuple[int, str, str]
-Command = Callable[..., Outcome]
+from tests.cli.conftest import Command
 
 MODEL = "examples.sparse_parity:make_model"
 
@@ -27,20 +23,9 @@ def parity(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def kernel(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Command:
+def kernel(mlx_entk: Command) -> Command:
     """Run ``mlx-entk kernel`` in an empty folder; gives exit code, output and errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: object) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["mlx-entk", "kernel", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_:
-            main()
-        captured = capsys.readouterr()
-        return int(exit_.value.code or 0), captured.out, captured.err
-
-    return command
+    return partial(mlx_entk, "kernel")
 
 
 def overlap(results: dict[str, Any], kernel: str, family: str) -> float:
