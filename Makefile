@@ -35,6 +35,7 @@ bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; wri
 	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents
 	$(BIN)/python -m benchmarks .venv-neural-tangents/bin/python
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.flattened
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf .venv .venv-neural-tangents build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
