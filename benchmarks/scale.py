@@ -25,9 +25,9 @@ from mlx_entk.features import alignment_rows, center, modular_features
 from mlx_entk.linalg import orthonormal_basis
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.runs import Run
-from mlx_entk.studies import modular
+from mlx_entk.studies import mlp
 
-CONFIG = modular.MLPConfig(p=113)
+CONFIG = mlp.MLPConfig(p=113)
 TOP = 500
 FAMILIES = ("n", "m", "n ∪ m", "sum", "difference")
 
@@ -47,8 +47,8 @@ def measure() -> dict[str, Any]:
     x = mx.array(data.x)
     model = QuadraticMLP(CONFIG.p, CONFIG.width, CONFIG.seed)
     with timed("training"), tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", modular.STUDY, CONFIG.as_json())
-        modular.train_mlp(model, data, CONFIG, run)
+        run = Run.create(Path(folder) / "run", mlp.STUDY, CONFIG.as_json())
+        mlp.train_mlp(model, data, CONFIG, run)
         accuracy = run.metrics[-1]["test accuracy"]
     with timed("kernels"):
         kernels = entk(model, x, reduction="trace", by_layer=True)
@@ -64,7 +64,7 @@ def measure() -> dict[str, Any]:
         bank = modular_features(data.n, data.m, CONFIG.p)
         bases = {family: orthonormal_basis(center(bank[family])) for family in FAMILIES}
         cliffs = {name: find_cliffs(s.values, s.noise_floor) for name, s in spectra.items()}
-        groups = {name: modular.reported_groups(cliffs[name], CONFIG.p) for name in spectra}
+        groups = {name: mlp.reported_groups(cliffs[name], CONFIG.p) for name in spectra}
         rows = alignment_rows(spectra, groups, bases)
     total = sum(value for stage, value in seconds.items() if stage != "training")
     peak = peak_bytes()

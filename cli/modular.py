@@ -8,7 +8,7 @@ import click
 from mlx_entk.data import Embedding
 from mlx_entk.plotting import modular_figures
 from mlx_entk.runs import Run
-from mlx_entk.studies.modular import STUDY, MLPConfig, run_mlp
+from mlx_entk.studies.mlp import STUDY, MLPConfig, run_mlp
 
 from .display import default_folder, finish, progress
 

@@ -1,14 +1,24 @@
-"""Kernels over training: spectra, overlaps, and when they change."""
+"""Kernels over training: spectra, overlaps, distances, and when they change."""
 
-from collections.abc import Callable, Sequence
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array, FloatArray
+from mlx_entk.features import center
+from mlx_entk.features.bank import FeatureBank
+from mlx_entk.jacobian import Model
+from mlx_entk.kernel import entk
+from mlx_entk.kernel.reduction import Reduction
+from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis
 from mlx_entk.progress import Progress, silent
-from mlx_entk.spectrum import eigendecompose
+from mlx_entk.spectrum import Spectrum, effective_rank, eigendecompose
 
 Modes = tuple[int, int]
 
@@ -16,6 +26,17 @@ ONSET_RULE = (
     "least-squares fit of a ramp (level, straight rise, level) with its corners at checkpoints; "
     "the onset is the first corner, the completion the second"
 )
+
+
+def kernel_distance(kernel: FloatArray, other: FloatArray) -> float:
+    """1 − ⟨K, K′⟩ / (‖K‖ ‖K′‖) in Frobenius' inner product: 0 for the same shape, 1 at most.
+
+    The kernel distance of Fort et al., "Deep learning versus kernel learning" (2020). Blind to
+    scale.
+    """
+    a, b = (np.asarray(k, dtype=np.float64).ravel() for k in (kernel, other))
+    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return max(0.0, 1 - float(a @ b) / norms) if norms > 0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -30,11 +51,14 @@ class Trajectory:
         Leading eigenvalues by kernel, shape (E, k).
     overlaps
         ‖QᵀF‖_F² by (kernel, modes, family), shape (E,).
+    distances
+        :func:`kernel_distance` from the first checkpoint, by kernel, shape (E,).
     """
 
     epochs: Float64Array
     values: dict[str, Float64Array]
     overlaps: dict[tuple[str, Modes, str], Float64Array]
+    distances: dict[str, Float64Array]
 
 
 def track(
@@ -60,34 +84,218 @@ def track(
     """
     if any(last >= top for modes in groups.values() for _, last in modes):
         raise InputError(f"top is {top}: the groups reach beyond these modes")
+    families = _Families(bases)
     values: dict[str, list[Float64Array]] = {kernel: [] for kernel in groups}
+    distances: dict[str, list[float]] = {kernel: [] for kernel in groups}
     overlaps: dict[tuple[str, Modes, str], list[float]] = {
         (kernel, modes, family): []
         for kernel in groups
         for modes in groups[kernel]
         for family in bases
     }
-    # One product a kernel serves every group and family.
-    every_basis = np.concatenate(list(bases.values()), axis=1)
-    ends = np.cumsum([basis.shape[1] for basis in bases.values()]).tolist()
-    columns = dict(zip(bases, zip([0, *ends], ends, strict=False), strict=True))
+    first: dict[str, FloatArray] = {}
     for done, epoch in enumerate(epochs):
         progress("kernels over training", done, len(epochs), f"epoch {epoch}")
         kernels = kernels_at(epoch)
+        first = first or kernels
         for kernel, modes_of in groups.items():
             spectrum = eigendecompose(kernels[kernel], top)
             values[kernel].append(spectrum.values)
-            squared_cosines = (spectrum.vectors.T @ every_basis) ** 2
-            for modes in modes_of:
-                for family, (start, end) in columns.items():
-                    part = squared_cosines[modes[0] : modes[1] + 1, start:end]
-                    overlaps[kernel, modes, family].append(float(part.sum()))
+            distances[kernel].append(kernel_distance(kernels[kernel], first[kernel]))
+            for (modes, family), overlap in families.overlaps(spectrum, modes_of).items():
+                overlaps[kernel, modes, family].append(overlap)
     progress("kernels over training", len(epochs), len(epochs))
     return Trajectory(
         np.asarray(epochs, dtype=np.float64),
         {kernel: np.stack(rows) for kernel, rows in values.items()},
         {key: np.asarray(series) for key, series in overlaps.items()},
+        {kernel: np.asarray(series) for kernel, series in distances.items()},
     )
+
+
+class _Families:
+    """Bases side by side, so that one product a spectrum serves every group and family."""
+
+    def __init__(self, bases: Mapping[str, Float64Array]):
+        self._together = np.concatenate(list(bases.values()), axis=1)
+        ends = np.cumsum([basis.shape[1] for basis in bases.values()]).tolist()
+        self._columns = dict(zip(bases, zip([0, *ends], ends, strict=False), strict=True))
+
+    def overlaps(
+        self, spectrum: Spectrum, groups: Sequence[Modes]
+    ) -> dict[tuple[Modes, str], float]:
+        """‖QᵀF‖_F² by (modes, family)."""
+        squared_cosines = (spectrum.vectors.T @ self._together) ** 2
+        return {
+            (modes, family): float(squared_cosines[modes[0] : modes[1] + 1, start:end].sum())
+            for modes in groups
+            for family, (start, end) in self._columns.items()
+        }
+
+
+class KernelTracker:
+    """A callback for a training loop: every so many steps, the kernels of a fixed probe set.
+
+    ::
+
+        tracker = KernelTracker(model, probe, every=100, features=bank, log=Path("kernels.jsonl"))
+        for step in range(steps):
+            tracker(step)
+            train_step()
+
+    It draws nothing at random and leaves the model as it was, so training goes on as without it.
+
+    Parameters
+    ----------
+    model
+        The module in training.
+    probe
+        Inputs of the kernels, batch axis first, the same throughout.
+    every
+        Steps between rows; step 0 has one.
+    reduction
+        As for :func:`mlx_entk.entk`, other than ``"full"``.
+    by_layer
+        True follows the kernel of every parameter too.
+    features
+        Families of features over the probe set, shape (N, k) each.
+    groups
+        Groups of modes (first, last) to align with the families; by default the leading ``top``
+        as one.
+    top
+        Eigenvalues to log.
+    log
+        A file that every row is appended to as a line of JSON.
+    memory_limit
+        Bytes, as for :func:`mlx_entk.entk`.
+    max_share
+        The largest share of the time since the first call that may go into rows; a row that is
+        due while they have taken more is left out, and counted in ``skipped``.
+
+    Attributes
+    ----------
+    rows
+        What was logged, one dictionary a row: ``step``, ``seconds``, and by kernel ``values``,
+        ``effective_rank``, ``distance_from_last``, ``distance_from_first`` (see
+        :func:`kernel_distance`) and ``alignment``: ``modes``, ``family``, ``overlap`` and
+        ``dimension``.
+    seconds
+        Time spent on all rows.
+    skipped
+        Rows left out.
+
+    Raises
+    ------
+    InputError
+        For settings that do not fit together; the message names them.
+
+    Notes
+    -----
+    A row costs one kernel computation on the probe set, one forward and up to C backward passes
+    and the contractions of :func:`mlx_entk.entk`, and one eigendecomposition of N × N a kernel,
+    about 9·N³ FLOPs; it holds two kernels of N² float32 a name between rows.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        probe: mx.array,
+        *,
+        every: int,
+        reduction: Reduction = "trace",
+        by_layer: bool = True,
+        features: FeatureBank | None = None,
+        groups: Sequence[Modes] | None = None,
+        top: int = 20,
+        log: Path | None = None,
+        memory_limit: int | None = None,
+        max_share: float | None = None,
+    ):
+        if every < 1:
+            raise InputError(f"every is {every}: rows are at least one step apart")
+        if reduction == "full":
+            raise InputError("reduction is full: follow trace, sum-of-logits or a pair of classes")
+        if not 1 <= top <= probe.shape[0]:
+            raise InputError(f"top is {top}: the probe set has {probe.shape[0]} modes")
+        if max_share is not None and not 0 < max_share < 1:
+            raise InputError(f"max_share is {max_share}: a share of the time lies between 0 and 1")
+        for name, columns in (features or {}).items():
+            if columns.shape[0] != probe.shape[0]:
+                raise InputError(
+                    f"features {name} are over {columns.shape[0]} inputs, "
+                    f"the probe set has {probe.shape[0]}"
+                )
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.skipped = 0
+        self._model, self._probe, self._every, self._top = model, probe, every, top
+        self._reduction, self._by_layer, self._memory_limit = reduction, by_layer, memory_limit
+        self._groups = [(0, top - 1)] if groups is None else list(groups)
+        for first, last in self._groups:
+            if not 0 <= first <= last < probe.shape[0]:
+                raise InputError(f"modes {first}–{last} are no group of {probe.shape[0]} modes")
+        bases = {name: orthonormal_basis(center(f)) for name, f in (features or {}).items()}
+        self._families = _Families(bases) if bases else None
+        self._dimensions = {name: basis.shape[1] for name, basis in bases.items()}
+        self._log = log
+        self._max_share = max_share
+        self._first: dict[str, FloatArray] = {}
+        self._last: dict[str, FloatArray] = {}
+        self._began: float | None = None
+
+    def __call__(self, step: int) -> dict[str, Any] | None:
+        """Log a row if one is due at this step; returns it."""
+        start = time.perf_counter()
+        if self._began is None:
+            self._began = start
+        if step % self._every:
+            return None
+        if self._max_share is not None and self.seconds > self._max_share * (start - self._began):
+            self.skipped += 1
+            return None
+        kernels = self._kernels()
+        self._first = self._first or kernels
+        self._last = self._last or kernels
+        found = {name: self._describe(name, kernel) for name, kernel in kernels.items()}
+        self._last = kernels
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        row = {"step": step, "seconds": round(seconds, 4), "kernels": found}
+        self.rows.append(row)
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
+        return row
+
+    def _kernels(self) -> dict[str, FloatArray]:
+        by_layer = entk(
+            self._model,
+            self._probe,
+            reduction=self._reduction,
+            by_layer=True,
+            memory_limit=self._memory_limit,
+        )
+        whole: FloatArray = np.sum(list(by_layer.values()), axis=0)
+        return {"full": whole, **(by_layer if self._by_layer else {})}
+
+    def _describe(self, name: str, kernel: FloatArray) -> dict[str, Any]:
+        spectrum = eigendecompose(kernel)
+        overlaps = self._families.overlaps(spectrum, self._groups) if self._families else {}
+        return {
+            "values": spectrum.values[: self._top].tolist(),
+            "effective_rank": effective_rank(spectrum.values),
+            "distance_from_last": kernel_distance(kernel, self._last[name]),
+            "distance_from_first": kernel_distance(kernel, self._first[name]),
+            "alignment": [
+                {
+                    "modes": list(modes),
+                    "family": family,
+                    "overlap": overlap,
+                    "dimension": min(self._dimensions[family], modes[1] - modes[0] + 1),
+                }
+                for (modes, family), overlap in overlaps.items()
+            ],
+        }
 
 
 def derivative(epochs: Float64Array, series: Float64Array) -> Float64Array:

@@ -1,7 +1,7 @@
 """Train a module with a compiled step, checkpoints and resume."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 import mlx.core as mx
@@ -11,9 +11,29 @@ import mlx.optimizers as optim
 from mlx_entk.errors import InputError, RunFailedError
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Run
+from mlx_entk.runs import Json, Run
 
 Batch = tuple[mx.array, ...]
+Stop = Callable[[Sequence[Json]], bool]
+
+
+def never(metrics: Sequence[Json]) -> bool:
+    """Train to the last epoch."""
+    return False
+
+
+def reached(metric: str, level: float, held: int) -> Stop:
+    """Stop once a metric has been at ``level`` or above for ``held`` epochs on end."""
+
+    def stop(metrics: Sequence[Json]) -> bool:
+        since = None
+        for row in reversed(metrics):
+            if row[metric] < level:
+                break
+            since = row["epoch"]
+        return since is not None and metrics[-1]["epoch"] - since >= held
+
+    return stop
 
 
 def train(
@@ -26,13 +46,16 @@ def train(
     *,
     epochs: int,
     checkpoint_every: int,
+    evaluate_every: int = 1,
+    stop: Stop = never,
     progress: Progress = silent,
-) -> None:
-    """Train in place to ``epochs`` epochs, from the run's last checkpoint if there is one.
+) -> int:
+    """Train in place for up to ``epochs`` epochs, from the run's last checkpoint if it has one.
 
-    Every epoch's metrics go to the run, and model and optimizer state at epoch 0, every
-    ``checkpoint_every`` epochs and at the end. The same run broken off and resumed ends with
-    the same numbers, provided that ``batches`` depends on the epoch alone.
+    Metrics go to the run at epoch 0, every ``evaluate_every`` epochs and at the end; model and
+    optimizer state at epoch 0, every ``checkpoint_every`` epochs and at the end. The same run
+    broken off and resumed ends with the same numbers, provided that ``batches`` depends on the
+    epoch alone.
 
     Parameters
     ----------
@@ -42,11 +65,20 @@ def train(
         The batches of an epoch, the first epoch being 0.
     evaluate
         Scalar metrics of the model as it stands, by name.
+    checkpoint_every, evaluate_every
+        The first a multiple of the second, so that every checkpoint has metrics.
+    stop
+        Told of all rows of metrics after each evaluation; true ends the training there.
+
+    Returns
+    -------
+    int
+        The epoch at which the training ended.
 
     Raises
     ------
     RunFailedError
-        Where a metric is NaN or infinite after an epoch.
+        Where a metric is NaN or infinite.
     InputError
         Where the last checkpoint is damaged or belongs to another model.
     """
@@ -63,28 +95,37 @@ def train(
 
     measure = mx.compile(lambda: dict(evaluate()), inputs=[model.state])
 
-    def record(epoch: int) -> None:
+    def record(epoch: int) -> bool:
+        """Evaluate, and tell whether that was the last epoch."""
         values = measure()
-        mx.eval(state, values)  # the one wait for the device in an epoch
+        mx.eval(state, values)  # the one wait for the device between evaluations
         metrics = {name: float(value) for name, value in values.items()}
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise RunFailedError(
                     f"{name} became {value} at epoch {epoch}: try a smaller learning rate"
                 )
-        run.append_metrics({"epoch": epoch, **metrics})
-        if epoch % checkpoint_every == 0 or epoch == epochs:
+        rows.append({"epoch": epoch, **metrics})
+        run.append_metrics(rows[-1])
+        last = epoch == epochs or stop(rows)
+        if last or epoch % checkpoint_every == 0:
             run.save_checkpoint(epoch, _checkpoint(model, optimizer))
-        progress("training", epoch, epochs, _note(metrics))
+        progress("training", epochs if last else epoch, epochs, _note(metrics))
+        return last
 
     if start is None:
         run.cut_metrics(-1)
-        record(0)
-    for epoch in range(start or 0, epochs):
+    rows = run.metrics
+    last = record(0) if start is None else start == epochs or stop(rows)
+    epoch = start or 0
+    while not last:
         for batch in batches(epoch):
             step(*batch)
             mx.async_eval(state)
-        record(epoch + 1)
+        epoch += 1
+        if epoch % evaluate_every == 0 or epoch == epochs:
+            last = record(epoch)
+    return epoch
 
 
 def load_parameters(model: nn.Module, run: Run, epoch: int) -> None:

@@ -3,7 +3,7 @@ import pytest
 from mlx_entk.plotting import modular_figures
 from mlx_entk.report import CAPTIONS, tables, write_report
 from mlx_entk.runs import Run
-from mlx_entk.studies.modular import STUDY, MLPConfig, run_mlp
+from mlx_entk.studies.mlp import STUDY, MLPConfig, run_mlp
 
 
 @pytest.fixture(scope="module")

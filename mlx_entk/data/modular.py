@@ -1,5 +1,6 @@
 """Modular addition: all pairs (n, m) of ℤ_p and the class (n + m) mod p."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -30,6 +31,12 @@ class ModularAddition:
     x: NDArray[np.float32]
     train: NDArray[np.int64]
     test: NDArray[np.int64]
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """n, m and "=", which is the token p: shape (p², 3)."""
+        equals = np.full_like(self.n, math.isqrt(self.n.size))
+        return np.stack([self.n, self.m, equals], axis=1).astype(np.int32)
 
 
 def modular_addition(

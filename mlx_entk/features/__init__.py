@@ -18,9 +18,17 @@ from mlx_entk.features.channels import (
     recovery,
 )
 from mlx_entk.features.disentangle import cycle_frequency, disentangle
+from mlx_entk.features.frequencies import (
+    KEY_RULE,
+    embedding_power,
+    frequency_features,
+    kernel_power,
+    key_frequencies,
+)
 
 __all__ = [
     "FREQUENCY_FAMILIES",
+    "KEY_RULE",
     "RECOVERED",
     "RECOVERY_RULE",
     "FeatureBank",
@@ -32,8 +40,12 @@ __all__ = [
     "constant_alignment",
     "cycle_frequency",
     "disentangle",
+    "embedding_power",
     "equivalent_families",
     "frequency_alignment",
+    "frequency_features",
+    "kernel_power",
+    "key_frequencies",
     "modular_features",
     "recovery",
     "subspace_overlap",

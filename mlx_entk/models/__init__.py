@@ -2,5 +2,6 @@
 
 from mlx_entk.models.mlp import QuadraticMLP
 from mlx_entk.models.tms import ToyModel
+from mlx_entk.models.transformer import ModularTransformer
 
-__all__ = ["QuadraticMLP", "ToyModel"]
+__all__ = ["ModularTransformer", "QuadraticMLP", "ToyModel"]

@@ -25,7 +25,7 @@ from mlx_entk.regression import (
 )
 from mlx_entk.runs import Json, Run
 from mlx_entk.spectrum import find_cliffs, mode_groups
-from mlx_entk.studies import modular, tms
+from mlx_entk.studies import mlp, tms
 from mlx_entk.training import load_parameters
 
 # Ridges in units of the mean eigenvalue.
@@ -141,7 +141,7 @@ def fit_of(run: Run) -> Fit:
         raise InputError(f"{run.path} is unfinished: run the command that made it again")
     if run.study == tms.STUDY:
         return _of_tms(run)
-    if run.study == modular.STUDY:
+    if run.study == mlp.STUDY:
         return _of_modular(run)
     raise InputError(
         f"{run.path} is a {run.study} run: regression takes the run of one network, such as a "
@@ -226,7 +226,7 @@ def _of_tms(run: Run) -> Fit:
 
 
 def _of_modular(run: Run) -> Fit:
-    config = modular.MLPConfig(**run.config)
+    config = mlp.MLPConfig(**run.config)
     data = modular_addition(config.p, config.train_fraction, config.seed, config.embedding)
     inputs = mx.array(data.x)
     model = QuadraticMLP(config.p, config.width, config.seed)

@@ -11,7 +11,7 @@ import pytest
 
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.runs import Run
-from mlx_entk.studies.modular import STUDY, MLPConfig, expected_groups, run_mlp
+from mlx_entk.studies.mlp import STUDY, MLPConfig, expected_groups, run_mlp
 
 
 def results_of(config: MLPConfig, path: Path) -> dict[str, Any]:
