@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import click
 from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
@@ -32,7 +33,15 @@ errors = Console(stderr=True)
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar a stage with its note; where there is no terminal, a line when a stage is done."""
+    """A bar a stage with its note; where there is no terminal, a line when a stage is done.
+
+    A command that runs inside another one, which passed a progress of its own as the object of
+    click's context, tells that one instead.
+    """
+    outer = click.get_current_context().obj
+    if outer is not None:
+        yield outer
+        return
     if not errors.is_terminal:
         yield _print_finished
         return
@@ -70,6 +79,21 @@ def finish(
     for table in tables(run.results) if shown is None else shown:
         print_table(table)
     console.print(f"Report: {run.path / 'report.html'}", soft_wrap=True)
+
+
+def run_study(
+    out: Path | None,
+    name: str,
+    settings: Json,
+    figures: Callable[[Run], Iterator[tuple[str, Figure]]],
+    experiment: Callable[[Run, Progress], Json],
+) -> None:
+    """Run an experiment in its folder, the default one or ``out``, and show what it found."""
+    run = Run.create(out or default_folder(name, settings), name, settings)
+    with run.session():
+        with progress() as update:
+            experiment(run, update)
+        finish(run, figures(run))
 
 
 def default_folder(study: str, settings: Json) -> Path:

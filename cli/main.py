@@ -11,6 +11,7 @@ from .kernel import kernel
 from .modular import modular
 from .regress import regress_command
 from .runs import runs, show
+from .sweep import sweep
 from .tms import tms
 
 
@@ -28,6 +29,7 @@ cli.add_command(modular)
 cli.add_command(tms)
 cli.add_command(kernel)
 cli.add_command(regress_command)
+cli.add_command(sweep)
 cli.add_command(runs)
 cli.add_command(show)
 cli.add_command(doctor)

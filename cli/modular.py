@@ -1,18 +1,19 @@
 """``mlx-entk modular``: the modular-addition experiments."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from mlx_entk.data import Embedding
-from mlx_entk.plotting import modular_figures
-from mlx_entk.runs import Run
-from mlx_entk.studies.mlp import STUDY, MLPConfig, run_mlp
+from mlx_entk.plotting import modular_figures, transformer_figures
+from mlx_entk.studies import mlp, transformer
+from mlx_entk.studies.modular import ModularConfig
 
-from .display import default_folder, finish, progress
+from .display import run_study
 
-_DEFAULT = MLPConfig()
+Command = Callable[..., None]
 
 
 @click.group()
@@ -20,45 +21,90 @@ def modular() -> None:
     """Study networks that add modulo p."""
 
 
+def _options(default: ModularConfig) -> Callable[[Command], Command]:
+    """The settings that every network has, with a network's own defaults."""
+    options = [
+        click.option("--p", default=default.p, help="Modulus, odd and at least 3."),
+        click.option(
+            "--train-fraction",
+            default=default.train_fraction,
+            help="Share of the p² pairs to train on, between 0 and 1.",
+        ),
+        click.option("--epochs", default=default.epochs, help="Passes over the pairs, at most."),
+        click.option("--seed", default=default.seed, help="Of weights, split and batches."),
+        click.option("--learning-rate", default=default.learning_rate, help="Of AdamW."),
+        click.option("--weight-decay", default=default.weight_decay, help="Of AdamW."),
+        click.option(
+            "--out",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Run folder; by default one below runs/ named after the settings.",
+        ),
+    ]
+
+    def decorate(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_MLP = mlp.MLPConfig()
+
+
 @modular.command(
+    "mlp",
+    context_settings={"show_default": True},
     epilog="Example: mlx-entk modular mlp --seed 1 --out runs/seed-1",
 )
-@click.option("--p", default=_DEFAULT.p, show_default=True, help="Modulus, odd and at least 3.")
-@click.option("--width", default=_DEFAULT.width, show_default=True, help="Hidden units.")
-@click.option(
-    "--train-fraction",
-    default=_DEFAULT.train_fraction,
-    show_default=True,
-    help="Share of the p² pairs to train on, between 0 and 1.",
-)
-@click.option("--epochs", default=_DEFAULT.epochs, show_default=True, help="Full-batch steps.")
-@click.option("--seed", default=_DEFAULT.seed, show_default=True, help="Of weights and split.")
+@_options(_MLP)
+@click.option("--width", default=_MLP.width, help="Hidden units.")
 @click.option(
     "--embedding",
     type=click.Choice(get_args(Embedding)),
-    default=_DEFAULT.embedding,
-    show_default=True,
+    default=_MLP.embedding,
     help="How n and m enter: unit vectors, or cyclic shifts of one random vector.",
 )
-@click.option(
-    "--learning-rate", default=_DEFAULT.learning_rate, show_default=True, help="Of AdamW."
-)
-@click.option("--weight-decay", default=_DEFAULT.weight_decay, show_default=True, help="Of AdamW.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Run folder; by default one below runs/ named after the settings.",
-)
-def mlp(out: Path | None, **settings: object) -> None:
+def mlp_command(out: Path | None, **settings: Any) -> None:
     """Train the MLP, decompose its trace eNTK, align it with Fourier families.
 
     Writes a run folder with checkpoints every 10 epochs, results.json, spectra.npz, figures/
     and report.html. Run the same command again to continue after an interruption.
     """
-    config = MLPConfig(**settings)  # type: ignore[arg-type]
-    named = config.as_json()
-    run = Run.create(out or default_folder(STUDY, named), STUDY, named)
-    with run.session():
-        with progress() as update:
-            run_mlp(config, run, update)
-        finish(run, modular_figures(run))
+    config = mlp.MLPConfig(**settings)
+    run_study(out, mlp.STUDY, config.as_json(), modular_figures,
+         lambda run, update: mlp.run_mlp(config, run, update))  # fmt: skip
+
+
+_TRANSFORMER = transformer.TransformerConfig()
+
+
+@modular.command(
+    "transformer",
+    context_settings={"show_default": True},
+    epilog="Examples: mlx-entk modular transformer --seed 0 --epochs 20000; "
+    "mlx-entk sweep --seeds 0-7 modular transformer --epochs 20000",
+)
+@_options(_TRANSFORMER)
+@click.option("--d-model", default=_TRANSFORMER.d_model, help="Width of the residual stream.")
+@click.option("--heads", default=_TRANSFORMER.heads, help="Attention heads.")
+@click.option("--d-mlp", default=_TRANSFORMER.d_mlp, help="Hidden units of the ReLU layer.")
+@click.option("--batch-size", default=_TRANSFORMER.batch_size, help="Pairs a step.")
+@click.option(
+    "--hold",
+    default=_TRANSFORMER.hold,
+    help="Epochs that the test accuracy has to hold 99% before training stops; 0 trains to the "
+    "last epoch.",
+)
+def transformer_command(out: Path | None, **settings: Any) -> None:
+    """Train the transformer until it groks, and find which parameter's kernel holds what.
+
+    Reads its key frequencies off the embedding and off the kernel's modes, and aligns the
+    kernels of all nine parameters with Fourier families at those frequencies, after training
+    and over it. Writes a run folder with checkpoints every 20 epochs, results.json,
+    spectra.npz, figures/ and report.html. Run the same command again to continue after an
+    interruption.
+    """
+    config = transformer.TransformerConfig(**settings)
+    run_study(out, transformer.STUDY, config.as_json(), transformer_figures,
+         lambda run, update: transformer.run_transformer(config, run, update))  # fmt: skip

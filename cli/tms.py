@@ -1,20 +1,17 @@
 """``mlx-entk tms``: toy models of superposition."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
-from matplotlib.figure import Figure
 
 from mlx_entk.errors import InputError
 from mlx_entk.plotting import descent_figures, paper_figures, tms_figures
-from mlx_entk.progress import Progress
-from mlx_entk.runs import Json, Run
 from mlx_entk.studies import tms as study
 
-from .display import default_folder, finish, progress
+from .display import run_study
 
 _DEFAULT = study.TMSConfig()
 Command = Callable[..., None]
@@ -93,10 +90,10 @@ def tms(context: click.Context, /, out: Path | None, paper: bool, **settings: An
         _refuse(context, ["n", "m", "sparsity", "dataset", "betas"], "is set by --paper: leave it")
     config = study.TMSConfig(**settings)
     if paper:
-        _run(out, study.PAPER_STUDY, config.as_json(), paper_figures,
+        run_study(out, study.PAPER_STUDY, config.as_json(), paper_figures,
              lambda run, update: study.run_paper(config, run, update))  # fmt: skip
         return
-    _run(out, study.STUDY, config.as_json(), tms_figures,
+    run_study(out, study.STUDY, config.as_json(), tms_figures,
          lambda run, update: study.run_tms(config, run, update))  # fmt: skip
 
 
@@ -122,19 +119,5 @@ def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
 def double_descent(out: Path | None, sizes: tuple[int, ...], **settings: Any) -> None:
     """Train on datasets of several sizes, and draw the loss on new inputs over the size."""
     config = study.TMSConfig(**settings)
-    _run(out, study.DESCENT_STUDY, study.descent_config(config, sizes), descent_figures,
+    run_study(out, study.DESCENT_STUDY, study.descent_config(config, sizes), descent_figures,
          lambda run, update: study.run_double_descent(config, sizes, run, update))  # fmt: skip
-
-
-def _run(
-    out: Path | None,
-    name: str,
-    settings: Json,
-    figures: Callable[[Run], Iterator[tuple[str, Figure]]],
-    experiment: Callable[[Run, Progress], Json],
-) -> None:
-    run = Run.create(out or default_folder(name, settings), name, settings)
-    with run.session():
-        with progress() as update:
-            experiment(run, update)
-        finish(run, figures(run))

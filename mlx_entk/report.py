@@ -17,6 +17,23 @@ CAPTIONS = {
     "overlaps-over-training": "Overlap of each mode group of each kernel with the families of "
     "single frequencies over training, in per cent of the smaller dimension. Epoch 0 is the "
     "network before training.",
+    "key-frequencies": "Which frequencies the network uses: shares of the Fourier norm of its "
+    "embedding, and of the unembedding's kernel by its modes; key ones in orange.",
+    "localisation-sum-of-logits": "Where each family lives, by the sum-of-logits kernel of each "
+    "parameter: overlap of its leading two mode groups with the families at the key frequencies "
+    "and, as control, at the others.",
+    "localisation-trace": "The same by the trace kernels.",
+    "localisation-class-0": "The same by the kernels of class 0.",
+    "overlaps-by-parameter": "Overlap of the leading mode group (full lines) and the next one "
+    "(dashed) of each kernel with the families over training; in grey the test accuracy.",
+    "first-to-move": "When each kernel turned to its family, the one at the key frequencies whose "
+    "overlap rose the most: bars from onset to completion, the dot in the middle; pale where it "
+    "rose by less than 20%. In grey the rise of the test accuracy.",
+    "sweep": "The headline figures of every seed; dotted, their mean.",
+    "sweep-overlap": "Test accuracy, and the overlap of the leading modes with the sum at the key "
+    "frequencies, of every seed.",
+    "sweep-leads": "How far ahead of the test accuracy each kernel turned to its family: a dot a "
+    "seed, hollow where the overlap rose by less than 20%, the median in orange.",
     "spectra": "Leading eigenvalues of the full and the layerwise kernels after training; each "
     "shaded group ends at a cliff that the stated criterion finds.",
     "spectra-over-training": "The same spectra at some epochs of training.",
@@ -68,6 +85,10 @@ def tables(results: Json) -> list[Table]:
         return [_paper_overview(results["models"]), _recovery(results["models"])]
     if study == "tms-double-descent":
         return [_descent(results["sizes"])]
+    if study == "modular-transformer":
+        return [_transformer_overview(results), _localisation(results), _moves(results)]
+    if study == "sweep":
+        return [_seeds(results), _spread(results)]
     overview = _modular_overview if "grokking" in results else _kernel_overview
     return [overview(results), _cliffs(results), *_alignment(results)]
 
@@ -222,6 +243,108 @@ def _modular_overview(results: Json) -> Table:
         ],
         f"Rise: {onset['rule']}.",
     )
+
+
+def _transformer_overview(results: Json) -> Table:
+    accuracy, config, keys = results["accuracy"], results["config"], results["key_frequencies"]
+    grokked = results["grokked_at"]
+    return Table(
+        "Run",
+        ("", ""),
+        [
+            ("p, d_model, heads, d_mlp", ", ".join(
+                str(config[key]) for key in ("p", "d_model", "heads", "d_mlp")
+            )),
+            ("seed", str(config["seed"])),
+            ("inputs, parameters", f"{results['inputs']:,}, {results['parameters']:,}"),
+            ("epochs", str(results["epochs"])),
+            ("train accuracy", f"{accuracy['train']:.2%}"),
+            ("test accuracy", f"{accuracy['test']:.2%}"),
+            ("grokked", "not" if grokked is None else f"at epoch {grokked}"),
+            ("test accuracy rises", _rise(results["grokking"]["onset"]["test_accuracy"])),
+            ("key frequencies, by the embedding", ", ".join(map(str, keys["embedding"]))),
+            ("... by the kernel's modes", ", ".join(map(str, keys["kernel"]))),
+        ],
+        f"Training ends {results['stop_rule']}. Key: {keys['rule']}. Rise: "
+        f"{results['grokking']['onset']['rule']}.",
+    )  # fmt: skip
+
+
+def _localisation(results: Json) -> Table:
+    reduction = next(iter(results["cliffs"]))
+    rows = {
+        (row["kernel"], *row["modes"], row["family"]): row
+        for row in results["alignment"]
+        if row["reduction"] == reduction
+    }
+    families = [
+        name for name in dict.fromkeys(row["family"] for row in results["alignment"])
+        if name.endswith("(key)")
+    ]  # fmt: skip
+    groups = dict.fromkeys(key[:3] for key in rows)
+
+    def cell(row: Json) -> str:
+        before = 100 * row["initial"] / row["dimension"]
+        chance = 100 * row["chance"] / row["dimension"]
+        return f"{row['percent']:.0f} ({before:.0f}, {chance:.0f})"
+
+    return Table(
+        f"Overlap of the {reduction} kernels' mode groups with families at the key frequencies, %",
+        ("kernel", "modes", *(name.removesuffix(" (key)") for name in families)),
+        [
+            (group[0], _modes(group[1:]), *(cell(rows[*group, family]) for family in families))
+            for group in groups
+        ],
+        "In brackets: the same modes before training, and by chance. Per cent of the smaller "
+        "dimension; results.json has the other frequencies and reductions.",
+    )
+
+
+def _moves(results: Json) -> Table:
+    return Table(
+        "When each kernel turned to its family",
+        ("kernel", "modes", "family", "rise %", "from", "to", "epochs ahead"),
+        [
+            (
+                row["kernel"],
+                _modes(row["modes"]),
+                row["family"].removesuffix(" (key)"),
+                f"{100 * row['rise']:.0f}",
+                f"{row['transition']['onset']:.0f}",
+                f"{row['transition']['completion']:.0f}",
+                f"{row['lead']:.0f}",
+            )
+            for row in results["grokking"]["moves"]
+        ],
+        "Its family: the one at the key frequencies whose overlap rose the most. Ahead: middle of "
+        "the rise of the test accuracy less middle of this one.",
+    )
+
+
+def _seeds(results: Json) -> Table:
+    names = list(results["spread"])
+    return Table(
+        f"`mlx-entk {' '.join(results['config']['command'])}` by seed",
+        ("", *(f"seed {row['seed']}" for row in results["seeds"])),
+        [(name, *(_figure(row["figures"][name]) for row in results["seeds"])) for name in names],
+    )
+
+
+def _spread(results: Json) -> Table:
+    keys = ("mean", "deviation", "smallest", "largest")
+    return Table(
+        "Spread over the seeds",
+        ("", *keys, "seeds"),
+        [
+            (name, *(_figure(row[key]) for key in keys), str(row["count"]))
+            for name, row in results["spread"].items()
+        ],
+        "Deviation: the sample standard deviation. Seeds: how many have the figure.",
+    )
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
 
 
 def _kernel_overview(results: Json) -> Table:

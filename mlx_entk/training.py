@@ -22,15 +22,21 @@ def never(metrics: Sequence[Json]) -> bool:
     return False
 
 
+def held_since(metrics: Sequence[Json], metric: str, level: float) -> int | None:
+    """The epoch from which on a metric has been at ``level`` or above; None if it is below."""
+    since: int | None = None
+    for row in reversed(metrics):
+        if row[metric] < level:
+            break
+        since = row["epoch"]
+    return since
+
+
 def reached(metric: str, level: float, held: int) -> Stop:
     """Stop once a metric has been at ``level`` or above for ``held`` epochs on end."""
 
     def stop(metrics: Sequence[Json]) -> bool:
-        since = None
-        for row in reversed(metrics):
-            if row[metric] < level:
-                break
-            since = row["epoch"]
+        since = held_since(metrics, metric, level)
         return since is not None and metrics[-1]["epoch"] - since >= held
 
     return stop

@@ -3,7 +3,9 @@
 from mlx_entk.plotting.kernel import kernel_figures
 from mlx_entk.plotting.modular import modular_figures
 from mlx_entk.plotting.regression import regression_figures
+from mlx_entk.plotting.sweep import sweep_figures
 from mlx_entk.plotting.tms import descent_figures, paper_figures, tms_figures
+from mlx_entk.plotting.transformer import transformer_figures
 
 __all__ = [
     "descent_figures",
@@ -11,5 +13,7 @@ __all__ = [
     "modular_figures",
     "paper_figures",
     "regression_figures",
+    "sweep_figures",
     "tms_figures",
+    "transformer_figures",
 ]

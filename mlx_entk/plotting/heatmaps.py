@@ -1,4 +1,4 @@
-"""Heatmaps: which kernel and cliff holds which family, single frequencies, neurons."""
+"""Which kernel and cliff holds which family, key and single frequencies, neurons."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,9 @@ from matplotlib.figure import Figure
 
 from mlx_entk.linalg import Float64Array
 from mlx_entk.plotting.style import (
+    COLORS,
     DIVERGING,
+    MUTED,
     SEQUENTIAL,
     kernel_label,
     modes_label,
@@ -21,6 +23,9 @@ from mlx_entk.plotting.style import (
 def alignment(rows: Sequence[dict[str, Any]]) -> Figure:
     """Overlap in per cent of the smaller dimension: kernel and mode group × family.
 
+    What chance gives stands beside it, and where the rows have it, what the same modes had
+    before training.
+
     Parameters
     ----------
     rows
@@ -28,27 +33,59 @@ def alignment(rows: Sequence[dict[str, Any]]) -> Figure:
     """
     groups = list(dict.fromkeys((row["kernel"], tuple(row["modes"])) for row in rows))
     families = list(dict.fromkeys(row["family"] for row in rows))
-    percent = np.zeros((len(groups), len(families)))
-    chance = np.zeros_like(percent)
+    panels = {"after training": "overlap", "before training": "initial", "by chance": "chance"}
+    shown = {title: key for title, key in panels.items() if key in rows[0]}
+    percent = np.zeros((len(shown), len(groups), len(families)))
     for row in rows:
-        at = groups.index((row["kernel"], tuple(row["modes"]))), families.index(row["family"])
-        percent[at] = row["percent"]
-        chance[at] = 100 * row["chance"] / row["dimension"]
-    figure, (axis,) = new_figure(2.6 + 0.55 * len(families), 2.0 + 0.36 * len(groups))
-    image = axis.imshow(percent, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
-    for (i, j), value in np.ndenumerate(percent):
-        axis.text(
-            j, i, f"{value:.0f}", ha="center", va="center", fontsize=8,
-            color="black" if value > 55 else "white",
-        )  # fmt: skip
-    axis.set_xticks(range(len(families)), families, rotation=40, ha="right")
-    axis.set_yticks(
-        range(len(groups)), [f"{kernel_label(k)}, {modes_label(list(m))}" for k, m in groups]
+        i, j = groups.index((row["kernel"], tuple(row["modes"]))), families.index(row["family"])
+        percent[:, i, j] = [100 * row[key] / row["dimension"] for key in shown.values()]
+    figure, axes = new_figure(
+        2.0 + 0.4 * len(families) * len(shown), 2.0 + 0.27 * len(groups), 1, len(shown), sharey=True
     )
-    axis.tick_params(length=0)
-    axis.spines[:].set_visible(False)
-    expected = "–".join(dict.fromkeys(f"{value:.0f}" for value in (chance.min(), chance.max())))
-    figure.colorbar(image, ax=axis, label=f"overlap (%); by chance {expected}", pad=0.01)
+    for axis, title, values in zip(axes, shown, percent, strict=True):
+        image = axis.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
+        for (i, j), value in np.ndenumerate(values):
+            axis.text(
+                j, i, f"{value:.0f}", ha="center", va="center", fontsize=7,
+                color="black" if value > 55 else "white",
+            )  # fmt: skip
+        axis.set_xticks(range(len(families)), families, rotation=50, ha="right", fontsize=8)
+        axis.set_yticks(
+            range(len(groups)),
+            [f"{kernel_label(k)}, {modes_label(list(m))}" for k, m in groups],
+            fontsize=8,
+        )
+        axis.tick_params(length=0)
+        axis.spines[:].set_visible(False)
+        axis.set_title(title if len(shown) > 2 else title.removeprefix("after training"))
+    figure.colorbar(image, ax=axes, label="overlap (%)", pad=0.01)
+    return figure
+
+
+@styled
+def key_frequencies(power: dict[str, Float64Array], keys: dict[str, Sequence[int]]) -> Figure:
+    """Share of each frequency by source, the key ones in colour.
+
+    Parameters
+    ----------
+    power
+        Shares of frequencies 1, 2, … by source.
+    keys
+        The key frequencies by source.
+    """
+    figure, axes = new_figure(7.2, 2.9, 1, len(power), sharey=True)
+    for axis, (source, shares) in zip(axes, power.items(), strict=True):
+        frequencies = np.arange(1, shares.size + 1)
+        colors = [COLORS[1] if k in keys[source] else MUTED for k in frequencies]
+        axis.bar(frequencies, 100 * shares, color=colors)
+        axis.axhline(100 / shares.size, color=MUTED, linestyle=":", linewidth=1.0)
+        axis.set_title(f"by the {source}")
+        axis.set_xlabel("frequency k")
+    axes[0].set_ylabel("share of the power (%)")
+    axes[-1].annotate(
+        "uniform share", (1, 100 / shares.size), xycoords=("axes fraction", "data"),
+        xytext=(0, 3), textcoords="offset points", ha="right", color=MUTED, fontsize=8.5,
+    )  # fmt: skip
     return figure
 
 

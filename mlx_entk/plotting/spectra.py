@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mlx_entk.linalg import Float64Array
@@ -35,7 +36,7 @@ def spectra(
     shown
         How many modes.
     """
-    figure, axes = new_figure(3.6 * len(values), 3.4, 1, len(values))
+    figure, axes = _panels(len(values))
     for axis, (kernel, of_kernel) in zip(axes, values.items(), strict=True):
         head = np.maximum(of_kernel[:shown], np.finfo(float).tiny)
         axis.semilogy(np.arange(head.size), head, ".", markersize=4, color=COLORS[0], zorder=3)
@@ -77,7 +78,7 @@ def spectra_over_training(
     shown
         How many modes.
     """
-    figure, axes = new_figure(3.6 * len(values), 3.4, 1, len(values))
+    figure, axes = _panels(len(values))
     shades = colormaps[SEQUENTIAL](np.linspace(0.05, 0.85, len(chosen)))
     for axis, (kernel, rows) in zip(axes, values.items(), strict=True):
         for epoch, shade in zip(chosen, shades, strict=True):
@@ -88,3 +89,13 @@ def spectra_over_training(
     axes[0].set_ylabel("eigenvalue")
     axes[-1].legend(fontsize=8.5, labelcolor=MUTED)
     return figure
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """One panel a kernel, at most five in a row."""
+    columns = min(count, 5)
+    rows = -(-count // columns)
+    figure, axes = new_figure(3.6 * columns, 3.4 * rows, rows, columns)
+    for axis in axes[count:]:
+        axis.remove()
+    return figure, axes[:count]

@@ -116,3 +116,85 @@ def overlaps(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
             axis.tick_params(labelbottom=True)
     axes[0].legend(fontsize=8.5)
     return figure
+
+
+@styled
+def by_parameter(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
+    """Overlap of the two groups of every kernel with some families over training, in per cent.
+
+    The leading group in full lines, the next one dashed; the test accuracy in grey.
+
+    Parameters
+    ----------
+    tracked
+        ``results["grokking"]``.
+    families
+        The families to draw.
+    """
+    kernels = list(tracked["distance"])
+    columns = 5
+    rows = -(-len(kernels) // columns)
+    figure, axes = new_figure(
+        2.7 * columns, 0.8 + 2.2 * rows, rows, columns, sharex=True, sharey=True
+    )
+    for axis in axes[len(kernels) :]:
+        axis.remove()
+    epochs = tracked["epochs"]
+    for number, (axis, kernel) in enumerate(zip(axes, kernels, strict=False)):
+        accuracy = [100 * value for value in tracked["test_accuracy"]]
+        axis.fill_between(epochs, accuracy, color=MUTED, alpha=0.15, linewidth=0)
+        first = min(row["modes"] for row in tracked["series"] if row["kernel"] == kernel)
+        for row in tracked["series"]:
+            if row["kernel"] == kernel and row["family"] in families:
+                percent = [100 * value / row["dimension"] for value in row["overlap"]]
+                leading = row["modes"] == first
+                axis.plot(
+                    epochs, percent, "-" if leading else "--", linewidth=1.4 if leading else 1.0,
+                    color=COLORS[families.index(row["family"])],
+                    label=row["family"] if leading else None,
+                )  # fmt: skip
+        axis.set_title(kernel_label(kernel))
+        axis.set_ylim(-3, 105)
+        if number % columns == 0:
+            axis.set_ylabel("overlap, accuracy (%)")
+        if number >= len(kernels) - columns:
+            axis.set_xlabel("epoch")
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(families)
+    )
+    return figure
+
+
+@styled
+def first_to_move(tracked: dict[str, Any]) -> Figure:
+    """When each kernel turned to its family, beside the rise of the test accuracy.
+
+    Parameters
+    ----------
+    tracked
+        ``results["grokking"]``, with ``moves``.
+    """
+    moves = tracked["moves"]
+    figure, (axis,) = new_figure(7, 1.2 + 0.32 * len(moves))
+    accuracy = tracked["onset"]["test_accuracy"]
+    axis.axvspan(
+        accuracy["onset"], accuracy["completion"], color=MUTED, alpha=0.15, linewidth=0,
+        label="test accuracy rises",
+    )  # fmt: skip
+    axis.axvline((accuracy["onset"] + accuracy["completion"]) / 2, color=MUTED, linestyle=":")
+    for number, row in enumerate(moves):
+        found = row["transition"]
+        color = COLORS[0] if row["rise"] >= 0.2 else COLORS[5]
+        axis.plot([found["onset"], found["completion"]], [number] * 2, color=color, linewidth=4)
+        axis.plot(row["middle"], number, "o", color="black", markersize=4)
+    labels = [
+        f"{kernel_label(row['kernel'])}: {row['family'].removesuffix(' (key)')} "
+        f"+{100 * row['rise']:.0f}%"
+        for row in moves
+    ]
+    axis.set_yticks(range(len(moves)), labels)
+    axis.invert_yaxis()
+    axis.set_xlabel("epoch")
+    axis.set_xlim(0, tracked["epochs"][-1])
+    axis.legend(loc="upper left", bbox_to_anchor=(0, 1.12), fontsize=8.5)
+    return figure

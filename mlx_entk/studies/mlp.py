@@ -213,3 +213,20 @@ def _preactivations(model: QuadraticMLP, inputs: mx.array, p: int) -> Float64Arr
     strongest = np.argsort(np.linalg.norm(readout, axis=0), kind="stable")[::-1][:NEURONS]
     values = linalg.as_numpy(model.preactivations(inputs))[:, strongest]
     return np.ascontiguousarray(values.T, dtype=np.float64).reshape(-1, p, p)
+
+
+def headline(results: Json) -> dict[str, float | None]:
+    """The figures of a run that a sweep sets side by side; overlaps in per cent."""
+    first, second = expected_groups(results["config"]["p"])
+    rows = {
+        (row["kernel"], tuple(row["modes"]), row["family"]): row for row in results["alignment"]
+    }
+    onset = results["grokking"]["onset"]
+    return {
+        "test accuracy": 100 * results["accuracy"]["test"],
+        "second group with sum": rows["full", second, "sum"]["percent"],
+        "second group with difference": rows["full", second, "difference"]["percent"],
+        "first group with n ∪ m": rows["full", first, "n ∪ m"]["percent"],
+        "steepest overlap": onset["steepest_overlap"],
+        "steepest test accuracy": onset["steepest_test_accuracy"],
+    }

@@ -356,3 +356,13 @@ def descent_config(base: TMSConfig, sizes: tuple[int, ...]) -> Json:
     return {key: value for key, value in base.as_json().items() if key != "rows"} | {
         "sizes": list(sizes)
     }
+
+
+def headline(results: Json) -> dict[str, float | None]:
+    """The figures of a run that a sweep sets side by side."""
+    return {
+        f"reconstructed, {network}": count for network, count in results["reconstructed"].items()
+    } | {
+        f"recovered at β = {row['beta']:g}, {row['network']}": row["recovered"]
+        for row in results["kernels"]
+    }

@@ -48,7 +48,7 @@ from mlx_entk.studies.modular import (
     train_on_pairs,
     with_initial,
 )
-from mlx_entk.training import load_parameters, reached
+from mlx_entk.training import held_since, load_parameters, reached
 
 STUDY = "modular-transformer"
 
@@ -173,7 +173,7 @@ def run_transformer(config: TransformerConfig, run: Run, progress: Progress = si
     )
     arrays |= {f"values over training/{name}": rows for name, rows in trajectory.values.items()}
     metrics = run.metrics
-    held = reached("test accuracy", GROKKED, config.hold)
+    grokked = reached("test accuracy", GROKKED, config.hold)(metrics)
     results: Json = {
         "study": STUDY,
         "config": config.as_json(),
@@ -181,7 +181,7 @@ def run_transformer(config: TransformerConfig, run: Run, progress: Progress = si
         "parameters": sum(v.size for v in flatten_tree(model.parameters()).values()),
         "epochs": last,
         "stop_rule": stop_rule(config),
-        "grokked": held(metrics),
+        "grokked_at": held_since(metrics, "test accuracy", GROKKED) if grokked else None,
         **last_metrics(metrics),
         "key_frequencies": {
             "rule": KEY_RULE,
@@ -288,3 +288,28 @@ def _rise(series: Json) -> float:
 
 def _middle(found: Json) -> float:
     return float(found["onset"] + found["completion"]) / 2
+
+
+def headline(results: Json) -> dict[str, float | None]:
+    """The figures of a run that a sweep sets side by side; overlaps in per cent, times in epochs.
+
+    ``grokked at`` is the epoch from which the test accuracy held, None where it never did.
+    """
+    keys = results["key_frequencies"]
+    first, second = expected_groups(len(keys["embedding"]))
+    rows = {
+        (row["kernel"], tuple(row["modes"]), row["family"]): row["percent"]
+        for row in results["alignment"]
+        if row["reduction"] == MAIN
+    }
+    moves = {f"lead of {row['kernel']}": row["lead"] for row in results["grokking"]["moves"]}
+    return {
+        "test accuracy": 100 * results["accuracy"]["test"],
+        "epochs": results["epochs"],
+        "grokked at": results["grokked_at"],
+        "key frequencies": len(keys["embedding"]),
+        "by the kernel too": len({*keys["embedding"]} & {*keys["kernel"]}),
+        "unembedding with sum": rows["unembedding", first, "sum (key)"],
+        "next with axis sum": rows["unembedding", second, "axis sum (key)"],
+        **{name: moves[name] for name in sorted(moves)},
+    }

@@ -1,0 +1,182 @@
+"""``mlx-entk sweep``: one experiment over several seeds."""
+
+import contextlib
+import hashlib
+import io
+import multiprocessing
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import click
+
+from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
+from mlx_entk.plotting import sweep_figures
+from mlx_entk.progress import Progress
+from mlx_entk.runs import Run
+from mlx_entk.studies.sweep import STUDY, summarise
+
+from .display import finish, progress
+
+# What the linear algebra libraries take as their number of threads.
+_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+
+def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
+    """``0-2,7`` as 0, 1, 2, 7."""
+    seeds: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise click.BadParameter(f"{text!r} is no list of seeds: write 0-7 or 0,2,5")
+        seeds |= set(range(int(first), int(last if dash else first) + 1))
+    if not seeds:
+        raise click.BadParameter(f"{text!r} holds no seed: write 0-7 or 0,2,5")
+    return sorted(seeds)
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    epilog="Example: mlx-entk sweep --seeds 0-7 --jobs 2 modular transformer --epochs 20000",
+)
+@click.option(
+    "--seeds",
+    callback=_parse_seeds,
+    default="0-4",
+    show_default=True,
+    help="Such as 0-7 or 0,2,5; more may be added later.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Seeds that run at a time, each in a process of its own; they share the cores.",
+)
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the sweep, with a run folder for each seed inside; by default below runs/.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def sweep(seeds: list[int], jobs: int, out: Path | None, command: tuple[str, ...]) -> None:
+    """Run COMMAND, an experiment of mlx-entk with its options, once for each seed.
+
+    Seeds that are finished are not run again: the same command goes on after an interruption.
+    Writes results.json, figures/ and report.html with the figures of every seed and their
+    spread.
+    """
+    for name in ("--seed", "--out"):
+        if any(word == name or word.startswith(f"{name}=") for word in command):
+            raise InputError(f"{name} is set by the sweep: leave it out of the command")
+    run = Run.create(out or _default_folder(command), STUDY, {"command": list(command)})
+    with run.session():
+        folders = {seed: run.path / f"seed-{seed}" for seed in seeds}
+        with progress() as update:
+            _run_all(command, folders, jobs, update)
+        runs = {seed: Run.load(folder) for seed, folder in folders.items()}
+        results = summarise(runs, list(command))
+        run.save_results(results, {})
+        finish(run, sweep_figures(results, runs))
+
+
+def _default_folder(command: Sequence[str]) -> Path:
+    digest = hashlib.sha256("\0".join(command).encode()).hexdigest()[:6]
+    words = [word for word in command if word.isalnum() and not word.isdigit()]
+    return Path("runs") / "-".join(["sweep", *words, digest])
+
+
+@dataclass
+class _Job:
+    """One seed in a process of its own."""
+
+    seed: int
+    process: BaseProcess
+    messages: Connection
+
+
+def _run_all(command: Sequence[str], folders: dict[int, Path], jobs: int, update: Progress) -> None:
+    """Run the seeds that are not finished, ``jobs`` at a time; stop all where one fails."""
+    waiting = [seed for seed, folder in folders.items() if not _finished(folder)]
+    total, running = len(folders), list[_Job]()
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    environment = {name: str(threads) for name in _THREADS} if jobs > 1 else {}
+    for name, value in environment.items():
+        os.environ.setdefault(name, value)
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                seed = waiting.pop(0)
+                running.append(_start(command, seed, folders[seed]))
+            update("seeds", total - len(waiting) - len(running), total)
+            for ready in wait([job.messages for job in running]):
+                job = next(job for job in running if job.messages is ready)
+                if not _read(job, update):
+                    running.remove(job)
+    finally:
+        for job in running:
+            job.process.terminate()
+    update("seeds", total, total)
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / "report.html").exists() and Run.load(folder).finished
+
+
+def _start(command: Sequence[str], seed: int, folder: Path) -> _Job:
+    # A fresh interpreter: MLX's threads and a GPU's queue do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    arguments = [*command, "--seed", str(seed), "--out", str(folder)]
+    process = context.Process(target=_work, args=(arguments, sender), daemon=True)
+    process.start()
+    sender.close()  # the child's copy alone keeps it open, so that its death is seen
+    return _Job(seed, process, receiver)
+
+
+def _read(job: _Job, update: Progress) -> bool:
+    """Pass on a message of a job; false once it is done.
+
+    Raises
+    ------
+    MlxEntkError
+        Where the job failed.
+    """
+    try:
+        message = job.messages.recv()
+    except EOFError:
+        job.process.join()
+        if job.process.exitcode:
+            raise RunFailedError(
+                f"seed {job.seed} ended with exit code {job.process.exitcode}: "
+                "the same command goes on from its last checkpoint"
+            ) from None
+        return False
+    if isinstance(message, MlxEntkError):
+        raise type(message)(f"seed {job.seed}: {message}")
+    stage, done, total, note = message
+    update(f"seed {job.seed}", done, total, f"{stage}  {note}")
+    return True
+
+
+def _work(arguments: list[str], messages: Connection) -> None:
+    """What the process of a seed does: the command, telling its progress to the sweep."""
+    from .main import cli  # it imports this module
+
+    def tell(stage: str, done: int, total: int, note: str = "") -> None:
+        messages.send((stage, done, total, note))
+
+    sys.argv = ["mlx-entk", *arguments]  # for the provenance of the run
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            cli.main(arguments, standalone_mode=False, obj=tell)
+    except MlxEntkError as error:
+        messages.send(error)
+    except click.ClickException as error:
+        messages.send(InputError(error.format_message()))
+    except KeyboardInterrupt:
+        sys.exit(130)
