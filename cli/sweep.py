@@ -5,6 +5,7 @@ import hashlib
 import io
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -133,7 +134,10 @@ def _start(command: Sequence[str], seed: int, folder: Path) -> _Job:
     receiver, sender = context.Pipe(duplex=False)
     arguments = [*command, "--seed", str(seed), "--out", str(folder)]
     process = context.Process(target=_work, args=(arguments, sender), daemon=True)
+    # Ctrl-C reaches the whole terminal; the sweep alone answers it, and stops its jobs.
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
+    signal.signal(signal.SIGINT, answer)
     sender.close()  # the child's copy alone keeps it open, so that its death is seen
     return _Job(seed, process, receiver)
 
@@ -178,5 +182,3 @@ def _work(arguments: list[str], messages: Connection) -> None:
         messages.send(error)
     except click.ClickException as error:
         messages.send(InputError(error.format_message()))
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -163,7 +163,7 @@ class KernelTracker:
         Groups of modes (first, last) to align with the families; by default the leading ``top``
         as one.
     top
-        Eigenvalues to log.
+        Eigenvalues to log; by default 20, or all of a smaller probe set.
     log
         A file that every row is appended to as a line of JSON.
     memory_limit
@@ -206,7 +206,7 @@ class KernelTracker:
         by_layer: bool = True,
         features: FeatureBank | None = None,
         groups: Sequence[Modes] | None = None,
-        top: int = 20,
+        top: int | None = None,
         log: Path | None = None,
         memory_limit: int | None = None,
         max_share: float | None = None,
@@ -215,6 +215,7 @@ class KernelTracker:
             raise InputError(f"every is {every}: rows are at least one step apart")
         if reduction == "full":
             raise InputError("reduction is full: follow trace, sum-of-logits or a pair of classes")
+        top = min(20, probe.shape[0]) if top is None else top
         if not 1 <= top <= probe.shape[0]:
             raise InputError(f"top is {top}: the probe set has {probe.shape[0]} modes")
         if max_share is not None and not 0 < max_share < 1:
@@ -352,3 +353,20 @@ def transition(epochs: Float64Array, series: Float64Array) -> Transition:
         after=float(before + slope),
         explained=float(slope * along[best] / total) if total > 0 else 0.0,
     )
+
+
+HALF_RISE_RULE = "the first epoch at which a series is halfway from its first value to its largest"
+
+
+def half_rise(epochs: Float64Array, series: Float64Array) -> float:
+    """Where a series has done half of its rise, by :data:`HALF_RISE_RULE`, interpolated.
+
+    The first epoch for a series that never rises.
+    """
+    level = (series[0] + series.max()) / 2
+    after = int(np.argmax(series >= level))
+    if after == 0:
+        return float(epochs[0])
+    before = after - 1
+    part = (level - series[before]) / (series[after] - series[before])
+    return float(epochs[before] + part * (epochs[after] - epochs[before]))

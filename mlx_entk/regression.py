@@ -152,10 +152,12 @@ class Quality:
 
     @property
     def described(self) -> bool:
-        """Whether the eNTK describes the network, by :data:`VERDICT_RULE`."""
-        if self.loss_ratio is None or self.loss_ratio > MAX_LOSS_RATIO:
-            return False
-        return (self.accuracy_gap or 0.0) <= MAX_ACCURACY_GAP and self.r2 >= MIN_R2
+        """Whether the eNTK describes the network, by :data:`VERDICT_RULE`, as far as defined."""
+        return (
+            (self.loss_ratio is None or self.loss_ratio <= MAX_LOSS_RATIO)
+            and (self.accuracy_gap is None or self.accuracy_gap <= MAX_ACCURACY_GAP)
+            and self.r2 >= MIN_R2
+        )
 
 
 def quality(

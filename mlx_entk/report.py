@@ -27,8 +27,8 @@ CAPTIONS = {
     "overlaps-by-parameter": "Overlap of the leading mode group (full lines) and the next one "
     "(dashed) of each kernel with the families over training; in grey the test accuracy.",
     "first-to-move": "When each kernel turned to its family, the one at the key frequencies whose "
-    "overlap rose the most: bars from onset to completion, the dot in the middle; pale where it "
-    "rose by less than 20%. In grey the rise of the test accuracy.",
+    "overlap rose the most: the epoch of half the rise, beside that of the test accuracy; pale "
+    "where it rose by less than 20%.",
     "sweep": "The headline figures of every seed; dotted, their mean.",
     "sweep-overlap": "Test accuracy, and the overlap of the leading modes with the sum at the key "
     "frequencies, of every seed.",
@@ -73,7 +73,17 @@ class Table:
     def is_numeric(self, column: int) -> bool:
         """Whether every cell of a column is empty or a number, so that it is set to the right."""
         cells = [row[column] for row in self.rows if row[column]]
-        return bool(cells) and all(cell.replace(".", "", 1).isdigit() for cell in cells)
+        return bool(cells) and all(
+            cell.removeprefix("-").replace(".", "", 1).isdigit() for cell in cells
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def tables(results: Json) -> list[Table]:
@@ -279,7 +289,7 @@ def _localisation(results: Json) -> Table:
     }
     families = [
         name for name in dict.fromkeys(row["family"] for row in results["alignment"])
-        if name.endswith("(key)")
+        if name.endswith(" (key)") and len(name) > len("n (key)")
     ]  # fmt: skip
     groups = dict.fromkeys(key[:3] for key in rows)
 
@@ -301,23 +311,24 @@ def _localisation(results: Json) -> Table:
 
 
 def _moves(results: Json) -> Table:
+    tracked = results["grokking"]
     return Table(
         "When each kernel turned to its family",
-        ("kernel", "modes", "family", "rise %", "from", "to", "epochs ahead"),
+        ("kernel", "modes", "family", "rise %", "half by epoch", "ahead"),
         [
             (
                 row["kernel"],
                 _modes(row["modes"]),
                 row["family"].removesuffix(" (key)"),
                 f"{100 * row['rise']:.0f}",
-                f"{row['transition']['onset']:.0f}",
-                f"{row['transition']['completion']:.0f}",
+                f"{row['epoch']:.0f}",
                 f"{row['lead']:.0f}",
             )
-            for row in results["grokking"]["moves"]
+            for row in tracked["moves"]
         ],
-        "Its family: the one at the key frequencies whose overlap rose the most. Ahead: middle of "
-        "the rise of the test accuracy less middle of this one.",
+        "Its family: the one at the key frequencies whose overlap rose the most. Half by epoch: "
+        f"{tracked['half_rise_rule']}. Ahead: epochs before that of the test accuracy, "
+        f"{tracked['half_rise_of_test_accuracy']:.0f}.",
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
-from mlx_entk.features.alignment import frequency_alignment
+from mlx_entk.features.alignment import center, frequency_alignment
 from mlx_entk.features.bank import FeatureBank, fourier_family
 from mlx_entk.linalg import Float64Array, FloatArray
 from mlx_entk.spectrum import Spectrum
@@ -31,7 +31,7 @@ def embedding_power(embedding: FloatArray) -> Float64Array:
     numpy.ndarray
         Shape (⌊p/2⌋,), of frequencies 1…⌊p/2⌋; sums to 1.
     """
-    spectrum = np.fft.rfft(np.asarray(embedding, dtype=np.float64), axis=0)[1:]
+    spectrum = np.fft.rfft(center(embedding), axis=0)[1:]
     return _shares((np.abs(spectrum) ** 2).sum(axis=1))
 
 

@@ -39,8 +39,16 @@ def alignment(rows: Sequence[dict[str, Any]]) -> Figure:
     for row in rows:
         i, j = groups.index((row["kernel"], tuple(row["modes"]))), families.index(row["family"])
         percent[:, i, j] = [100 * row[key] / row["dimension"] for key in shown.values()]
+    # Panels side by side where they are high, one below the other where they are wide.
+    beside = len(groups) > len(families)
+    across, down = (len(shown), 1) if beside else (1, len(shown))
     figure, axes = new_figure(
-        2.0 + 0.4 * len(families) * len(shown), 2.0 + 0.27 * len(groups), 1, len(shown), sharey=True
+        2.0 + 0.4 * len(families) * across,
+        1.6 + (0.2 + 0.27 * len(groups)) * down,
+        down,
+        across,
+        sharex=not beside,
+        sharey=beside,
     )
     for axis, title, values in zip(axes, shown, percent, strict=True):
         image = axis.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
@@ -78,14 +86,19 @@ def key_frequencies(power: dict[str, Float64Array], keys: dict[str, Sequence[int
         frequencies = np.arange(1, shares.size + 1)
         colors = [COLORS[1] if k in keys[source] else MUTED for k in frequencies]
         axis.bar(frequencies, 100 * shares, color=colors)
-        axis.axhline(100 / shares.size, color=MUTED, linestyle=":", linewidth=1.0)
+        uniform = 100 / shares.size
+        axis.axhline(
+            uniform,
+            color=MUTED,
+            linestyle=":",
+            linewidth=1.2,
+            label=f"uniform share, {uniform:.1f}%",
+        )
+        axis.set_xticks(frequencies[:: max(1, shares.size // 14)])
         axis.set_title(f"by the {source}")
         axis.set_xlabel("frequency k")
     axes[0].set_ylabel("share of the power (%)")
-    axes[-1].annotate(
-        "uniform share", (1, 100 / shares.size), xycoords=("axes fraction", "data"),
-        xytext=(0, 3), textcoords="offset points", ha="right", color=MUTED, fontsize=8.5,
-    )  # fmt: skip
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", fontsize=8.5)
     return figure
 
 

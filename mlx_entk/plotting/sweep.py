@@ -40,7 +40,7 @@ def figures(rows: Sequence[dict[str, Any]]) -> Figure:
     names = list(rows[0]["figures"])
     columns = 4
     lines = -(-len(names) // columns)
-    figure, axes = new_figure(2.6 * columns, 1.7 * lines, lines, columns, sharex=True)
+    figure, axes = new_figure(2.6 * columns, 1.7 * lines, lines, columns)
     for axis in axes[len(names) :]:
         axis.remove()
     ticks = range(len(rows))

@@ -132,6 +132,8 @@ def by_parameter(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
         The families to draw.
     """
     kernels = list(tracked["distance"])
+    groups = sorted({tuple(row["modes"]) for row in tracked["series"]})
+    leading, following = (list(modes) for modes in (groups[0], groups[-1]))
     columns = 5
     rows = -(-len(kernels) // columns)
     figure, axes = new_figure(
@@ -143,16 +145,13 @@ def by_parameter(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
     for number, (axis, kernel) in enumerate(zip(axes, kernels, strict=False)):
         accuracy = [100 * value for value in tracked["test_accuracy"]]
         axis.fill_between(epochs, accuracy, color=MUTED, alpha=0.15, linewidth=0)
-        first = min(row["modes"] for row in tracked["series"] if row["kernel"] == kernel)
-        for row in tracked["series"]:
-            if row["kernel"] == kernel and row["family"] in families:
-                percent = [100 * value / row["dimension"] for value in row["overlap"]]
-                leading = row["modes"] == first
-                axis.plot(
-                    epochs, percent, "-" if leading else "--", linewidth=1.4 if leading else 1.0,
-                    color=COLORS[families.index(row["family"])],
-                    label=row["family"] if leading else None,
-                )  # fmt: skip
+        for modes, style in ((leading, "-"), (following, "--")):
+            for row in tracked["series"]:
+                if (row["kernel"], row["modes"]) == (kernel, modes) and row["family"] in families:
+                    percent = [100 * value / row["dimension"] for value in row["overlap"]]
+                    color = COLORS[families.index(row["family"])]
+                    label = row["family"] if style == "-" else None
+                    axis.plot(epochs, percent, style, linewidth=1.3, color=color, label=label)
         axis.set_title(kernel_label(kernel))
         axis.set_ylim(-3, 105)
         if number % columns == 0:
@@ -175,18 +174,17 @@ def first_to_move(tracked: dict[str, Any]) -> Figure:
         ``results["grokking"]``, with ``moves``.
     """
     moves = tracked["moves"]
-    figure, (axis,) = new_figure(7, 1.2 + 0.32 * len(moves))
-    accuracy = tracked["onset"]["test_accuracy"]
-    axis.axvspan(
-        accuracy["onset"], accuracy["completion"], color=MUTED, alpha=0.15, linewidth=0,
-        label="test accuracy rises",
+    figure, (axis,) = new_figure(7, 1.0 + 0.3 * len(moves))
+    accuracy = tracked["half_rise_of_test_accuracy"]
+    axis.axvline(accuracy, color=COLORS[1])
+    axis.annotate(
+        "test accuracy", (accuracy, 1), xycoords=("data", "axes fraction"), xytext=(4, 2),
+        textcoords="offset points", color=COLORS[1], fontsize=8.5,
     )  # fmt: skip
-    axis.axvline((accuracy["onset"] + accuracy["completion"]) / 2, color=MUTED, linestyle=":")
     for number, row in enumerate(moves):
-        found = row["transition"]
         color = COLORS[0] if row["rise"] >= 0.2 else COLORS[5]
-        axis.plot([found["onset"], found["completion"]], [number] * 2, color=color, linewidth=4)
-        axis.plot(row["middle"], number, "o", color="black", markersize=4)
+        axis.plot([row["epoch"], accuracy], [number] * 2, color=color, linewidth=1.2, alpha=0.5)
+        axis.plot(row["epoch"], number, "o", color=color)
     labels = [
         f"{kernel_label(row['kernel'])}: {row['family'].removesuffix(' (key)')} "
         f"+{100 * row['rise']:.0f}%"
@@ -194,7 +192,6 @@ def first_to_move(tracked: dict[str, Any]) -> Figure:
     ]
     axis.set_yticks(range(len(moves)), labels)
     axis.invert_yaxis()
-    axis.set_xlabel("epoch")
-    axis.set_xlim(0, tracked["epochs"][-1])
-    axis.legend(loc="upper left", bbox_to_anchor=(0, 1.12), fontsize=8.5)
+    axis.set_xlabel("epoch of half the rise")
+    axis.set_xlim(left=0)
     return figure

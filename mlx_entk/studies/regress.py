@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk.data import modular_addition
+from mlx_entk.data import ModularAddition, modular_addition
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import Model, as_parametric, flattened_jacobian
 from mlx_entk.kernel import entk
@@ -25,7 +26,7 @@ from mlx_entk.regression import (
 )
 from mlx_entk.runs import Json, Run
 from mlx_entk.spectrum import find_cliffs, mode_groups
-from mlx_entk.studies import mlp, tms
+from mlx_entk.studies import mlp, tms, transformer
 from mlx_entk.training import load_parameters
 
 # Ridges in units of the mean eigenvalue.
@@ -57,6 +58,9 @@ class Fit:
         Classes of the held-out inputs, None where there are none.
     weights
         Of the outputs in the loss, None for equal ones.
+    distilled
+        Whether the targets are the network's own outputs: nothing is then left for the
+        linearised predictor to correct, so only the pure ones are fitted.
     """
 
     kernel: str
@@ -66,6 +70,7 @@ class Fit:
     targets: tuple[Float64Array, Float64Array]
     labels: NDArray[np.int64] | None = None
     weights: Float64Array | None = None
+    distilled: bool = False
 
     def predictions(
         self, modes: KernelModes, ridge: float, linearised: bool, chosen: Sequence[int] | None
@@ -94,10 +99,10 @@ def regress(fit: Fit, progress: Progress = silent) -> Json:
     choose, report = np.array_split(order, 2)
 
     progress("regression", 0, 2, "ridge path")
-    predictors: dict[str, tuple[KernelModes, bool]] = {
-        "linearised": (fit.modes, True),
-        "pure kernel": (fit.modes, False),
-    }
+    predictors: dict[str, tuple[KernelModes, bool]] = {}
+    if not fit.distilled:
+        predictors["linearised"] = (fit.modes, True)
+    predictors["pure kernel"] = (fit.modes, False)
     if fit.initial is not None:
         predictors["pure kernel at initialisation"] = (fit.initial, False)
     rows: list[Json] = []
@@ -116,6 +121,7 @@ def regress(fit: Fit, progress: Progress = silent) -> Json:
             }
         )
     progress("regression", 1, 2, "modes")
+    (pure,) = [row for row in rows if row["predictor"] == "pure kernel"]
     result: Json = {
         "kernel": fit.kernel,
         "inputs": {"train": len(fit.targets[0]), "held_out": len(fit.targets[1])},
@@ -123,7 +129,7 @@ def regress(fit: Fit, progress: Progress = silent) -> Json:
         "verdict_rule": VERDICT_RULE,
         "ridge_rule": RIDGE_RULE,
         "predictors": rows,
-        "modes": _by_modes(fit, rows[1]["ridge"], report),
+        "modes": _by_modes(fit, pure["ridge"], report),
     }
     progress("regression", 2, 2)
     return result
@@ -142,7 +148,9 @@ def fit_of(run: Run) -> Fit:
     if run.study == tms.STUDY:
         return _of_tms(run)
     if run.study == mlp.STUDY:
-        return _of_modular(run)
+        return _of_mlp(run)
+    if run.study == transformer.STUDY:
+        return _of_transformer(run)
     raise InputError(
         f"{run.path} is a {run.study} run: regression takes the run of one network, such as a "
         "folder inside it"
@@ -225,11 +233,29 @@ def _of_tms(run: Run) -> Fit:
     )
 
 
-def _of_modular(run: Run) -> Fit:
+def _of_mlp(run: Run) -> Fit:
     config = mlp.MLPConfig(**run.config)
     data = modular_addition(config.p, config.train_fraction, config.seed, config.embedding)
-    inputs = mx.array(data.x)
     model = QuadraticMLP(config.p, config.width, config.seed)
+    return _of_pairs(run, model, mx.array(data.x), data, np.eye(config.p)[data.labels])
+
+
+def _of_transformer(run: Run) -> Fit:
+    """Trained on cross-entropy, which gives logits no values to fit: the targets are its own."""
+    config = transformer.TransformerConfig(**run.config)
+    data = modular_addition(config.p, config.train_fraction, config.seed)
+    model = transformer.make_model(config)
+    return _of_pairs(run, model, mx.array(data.tokens), data, None)
+
+
+def _of_pairs(
+    run: Run,
+    model: nn.Module,
+    inputs: mx.array,
+    data: ModularAddition,
+    targets: Float64Array | None,
+) -> Fit:
+    """A network of modular addition as it began, and as the run trained it."""
 
     def modes() -> KernelModes:
         kernel = entk(model, inputs, reduction="trace")
@@ -238,15 +264,17 @@ def _of_modular(run: Run) -> Fit:
         )
 
     initial = modes()
-    load_parameters(model, run, config.epochs)
-    outputs, targets = _host(model(inputs)), np.eye(config.p)[data.labels]
+    load_parameters(model, run, run.checkpoints[-1])
+    outputs = _host(model(inputs))
+    values = outputs if targets is None else targets
     return Fit(
         kernel="trace",
         modes=modes(),
         initial=initial,
         network=(outputs[data.train], outputs[data.test]),
-        targets=(targets[data.train], targets[data.test]),
+        targets=(values[data.train], values[data.test]),
         labels=data.labels[data.test],
+        distilled=targets is None,
     )
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_entk import linalg
 from mlx_entk.data import ModularAddition, modular_addition
-from mlx_entk.dynamics import Modes, track
+from mlx_entk.dynamics import HALF_RISE_RULE, Modes, half_rise, track
 from mlx_entk.errors import InputError
 from mlx_entk.features import (
     KEY_RULE,
@@ -243,9 +243,14 @@ def stop_rule(config: TransformerConfig) -> str:
     )
 
 
-def expected_groups(keys: int) -> tuple[Modes, Modes]:
-    """Where the paper finds the families of F key frequencies: 1 + 2F modes, then 2F more."""
-    return (0, 2 * keys), (2 * keys + 1, 4 * keys)
+def expected_groups(keys: int) -> tuple[Modes, Modes, Modes]:
+    """The groups to report for F key frequencies: 1 + 2F modes, 2F more, and all of them.
+
+    The paper finds the sum in the first and the axis sum in the second. Where one frequency is
+    much weaker than the others, its sum comes after their axis sums, so the two mix; together
+    they still hold both.
+    """
+    return (0, 2 * keys), (2 * keys + 1, 4 * keys), (0, 4 * keys)
 
 
 def _tracked(checkpoints: list[int]) -> list[int]:
@@ -257,37 +262,39 @@ def _tracked(checkpoints: list[int]) -> list[int]:
 def _first_to_move(tracked: Json) -> Json:
     """Add which kernel turned to its family when, and how far ahead of the test accuracy.
 
-    A kernel's family is the one at the key frequencies whose overlap rose the most, as a share
-    of its dimension; its time is the middle of that rise.
+    A kernel's family is the one at the key frequencies whose overlap with its first or second
+    group rose the most, as a share of its dimension; its time is that of half the rise.
     """
-    middle = _middle(tracked["onset"]["test_accuracy"])
+    epochs = np.array(tracked["epochs"], dtype=np.float64)
+    accuracy = half_rise(epochs, np.array(tracked["test_accuracy"]))
     moves = []
     for kernel in tracked["distance"]:
-        rows = [
-            row
-            for row in tracked["series"]
-            if row["kernel"] == kernel and row["family"].endswith("(key)")
-        ]
-        best = max(rows, key=_rise)
-        moves.append(
-            {key: best[key] for key in ("kernel", "modes", "family", "dimension")}
-            | {
-                "rise": _rise(best),
-                "middle": _middle(best["transition"]),
-                "lead": middle - _middle(best["transition"]),
-                "transition": best["transition"],
-            }
+        rows = [row for row in tracked["series"] if row["kernel"] == kernel]
+        whole = max(row["modes"][1] - row["modes"][0] for row in rows)
+        best = max(
+            (
+                row
+                for row in rows
+                if row["family"].endswith("(key)") and row["modes"][1] - row["modes"][0] < whole
+            ),
+            key=_rise,
         )
-    return {**tracked, "moves": sorted(moves, key=lambda row: float(row["middle"]))}
+        epoch = half_rise(epochs, np.array(best["overlap"]))
+        moves.append(
+            {key: best[key] for key in ("kernel", "modes", "family", "dimension", "transition")}
+            | {"rise": _rise(best), "epoch": epoch, "lead": accuracy - epoch}
+        )
+    return {
+        **tracked,
+        "half_rise_rule": HALF_RISE_RULE,
+        "half_rise_of_test_accuracy": accuracy,
+        "moves": sorted(moves, key=lambda row: float(row["epoch"])),
+    }
 
 
 def _rise(series: Json) -> float:
-    found = series["transition"]
-    return float(found["after"] - found["before"]) / float(series["dimension"])
-
-
-def _middle(found: Json) -> float:
-    return float(found["onset"] + found["completion"]) / 2
+    overlap = series["overlap"]
+    return float(max(overlap) - overlap[0]) / float(series["dimension"])
 
 
 def headline(results: Json) -> dict[str, float | None]:
@@ -296,12 +303,15 @@ def headline(results: Json) -> dict[str, float | None]:
     ``grokked at`` is the epoch from which the test accuracy held, None where it never did.
     """
     keys = results["key_frequencies"]
-    first, second = expected_groups(len(keys["embedding"]))
-    rows = {
-        (row["kernel"], tuple(row["modes"]), row["family"]): row["percent"]
-        for row in results["alignment"]
-        if row["reduction"] == MAIN
-    }
+    first, second, both = expected_groups(len(keys["embedding"]))
+    rows, initial = (
+        {
+            (row["kernel"], tuple(row["modes"]), row["family"]): 100 * row[key] / row["dimension"]
+            for row in results["alignment"]
+            if row["reduction"] == MAIN
+        }
+        for key in ("overlap", "initial")
+    )
     moves = {f"lead of {row['kernel']}": row["lead"] for row in results["grokking"]["moves"]}
     return {
         "test accuracy": 100 * results["accuracy"]["test"],
@@ -311,5 +321,8 @@ def headline(results: Json) -> dict[str, float | None]:
         "by the kernel too": len({*keys["embedding"]} & {*keys["kernel"]}),
         "unembedding with sum": rows["unembedding", first, "sum (key)"],
         "next with axis sum": rows["unembedding", second, "axis sum (key)"],
+        "both with sum": rows["unembedding", both, "sum (key)"],
+        "both with axis sum": rows["unembedding", both, "axis sum (key)"],
+        "initially with sum": initial["unembedding", first, "sum (key)"],
         **{name: moves[name] for name in sorted(moves)},
     }

@@ -1,0 +1,194 @@
+"""The transformer study: its network and kernels against PyTorch, and a small run of it."""
+
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+import torch
+
+from mlx_entk import InputError, entk
+from mlx_entk.data import modular_addition
+from mlx_entk.models import ModularTransformer
+from mlx_entk.parameters import flatten_tree
+from mlx_entk.runs import Run
+from mlx_entk.studies.regress import fit_of, regress
+from mlx_entk.studies.transformer import STUDY, TransformerConfig, expected_groups, run_transformer
+from tests.reference import from_jacobian, relative_error
+
+PARAMETERS = (
+    "embedding", "position", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_out", "unembedding",
+)  # fmt: skip
+
+
+def torch_logits(w: dict[str, torch.Tensor], tokens: torch.Tensor, heads: int) -> torch.Tensor:
+    """The network as Nanda et al. define it: every query, causal mask, then the last position."""
+    N, T = tokens.shape
+    x = w["embedding"][tokens] + w["position"]
+    q, k, v = (
+        (x @ w[name].T).reshape(N, T, heads, -1).transpose(1, 2) for name in ("W_Q", "W_K", "W_V")
+    )
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+    mask = torch.triu(torch.ones(T, T, dtype=torch.bool), diagonal=1)
+    z = torch.softmax(scores.masked_fill(mask, float("-inf")), dim=-1) @ v
+    x = x + z.transpose(1, 2).reshape(N, T, -1) @ w["W_O"].T
+    x = x + torch.relu(x @ w["W_in"].T) @ w["W_out"].T
+    return (x @ w["unembedding"].T)[:, -1]
+
+
+def sharp_model() -> ModularTransformer:
+    """With queries and keys that are large enough for the softmax to be far from uniform."""
+    model = ModularTransformer(7, d_model=16, heads=4, d_mlp=24, seed=3)
+    model.W_Q, model.W_K = 3 * model.W_Q, 3 * model.W_K
+    return model
+
+
+def weights_of(model: ModularTransformer) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.from_numpy(np.array(value, dtype=np.float64))
+        for name, value in flatten_tree(model.parameters()).items()
+    }
+
+
+def test_the_network_is_that_of_nanda() -> None:
+    model, tokens = sharp_model(), modular_addition(7, 0.5, 0).tokens
+
+    expected = torch_logits(weights_of(model), torch.from_numpy(tokens).long(), 4)
+
+    assert relative_error(np.array(model(mx.array(tokens))), expected.numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("reduction", ["sum-of-logits", "trace", "full", (2, 2)])
+def test_the_kernel_of_every_parameter_is_that_of_torch(reduction: Any) -> None:
+    model, tokens = sharp_model(), modular_addition(7, 0.5, 0).tokens[::3]
+
+    def one(values: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
+        return torch_logits(values, row[None], 4)[0]
+
+    jacobian = torch.func.vmap(torch.func.jacrev(one), (None, 0))(
+        weights_of(model), torch.from_numpy(tokens).long()
+    )
+    found = entk(model, mx.array(tokens), reduction=reduction, by_layer=True)
+
+    assert tuple(found) == PARAMETERS
+    for name, J in jacobian.items():
+        full = from_jacobian(J.flatten(2).numpy())
+        expected: Any = {
+            "full": full,
+            "trace": np.einsum("nmcc->nm", full) / 7,
+            "sum-of-logits": full.mean(axis=(2, 3)),
+            (2, 2): full[:, :, 2, 2],
+        }[reduction]
+        assert relative_error(found[name], expected) < 1e-4, name
+
+
+def test_the_split_and_the_weights_follow_the_seed() -> None:
+    first, second, other = (ModularTransformer(7, seed=seed) for seed in (0, 0, 1))
+
+    np.testing.assert_array_equal(np.array(first.W_in), np.array(second.W_in))
+    assert not np.array_equal(np.array(first.W_in), np.array(other.W_in))
+    assert np.array(ModularTransformer(29).W_in).std() == pytest.approx(1 / 8, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"heads": 3}, "d_model is 64, which 3 heads cannot share"),
+        ({"d_mlp": 0}, "d_mlp is 0"),
+        ({"hold": -1}, "hold is -1"),
+        ({"epochs": 30}, "epochs is 30"),
+        ({"p": 4}, "p is 4"),
+    ],
+)
+def test_settings_without_meaning_are_refused(settings: dict[str, int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TransformerConfig(**settings)
+
+
+def results_of(config: TransformerConfig, path: Path) -> dict[str, Any]:
+    run = Run.create(path, STUDY, config.as_json())
+    with run.session():
+        return run_transformer(config, run)
+
+
+# Small enough for seconds, with enough pairs in training to generalise soon.
+SMALL = TransformerConfig(
+    p=17, d_mlp=128, train_fraction=0.85, epochs=800, hold=40, seed=1, learning_rate=1e-3
+)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("small") / "run"
+    results_of(SMALL, path)
+    return path
+
+
+def test_training_stops_once_the_accuracy_has_held(small: Path) -> None:
+    run = Run.load(small)
+    results = run.results
+
+    assert results["grokked_at"] is not None
+    assert results["epochs"] == results["grokked_at"] + SMALL.hold
+    held = [row for row in run.metrics if row["epoch"] >= results["grokked_at"]]
+    assert all(row["test accuracy"] >= 0.99 for row in held)
+    (before,) = [row for row in run.metrics if row["epoch"] == results["grokked_at"] - 10]
+    assert before["test accuracy"] < 0.99
+    assert run.checkpoints[-1] == results["epochs"]
+
+
+def test_the_kernel_finds_frequencies_of_the_embedding(small: Path) -> None:
+    keys = Run.load(small).results["key_frequencies"]
+
+    assert keys["kernel"]
+    assert set(keys["kernel"]) <= set(keys["embedding"])
+
+
+def test_every_parameter_has_its_rows_beside_initialisation_and_chance(small: Path) -> None:
+    results = Run.load(small).results
+    keys = results["key_frequencies"]["embedding"]
+    rows = results["alignment"]
+
+    assert {row["kernel"] for row in rows} == {"full", *PARAMETERS}
+    assert {row["reduction"] for row in rows} == {"sum-of-logits", "trace", "class 0"}
+    assert {tuple(row["modes"]) for row in rows} == set(expected_groups(len(keys)))
+    for row in rows:
+        assert 0 <= row["overlap"] <= row["dimension"] + 1e-6
+        assert 0 <= row["initial"] <= row["dimension"] + 1e-6
+        assert row["chance"] > 0
+
+
+def test_the_unembedding_turns_from_the_axes_to_the_sum(small: Path) -> None:
+    results = Run.load(small).results
+    first, _, both = expected_groups(len(results["key_frequencies"]["embedding"]))
+    rows = {
+        (tuple(row["modes"]), row["family"]): row
+        for row in results["alignment"]
+        if (row["reduction"], row["kernel"]) == ("sum-of-logits", "unembedding")
+    }
+
+    row = rows[both, "sum (key)"]
+    assert row["overlap"] > 0.6 * row["dimension"]
+    assert rows[first, "sum (key)"]["initial"] < 0.2 * row["dimension"]
+
+
+def test_kernels_are_followed_over_training(small: Path) -> None:
+    tracked = Run.load(small).results["grokking"]
+
+    assert {row["kernel"] for row in tracked["moves"]} == {"full", *PARAMETERS}
+    epochs = [row["epoch"] for row in tracked["moves"]]
+    assert epochs == sorted(epochs)
+    for row in tracked["moves"]:
+        assert row["lead"] == pytest.approx(tracked["half_rise_of_test_accuracy"] - row["epoch"])
+    assert tracked["distance"]["full"][0] == pytest.approx(0, abs=1e-9)
+    assert tracked["distance"]["full"][-1] > 0.1
+
+
+def test_the_kernel_predicts_the_network_on_held_out_pairs(small: Path) -> None:
+    regression = regress(fit_of(Run.load(small)))
+    predictors = {row["predictor"]: row for row in regression["predictors"]}
+
+    assert set(predictors) == {"pure kernel", "pure kernel at initialisation"}
+    assert predictors["pure kernel"]["r2"] > 0.8
+    assert predictors["pure kernel"]["r2"] > predictors["pure kernel at initialisation"]["r2"]
