@@ -36,6 +36,7 @@ bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; wri
 	$(BIN)/python -m benchmarks .venv-neural-tangents/bin/python
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.flattened
+	$(BIN)/python -m benchmarks.training
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf .venv .venv-neural-tangents build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -355,7 +355,10 @@ def _spread(results: Json) -> Table:
 
 
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    if value is None:
+        return "–"
+    digits = 0 if abs(value) >= 100 or float(value).is_integer() else 1
+    return f"{value:.{digits}f}"
 
 
 def _kernel_overview(results: Json) -> Table:

@@ -24,6 +24,20 @@ def test_a_run_can_be_made_listed_and_shown(mlx_entk: Command, tmp_path: Path) -
     assert mlx_entk(*SMALL) == (0, output, "")  # nothing is left to do
 
 
+def test_the_transformer_study_shows_where_families_live(mlx_entk: Command) -> None:
+    settings = ("--p", "5", "--d-model", "8", "--d-mlp", "16", "--heads", "2", "--epochs", "60")
+    code, output, errors = mlx_entk("modular", "transformer", *settings, "--out", "run")
+
+    assert code == 0, errors
+    for title in ("families at the key frequencies", "When each kernel turned", "grokked"):
+        assert title in output
+    for figure in ("key-frequencies", "localisation-trace", "first-to-move"):
+        assert Path(f"run/figures/{figure}.png").stat().st_size > 0
+    report = Path("run/report.html").read_text(encoding="utf-8")
+    assert report.count("<figure>") == len(list(Path("run/figures").glob("*.png")))
+    assert mlx_entk("show", "run")[1] == output
+
+
 def test_runs_of_other_settings_get_other_folders(mlx_entk: Command, tmp_path: Path) -> None:
     for settings in ((), ("--seed", "1"), ("--embedding", "cyclic")):
         assert mlx_entk(*SMALL, *settings)[0] == 0
@@ -52,6 +66,8 @@ def test_runs_of_other_settings_get_other_folders(mlx_entk: Command, tmp_path: P
         ((*SMALL, "--learning-rate", "1e38", "--out", "nan"), 1, "try a smaller learning rate"),
         (("modular", "mlp", "--out", "taken/file"), 2, "taken/file"),
         (("modular", "mlp", "--out", "taken"), 2, "taken is no run folder (it holds file)"),
+        (("modular", "transformer", "--heads", "3"), 2, "d_model is 64, which 3 heads cannot"),
+        (("modular", "transformer", "--hold", "-1"), 2, "hold is -1"),
         (("runs", "nowhere"), 2, "'nowhere' does not exist"),
         (("show", "nowhere"), 2, "nowhere is no folder"),
         (("train",), 2, "No such command 'train'"),

@@ -192,3 +192,24 @@ def test_the_kernel_predicts_the_network_on_held_out_pairs(small: Path) -> None:
     assert set(predictors) == {"pure kernel", "pure kernel at initialisation"}
     assert predictors["pure kernel"]["r2"] > 0.8
     assert predictors["pure kernel"]["r2"] > predictors["pure kernel at initialisation"]["r2"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_figures_of_the_paper_are_reproduced(seed: int, tmp_path: Path) -> None:
+    """In networks trained on after grokking, as the paper's was."""
+    results = results_of(TransformerConfig(seed=seed, hold=0), tmp_path / "run")
+    keys = results["key_frequencies"]
+    first, second, _ = expected_groups(len(keys["embedding"]))
+    percent = {
+        (row["kernel"], tuple(row["modes"]), row["family"]): row["percent"]
+        for row in results["alignment"]
+        if row["reduction"] == "sum-of-logits"
+    }
+
+    assert results["accuracy"]["test"] >= 0.99
+    assert keys["kernel"] == keys["embedding"]
+    assert percent["unembedding", first, "sum (key)"] >= 93
+    assert percent["unembedding", second, "axis sum (key)"] >= 94
+    assert percent["W_in", first, "axis sum (key)"] >= 90
+    assert percent["unembedding", first, "sum (other)"] < 5
