@@ -73,7 +73,7 @@ class Graph:
 
 
 def trace(function: Callable[..., mx.array], *inputs: mx.array) -> Graph:
-    """Trace a function on inputs.
+    """Trace a function on inputs, of which the graph can be run again.
 
     Derivatives that a function hides (``mx.stop_gradient``, custom ones) are not part of what
     MLX reports: whoever differentiates a graph has to compare.
@@ -83,14 +83,33 @@ def trace(function: Callable[..., mx.array], *inputs: mx.array) -> Graph:
     UntraceableError
         For a primitive that :data:`OPERATIONS` does not have or MLX cannot report.
     """
+    graph = record(function, *inputs)
+    unknown = sorted({node.primitive for node in graph.nodes} - OPERATIONS.keys())
+    if unknown:
+        raise UntraceableError(f"primitive {', '.join(unknown)}")
+    return graph
+
+
+def record(function: Callable[..., Any], *inputs: mx.array) -> Graph:
+    """What MLX reports of a function: its primitives, whether this module knows them or not.
+
+    Raises
+    ------
+    UntraceableError
+        For a primitive that MLX cannot report.
+    """
     graph = Graph()
 
     def receive(event: Mapping[str, Any]) -> None:
         kind = event["type"]
         if kind in ("inputs", "outputs"):
             getattr(graph, kind).extend(name for name, *_ in event[kind])
+            for name, shape, dtype in event[kind]:
+                graph.shapes[name], graph.dtypes[name] = tuple(shape), dtype
         if kind == "constants":
-            graph.constants.update(event["constants"])
+            for name, value in event["constants"]:
+                graph.constants[name] = value
+                graph.shapes[name], graph.dtypes[name] = value.shape, value.dtype
         if kind == "primitive":
             for name, shape, dtype in (*event["inputs"], *event["outputs"]):
                 graph.shapes[name], graph.dtypes[name] = tuple(shape), dtype
@@ -113,9 +132,6 @@ def trace(function: Callable[..., mx.array], *inputs: mx.array) -> Graph:
             mx.export_function(receive, function, *inputs)
     except (RuntimeError, ValueError) as error:
         raise UntraceableError(str(error)) from error
-    unknown = sorted({node.primitive for node in graph.nodes} - OPERATIONS.keys())
-    if unknown:
-        raise UntraceableError(f"primitive {', '.join(unknown)}")
     return graph
 
 

@@ -1,0 +1,224 @@
+"""Any MLX function as an ONNX graph.
+
+MLX reports the primitives of a function; :data:`mlx_entk.onnx.builders.BUILDERS` writes each in
+ONNX. Weights become named initializers. The batch axis is free where the graph allows, which
+tracing at several sizes tells (see :mod:`mlx_entk.onnx.symbolic`).
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import onnx
+from onnx import helper
+
+from mlx_entk.errors import InputError
+from mlx_entk.graph import UntraceableError
+from mlx_entk.onnx.builders import BUILDERS, Primitive
+from mlx_entk.onnx.emitter import TYPES, Emitter, as_onnx_array
+from mlx_entk.onnx.symbolic import (
+    FixedBatchError,
+    Size,
+    SymbolicGraph,
+    trace_dynamic,
+    trace_fixed,
+)
+from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
+from mlx_entk.provenance import provenance
+from mlx_entk.runs import write_atomically
+
+# ReduceMax with axes as input needs 18; everything else is older.
+OPSET = 18
+# Of the file format: the first that has opset 18.
+IR_VERSION = 8
+
+Exportable = nn.Module | Callable[..., Any]
+
+
+def export(
+    function: Exportable,
+    example_inputs: Sequence[mx.array],
+    path: Path,
+    *,
+    params: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    batched: Sequence[int] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> onnx.ModelProto:
+    """Write a function as an ONNX file.
+
+    Parameters
+    ----------
+    function
+        An ``mlx.nn.Module`` called as ``module(*inputs)``; a function called as
+        ``function(params, *inputs)``; or, with ``params`` None, as ``function(*inputs)``. It
+        returns an array, or a list, tuple or dictionary of them.
+    example_inputs
+        Arrays of the shapes and types of the inputs.
+    path
+        Where to; None is written before the model has passed the full check.
+    params
+        The parameter tree of a function. Parameters become initializers under their dotted names.
+    input_names, output_names
+        By default ``x`` or ``x0``, ``x1``, …; ``output`` or ``output0``, …, or the keys of a
+        dictionary.
+    batched
+        Numbers of the inputs whose first axis is the batch, each of a size of its own; by default
+        the first. Where the graph does not allow it, shapes are those of the example, and the
+        metadata ``batch`` says ``fixed`` and why.
+    metadata
+        Entries for the model's metadata, beside those of the provenance.
+
+    Returns
+    -------
+    onnx.ModelProto
+        What was written, of opset :data:`OPSET`.
+
+    Raises
+    ------
+    InputError
+        For a primitive without a builder; the message names it and where to add one.
+    """
+    weights, call = _parametric(function, params)
+    names = list(weights)
+    count = len(names)
+    structure: list[str] = []
+
+    def flat(*arrays: mx.array) -> list[mx.array]:
+        outputs = call(dict(zip(names, arrays[:count], strict=True)), *arrays[count:])
+        if isinstance(outputs, mx.array):
+            outputs = [outputs]
+        structure[:] = list(outputs) if isinstance(outputs, dict) else []
+        return list(outputs.values() if isinstance(outputs, dict) else outputs)
+
+    arrays = [*weights.values(), *example_inputs]
+    free = [count + number for number in ((0,) if batched is None else batched)]
+    note = "dynamic"
+    try:
+        try:
+            traced = trace_dynamic(flat, arrays, free)
+        except FixedBatchError as error:
+            traced, note = trace_fixed(flat, arrays), f"fixed: {error} depends on its size"
+            free = []
+    except UntraceableError as error:
+        raise InputError(f"the function cannot be exported: {error}") from error
+
+    graph = traced.graph
+    inputs = _named(input_names, len(example_inputs), "x")
+    outputs = _named(output_names or structure or None, len(graph.outputs), "output")
+    model = _build(traced, [*names, *inputs], outputs, weights, free)
+    entries = {"batch": note, **(metadata or {}), "provenance": provenance()}
+    for key, value in entries.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        model.metadata_props.add(key=key, value=text)
+    check(model)
+    write_atomically(path, lambda temporary: onnx.save(model, str(temporary)))
+    return model
+
+
+def check(model: onnx.ModelProto) -> None:
+    """The checker of ONNX in full, shape inference included, and no value without a type."""
+    onnx.checker.check_model(model, full_check=True)
+
+
+def _parametric(
+    function: Exportable, params: Any
+) -> tuple[Params, Callable[..., Any]]:
+    if isinstance(function, nn.Module):
+        if params is not None:
+            raise InputError("params belongs to a function; a module brings its own parameters")
+        module = function
+        own = flatten_tree(module.parameters())
+
+        def call(values: Params, *inputs: mx.array) -> Any:
+            module.update(unflatten_tree(values))
+            try:
+                return module(*inputs)
+            finally:
+                module.update(unflatten_tree(own))
+
+        return own, call
+    if params is None:
+        return {}, lambda values, *inputs: function(*inputs)
+    return flatten_tree(params), lambda values, *inputs: function(unflatten_tree(values), *inputs)
+
+
+def _named(names: Sequence[str] | None, count: int, stem: str) -> list[str]:
+    if names is None:
+        return [stem] if count == 1 else [f"{stem}{i}" for i in range(count)]
+    if len(names) != count:
+        raise InputError(f"{len(names)} names for {count} arrays: name each of them")
+    return list(names)
+
+
+def _build(
+    traced: SymbolicGraph,
+    input_names: list[str],
+    output_names: list[str],
+    weights: Params,
+    free: Sequence[int],
+) -> onnx.ModelProto:
+    graph = traced.graph
+    names = dict(zip(graph.inputs, input_names, strict=True))
+    emitter = Emitter({number: input_names[number] for number in free})
+    for name, value in weights.items():
+        emitter.initializer(name, as_onnx_array(value))
+    for name, value in graph.constants.items():
+        names[name] = emitter.fresh()
+        emitter.initializer(names[name], as_onnx_array(value))
+    for node in traced.nodes:
+        if node.primitive not in BUILDERS:
+            raise InputError(
+                f"MLX primitive {node.primitive} has no ONNX builder: add a line "
+                f'"{node.primitive}": … to BUILDERS in mlx_entk/onnx/builders.py'
+            )
+        primitive = Primitive(
+            name=node.primitive,
+            inputs=[names[name] for name in node.inputs],
+            arguments=node.arguments,
+            shapes=[traced.shapes[name] for name in node.inputs],
+            dtypes=[graph.dtypes[name] for name in node.inputs],
+            output_shapes=[traced.shapes[name] for name in node.outputs],
+            output_dtypes=[graph.dtypes[name] for name in node.outputs],
+        )
+        built = BUILDERS[node.primitive](emitter, primitive)
+        names.update(
+            zip(node.outputs, [built] if isinstance(built, str) else built, strict=True)
+        )
+    for name, output in zip(graph.outputs, output_names, strict=True):
+        emitter.op("Identity", [names[name]], output)
+
+    labels = {number: f"N{i}" if len(free) > 1 else "N" for i, number in enumerate(free)}
+
+    def described(name: str, value: str) -> onnx.ValueInfoProto:
+        shape = [_label(size, labels) for size in traced.shapes[value]]
+        return helper.make_tensor_value_info(name, TYPES[graph.dtypes[value]], shape)
+
+    inputs = list(zip(input_names, graph.inputs, strict=True))[len(weights) :]
+    outputs = zip(output_names, graph.outputs, strict=True)
+    return helper.make_model(
+        helper.make_graph(
+            emitter.nodes,
+            "mlx_entk",
+            [described(name, value) for name, value in inputs],
+            [described(name, value) for name, value in outputs],
+            emitter.initializers,
+        ),
+        producer_name="mlx-entk",
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+    )
+
+
+def _label(size: Any, labels: dict[int, str]) -> int | str | None:
+    """The name of a free axis, or None for one of a composed size."""
+    if not isinstance(size, Size):
+        return int(size)
+    for number, label in labels.items():
+        if size.coefficients == (((number,), 1),):
+            return label
+    return None

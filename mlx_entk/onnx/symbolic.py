@@ -1,0 +1,178 @@
+"""A function's graph with sizes that depend on the batch, found by tracing at several sizes.
+
+MLX traces concrete shapes. Traced at a few batch sizes, the same primitives come with numbers
+that differ only where they depend on the batch: each is then a polynomial in the sizes, which
+the traces determine and one more trace confirms.
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk.graph import Graph, Node, record
+
+# Batch sizes of the traces: the first two determine, the third confirms. None is 1, which MLX
+# would broadcast.
+_SIZES = (5, 7, 11)
+
+
+@dataclass(frozen=True)
+class Size:
+    """A number that depends on batch sizes: Σ over subsets S of them of coefficient_S · Π S.
+
+    Attributes
+    ----------
+    coefficients
+        By the numbers of the inputs whose batch sizes are multiplied; () is the constant.
+    """
+
+    coefficients: tuple[tuple[tuple[int, ...], int], ...]
+
+
+class FixedBatchError(ValueError):
+    """The graph is another one at another batch size."""
+
+
+@dataclass(frozen=True)
+class SymbolicGraph:
+    """A traced function, with :class:`Size` in shapes and arguments where the batch enters.
+
+    Attributes
+    ----------
+    graph
+        At the batch sizes of the example inputs, or the first ones traced.
+    shapes
+        Of every value, by name, each entry an int or a :class:`Size`.
+    nodes
+        The primitives with their arguments.
+    """
+
+    graph: Graph
+    shapes: dict[str, tuple[Any, ...]]
+    nodes: list[Node]
+
+
+def trace_fixed(function: Callable[..., Any], inputs: Sequence[mx.array]) -> SymbolicGraph:
+    """Trace at the shapes of the inputs alone."""
+    graph = record(function, *inputs)
+    return SymbolicGraph(graph, dict(graph.shapes), graph.nodes)
+
+
+def trace_dynamic(
+    function: Callable[..., Any], inputs: Sequence[mx.array], batched: Sequence[int]
+) -> SymbolicGraph:
+    """Trace with the first axes of some inputs free, each a size of its own.
+
+    Parameters
+    ----------
+    batched
+        Numbers of the inputs whose first axis is free.
+
+    Raises
+    ------
+    FixedBatchError
+        Where the primitives or constants of the graph depend on the batch.
+    UntraceableError
+        Where MLX cannot report a primitive.
+    """
+
+    def trace_at(sizes: Sequence[int]) -> Graph:
+        resized = list(inputs)
+        for number, size in zip(batched, sizes, strict=True):
+            rows = mx.array(np.arange(size) % inputs[number].shape[0])
+            resized[number] = inputs[number][rows]
+        return record(function, *resized)
+
+    corners = list(itertools.product(_SIZES[:2], repeat=len(batched)))
+    graphs = [trace_at(sizes) for sizes in corners]
+    check_sizes = tuple(_SIZES[2] + number for number in range(len(batched)))
+    check = trace_at(check_sizes)
+    first = graphs[0]
+    for other in (*graphs[1:], check):
+        _require_same(first, other)
+
+    def unify(values: Sequence[Any]) -> Any:
+        """The value as a function of the sizes: at the corners, then at the check."""
+        kind = values[0]
+        if isinstance(kind, list | tuple):
+            if len({len(value) for value in values}) > 1:
+                raise FixedBatchError("arguments of a primitive")
+            return tuple(unify(parts) for parts in zip(*values, strict=True))
+        if all(value == kind for value in values):
+            return kind
+        if not all(float(value).is_integer() for value in values):
+            raise FixedBatchError("a number in the graph")
+        size = _polynomial(corners, [int(value) for value in values[:-1]], batched)
+        if evaluate(size, dict(zip(batched, check_sizes, strict=True))) != int(values[-1]):
+            raise FixedBatchError("a size in the graph is no polynomial of the batch's")
+        return size
+
+    every = [*graphs, check]
+    names = [_names(graph) for graph in every]
+    shapes = {
+        name: unify([g.shapes[n[i]] for g, n in zip(every, names, strict=True)])
+        for i, name in enumerate(names[0])
+    }
+    nodes = [
+        replace(node, arguments=unify([g.nodes[i].arguments for g in every]))
+        for i, node in enumerate(first.nodes)
+    ]
+    return SymbolicGraph(first, shapes, nodes)
+
+
+def evaluate(size: Any, batch: dict[int, int]) -> int:
+    """A size at given batch sizes, by number of input."""
+    if not isinstance(size, Size):
+        return int(size)
+    return sum(
+        coefficient * int(np.prod([batch[number] for number in factors], initial=1))
+        for factors, coefficient in size.coefficients
+    )
+
+
+def _polynomial(
+    corners: Sequence[tuple[int, ...]], values: Sequence[int], batched: Sequence[int]
+) -> Size:
+    subsets = [
+        subset
+        for degree in range(len(batched) + 1)
+        for subset in itertools.combinations(range(len(batched)), degree)
+    ]
+    system = [[np.prod([at[i] for i in subset], initial=1) for subset in subsets] for at in corners]
+    solution = np.linalg.solve(np.array(system, dtype=np.float64), np.array(values, dtype=float))
+    if np.abs(solution - np.round(solution)).max() > 1e-6:
+        raise FixedBatchError("a size in the graph is no polynomial of the batch's")
+    return Size(
+        tuple(
+            (tuple(batched[i] for i in subset), round(coefficient))
+            for subset, coefficient in zip(subsets, solution, strict=True)
+            if round(coefficient)
+        )
+    )
+
+
+def _names(graph: Graph) -> list[str]:
+    """Every value in the order of appearance, which is the same in every trace."""
+    inner = [name for node in graph.nodes for name in node.outputs]
+    return [*graph.inputs, *graph.constants, *inner]
+
+
+def _require_same(first: Graph, other: Graph) -> None:
+    number = {name: i for i, name in enumerate(_names(first))}
+    number_of_other = {name: i for i, name in enumerate(_names(other))}
+
+    def structure(graph: Graph, numbers: dict[str, int]) -> list[Any]:
+        return [
+            (node.primitive, *(numbers[name] for name in (*node.inputs, *node.outputs)))
+            for node in graph.nodes
+        ] + [numbers[name] for name in graph.outputs]
+
+    if structure(first, number) != structure(other, number_of_other):
+        raise FixedBatchError("the primitives of the graph")
+    for a, b in zip(first.constants.values(), other.constants.values(), strict=True):
+        if a.shape != b.shape or not bool(mx.array_equal(a, b, equal_nan=True)):
+            raise FixedBatchError("a constant of the graph")
