@@ -46,7 +46,7 @@ def export(
     params: Any = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
-    batched: Sequence[int] | None = None,
+    batches: Sequence[Sequence[int]] = ((0,),),
     metadata: Mapping[str, Any] | None = None,
 ) -> onnx.ModelProto:
     """Write a function as an ONNX file.
@@ -66,10 +66,10 @@ def export(
     input_names, output_names
         By default ``x`` or ``x0``, ``x1``, …; ``output`` or ``output0``, …, or the keys of a
         dictionary.
-    batched
-        Numbers of the inputs whose first axis is the batch, each of a size of its own; by default
-        the first. Where the graph does not allow it, shapes are those of the example, and the
-        metadata ``batch`` says ``fixed`` and why.
+    batches
+        Numbers of the inputs whose first axis is one batch, for each batch; by default the first
+        input has one. Where the graph does not allow a free size, shapes are those of the
+        example, and the metadata ``batch`` says ``fixed`` and why.
     metadata
         Entries for the model's metadata, beside those of the provenance.
 
@@ -96,7 +96,7 @@ def export(
         return list(outputs.values() if isinstance(outputs, dict) else outputs)
 
     arrays = [*weights.values(), *example_inputs]
-    free = [count + number for number in ((0,) if batched is None else batched)]
+    free = [[count + number for number in numbers] for numbers in batches]
     note = "dynamic"
     try:
         try:
@@ -160,11 +160,11 @@ def _build(
     input_names: list[str],
     output_names: list[str],
     weights: Params,
-    free: Sequence[int],
+    free: Sequence[Sequence[int]],
 ) -> onnx.ModelProto:
     graph = traced.graph
     names = dict(zip(graph.inputs, input_names, strict=True))
-    emitter = Emitter({number: input_names[number] for number in free})
+    emitter = Emitter({numbers[0]: input_names[numbers[0]] for numbers in free})
     for name, value in weights.items():
         emitter.initializer(name, as_onnx_array(value))
     for name, value in graph.constants.items():
@@ -192,7 +192,7 @@ def _build(
     for name, output in zip(graph.outputs, output_names, strict=True):
         emitter.op("Identity", [names[name]], output)
 
-    labels = {number: f"N{i}" if len(free) > 1 else "N" for i, number in enumerate(free)}
+    labels = {numbers[0]: f"N{i}" if i else "N" for i, numbers in enumerate(free)}
 
     def described(name: str, value: str) -> onnx.ValueInfoProto:
         shape = [_label(size, labels) for size in traced.shapes[value]]

@@ -15,9 +15,8 @@ import numpy as np
 
 from mlx_entk.graph import Graph, Node, record
 
-# Batch sizes of the traces: the first two determine, the third confirms. None is 1, which MLX
-# would broadcast.
-_SIZES = (5, 7, 11)
+# Batch sizes to trace at. None is 1, which MLX would broadcast.
+_PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89)
 
 
 @dataclass(frozen=True)
@@ -63,14 +62,15 @@ def trace_fixed(function: Callable[..., Any], inputs: Sequence[mx.array]) -> Sym
 
 
 def trace_dynamic(
-    function: Callable[..., Any], inputs: Sequence[mx.array], batched: Sequence[int]
+    function: Callable[..., Any], inputs: Sequence[mx.array], batches: Sequence[Sequence[int]]
 ) -> SymbolicGraph:
-    """Trace with the first axes of some inputs free, each a size of its own.
+    """Trace with the first axes of some inputs free.
 
     Parameters
     ----------
-    batched
-        Numbers of the inputs whose first axis is free.
+    batches
+        Numbers of the inputs that share a batch size, for each such size; the first of them
+        names it in every :class:`Size`.
 
     Raises
     ------
@@ -82,14 +82,21 @@ def trace_dynamic(
 
     def trace_at(sizes: Sequence[int]) -> Graph:
         resized = list(inputs)
-        for number, size in zip(batched, sizes, strict=True):
-            rows = mx.array(np.arange(size) % inputs[number].shape[0])
-            resized[number] = inputs[number][rows]
+        for numbers, size in zip(batches, sizes, strict=True):
+            for number in numbers:
+                rows = mx.array(np.arange(size) % inputs[number].shape[0])
+                resized[number] = inputs[number][rows]
         return record(function, *resized)
 
-    corners = list(itertools.product(_SIZES[:2], repeat=len(batched)))
+    batched = [numbers[0] for numbers in batches]
+    # Two sizes of each batch determine, a third confirms. MLX merges equal parts of a graph, so
+    # no size may be that of another axis.
+    taken = {size for shape in record(function, *inputs).shapes.values() for size in shape}
+    primes = [prime for prime in _PRIMES if prime not in taken]
+    chosen = [primes[3 * i : 3 * i + 3] for i in range(len(batched))]
+    corners = list(itertools.product(*(of_input[:2] for of_input in chosen)))
+    check_sizes = [of_input[2] for of_input in chosen]
     graphs = [trace_at(sizes) for sizes in corners]
-    check_sizes = tuple(_SIZES[2] + number for number in range(len(batched)))
     check = trace_at(check_sizes)
     first = graphs[0]
     for other in (*graphs[1:], check):
