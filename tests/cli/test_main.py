@@ -29,7 +29,7 @@ def test_the_transformer_study_shows_where_families_live(mlx_entk: Command) -> N
     code, output, errors = mlx_entk("modular", "transformer", *settings, "--out", "run")
 
     assert code == 0, errors
-    for title in ("families at the key frequencies", "When each kernel turned", "grokked"):
+    for title in ("Overlap of the sum-of-logits kernels", "When each kernel turned", "grokked"):
         assert title in output
     for figure in ("key-frequencies", "localisation-trace", "first-to-move"):
         assert Path(f"run/figures/{figure}.png").stat().st_size > 0

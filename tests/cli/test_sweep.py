@@ -80,7 +80,11 @@ def test_bad_input_is_one_line(
 def test_a_sweep_that_is_stopped_goes_on(
     mlx_entk: Command, tmp_path: Path, stop: signal.Signals
 ) -> None:
-    start = "from mlx_entk_cli.main import main; main()"
+    # Where the tests themselves run in the background, SIGINT would be ignored from the start.
+    start = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        "from mlx_entk_cli.main import main; main()"
+    )
     arguments = ("sweep", "--seeds", "0-1", "--out", "s", *SMALL)
     command = [sys.executable, "-c", start, *arguments]
     process = subprocess.Popen(

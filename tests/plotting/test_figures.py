@@ -33,16 +33,16 @@ def test_spectra_over_training_show_the_chosen_epochs() -> None:
     np.testing.assert_array_equal(axis.lines[1].get_ydata(), values["full"][2])
 
 
-def test_the_alignment_heatmap_prints_each_percentage() -> None:
+def test_the_alignment_heatmap_prints_each_percentage_beside_initialisation_and_chance() -> None:
     rows = [
-        {"kernel": "full", "modes": [1, 4], "family": family, "percent": percent,
-         "chance": 0.5, "dimension": 4}
-        for family, percent in (("n", 97.6), ("sum", 3.2))
+        {"kernel": "full", "modes": [1, 4], "family": family, "overlap": overlap,
+         "initial": 1.0, "chance": 0.5, "dimension": 4}
+        for family, overlap in (("n", 3.9), ("sum", 0.12))
     ]  # fmt: skip
 
     figure = heatmaps.alignment(rows)
 
-    assert texts(figure) == "98 3"
+    assert texts(figure) == "98 3 25 25 12 12"
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [
         "full kernel, modes 1–4"
     ]
