@@ -208,7 +208,7 @@ def test_the_figures_of_the_paper_are_reproduced(seed: int, tmp_path: Path) -> N
     }
 
     assert results["accuracy"]["test"] >= 0.99
-    assert keys["kernel"] == keys["embedding"]
+    assert set(keys["kernel"]) <= set(keys["embedding"])
     assert percent["unembedding", first, "sum (key)"] >= 93
     assert percent["unembedding", second, "axis sum (key)"] >= 94
     assert percent["W_in", first, "axis sum (key)"] >= 90

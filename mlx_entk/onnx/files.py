@@ -1,0 +1,103 @@
+"""Reading ONNX files that anybody may have made: whole, sound, and nothing outside their folder."""
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+
+from mlx_entk.errors import InputError
+
+# Opsets of the default domain that the importer reads.
+OPSETS = (13, 23)
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """Load and check a model.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, no ONNX model, truncated, of another opset, refers to data
+        outside its folder, or uses values that nothing defines.
+    """
+    try:
+        model = onnx.load_model(str(path), load_external_data=False)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (DecodeError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is no ONNX model, or is damaged: {error}") from error
+    if not model.HasField("graph") or not model.graph.output:
+        raise InputError(f"{path} is no ONNX model, or is damaged: it holds no graph with outputs")
+    _check_opset(path, model)
+    _load_external_data(path, model)
+    _check_names(path, model)
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise InputError(f"{path} is not valid ONNX: {first_line}") from error
+    return model
+
+
+def _check_opset(path: Path, model: onnx.ModelProto) -> None:
+    oldest, newest = OPSETS
+    for opset in model.opset_import:
+        if opset.domain in ("", "ai.onnx") and not oldest <= opset.version <= newest:
+            raise InputError(
+                f"{path} is of opset {opset.version}: export it again with an opset from "
+                f"{oldest} to {newest}"
+            )
+    if not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
+        raise InputError(f"{path} names no opset of ONNX's own operators")
+
+
+def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
+    folder = path.resolve().parent
+    for tensor in _tensors(model.graph):
+        if not uses_external_data(tensor):
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        target = (folder / location).resolve()
+        if not location or not target.is_relative_to(folder) or target == folder:
+            raise InputError(
+                f"{path} keeps {tensor.name} in {location!r}, outside its folder: refused"
+            )
+        if not target.is_file():
+            raise InputError(f"{path} keeps {tensor.name} in {location}, which is not there")
+        end = int(entries.get("offset", 0) or 0) + int(entries.get("length", 0) or 0)
+        if end > target.stat().st_size:
+            raise InputError(f"{path} keeps {tensor.name} in {location}, which is too short")
+    try:
+        load_external_data_for_model(model, str(folder))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise InputError(f"the external data of {path} cannot be read: {error}") from error
+
+
+def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    found = list(graph.initializer)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                found.append(attribute.t)
+            found.extend(attribute.tensors)
+    return found
+
+
+def _check_names(path: Path, model: onnx.ModelProto) -> None:
+    graph = model.graph
+    defined = {""} | {tensor.name for tensor in graph.initializer}
+    defined |= {tensor.values.name for tensor in graph.sparse_initializer}
+    defined |= {value.name for value in graph.input}
+    for node in graph.node:
+        missing = [name for name in node.input if name not in defined]
+        if missing:
+            raise InputError(
+                f"{path} uses {', '.join(missing)}, which no initializer, input or earlier node "
+                "defines"
+            )
+        defined |= set(node.output)
+    undefined = [value.name for value in graph.output if value.name not in defined]
+    if undefined:
+        raise InputError(f"{path} promises {', '.join(undefined)}, which no node gives")

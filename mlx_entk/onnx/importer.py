@@ -1,0 +1,179 @@
+"""An ONNX model as an MLX function of its weights: what another framework trained, in the kit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from mlx_entk.errors import InputError
+from mlx_entk.onnx.files import read_model
+from mlx_entk.onnx.operators import OPERATORS, Value, from_numpy
+from mlx_entk.parameters import Params
+
+Host = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class OnnxFunction:
+    """A graph as a function of its parameters, for :func:`mlx_entk.entk` and MLX's transforms.
+
+    Attributes
+    ----------
+    params
+        Initializers of floating type, by name: what a kernel differentiates by.
+    inputs, outputs
+        Names of what the graph takes and gives.
+    output
+        The one that calling gives.
+    """
+
+    params: Params
+    inputs: list[str]
+    outputs: list[str]
+    output: str
+    _nodes: list[onnx.NodeProto]
+    _constants: dict[str, Host]
+    _opset: int
+
+    def __call__(self, params: Params, *inputs: mx.array) -> mx.array:
+        """The chosen output, for the parameters and the inputs in their order."""
+        (found,) = self.run(params, inputs, [self.output])
+        return found
+
+    def run(
+        self, params: Params, inputs: Sequence[mx.array], outputs: Sequence[str] | None = None
+    ) -> list[mx.array]:
+        """Several outputs, by default all.
+
+        Raises
+        ------
+        InputError
+            For a wrong number of inputs, or an operator that has no MLX counterpart.
+        """
+        if len(inputs) != len(self.inputs):
+            raise InputError(
+                f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), "
+                f"got {len(inputs)}"
+            )
+        values: dict[str, Value] = {"": None, **self._constants, **params}
+        values.update(zip(self.inputs, inputs, strict=True))
+        for node in self._nodes:
+            arguments = [values[name] for name in node.input]
+            for name, value in zip(node.output, self._apply(node, arguments), strict=False):
+                values[name] = value
+        found = [values[name] for name in (self.outputs if outputs is None else outputs)]
+        return [from_numpy(v) if isinstance(v, np.ndarray) else v for v in found]
+
+    def _apply(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Shape":  # known while tracing, and never differentiated
+            shape = np.array(arguments[0].shape, dtype=np.int64)  # type: ignore[union-attr]
+            return [shape[attributes.get("start", 0) : attributes.get("end", len(shape))]]
+        if node.op_type == "Size":
+            return [np.array(arguments[0].size, dtype=np.int64)]  # type: ignore[union-attr]
+        if all(value is None or isinstance(value, np.ndarray) for value in arguments):
+            return self._on_host(node, arguments)
+        try:
+            found = OPERATORS[node.op_type](arguments, attributes, len(node.output))
+        except InputError as error:
+            raise InputError(f"ONNX operator {node.op_type} {node.name}: {error}") from error
+        return found if isinstance(found, list | tuple) else [found]
+
+    def _on_host(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
+        """Numbers that depend on no input: shapes, constants. By ONNX's own definition."""
+        names = [f"i{k}" if value is not None else "" for k, value in enumerate(arguments)]
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copy.ClearField("input")
+        copy.input.extend(names)
+        given = [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+            for name, v in zip(names, arguments, strict=True)
+            if isinstance(v, np.ndarray)
+        ]
+        outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+        graph = helper.make_graph([copy], "one", given, outputs)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)])
+        feed = {n: v for n, v in zip(names, arguments, strict=True) if v is not None}
+        found = iter(ReferenceEvaluator(model).run(None, feed))
+        return [np.asarray(next(found)) if name else None for name in node.output]
+
+
+def load(path: Path, output: str | None = None) -> OnnxFunction:
+    """Read an ONNX model.
+
+    Initializers of floating type with at least one axis become parameters, in single precision
+    where they are double; the others are constants.
+
+    Parameters
+    ----------
+    path
+        The file. Data that it keeps in other files has to lie in its folder.
+    output
+        Which output to compute; by default the first of floating type.
+
+    Raises
+    ------
+    InputError
+        For a file that :func:`mlx_entk.onnx.files.read_model` refuses, an operator without an
+        MLX counterpart, or an unknown output.
+    """
+    return from_model(read_model(path), output)
+
+
+def from_model(model: onnx.ModelProto, output: str | None = None) -> OnnxFunction:
+    """The same for a model in memory."""
+    graph = model.graph
+    unknown = sorted(
+        {
+            f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            for node in graph.node
+            if (node.domain not in ("", "ai.onnx"))
+            or (node.op_type not in OPERATORS and node.op_type not in _HOST_ONLY)
+        }
+    )
+    if unknown:
+        raise InputError(
+            f"ONNX operators without an MLX counterpart: {', '.join(unknown)}; add them to "
+            "OPERATORS in mlx_entk/onnx/operators.py"
+        )
+    params: Params = {}
+    constants: dict[str, Host] = {}
+    for tensor in graph.initializer:
+        array = numpy_helper.to_array(tensor)
+        if array.dtype.kind == "f" and array.ndim:
+            params[tensor.name] = from_numpy(array)
+        else:
+            constants[tensor.name] = array
+    stored = {tensor.name for tensor in graph.initializer}
+    outputs = [value.name for value in graph.output]
+    if output is None:
+        floating = [
+            value.name
+            for value in graph.output
+            if value.type.tensor_type.elem_type
+            in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+        ]
+        output = (floating or outputs)[0]
+    elif output not in outputs:
+        raise InputError(f"the model has no output {output!r}: it has {', '.join(outputs)}")
+    return OnnxFunction(
+        params=params,
+        inputs=[value.name for value in graph.input if value.name not in stored],
+        outputs=outputs,
+        output=output,
+        _nodes=list(graph.node),
+        _constants=constants,
+        _opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+    )
+
+
+# Evaluated while tracing; they have no MLX counterpart of their own.
+_HOST_ONLY = frozenset({"Constant", "Shape", "Size"})
