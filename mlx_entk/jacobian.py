@@ -12,8 +12,6 @@ from mlx_entk.errors import InputError
 from mlx_entk.linalg import FloatArray, as_numpy
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 
-Model = nn.Module | Callable[[Any, mx.array], mx.array]
-
 
 @dataclass(frozen=True)
 class ParametricFunction:
@@ -35,6 +33,9 @@ class ParametricFunction:
     module: nn.Module | None
 
 
+Model = nn.Module | ParametricFunction | Callable[[Any, mx.array], mx.array]
+
+
 def as_parametric(model: Model, params: Any = None) -> ParametricFunction:
     """View a module, or a function with a parameter tree, as a :class:`ParametricFunction`.
 
@@ -42,29 +43,47 @@ def as_parametric(model: Model, params: Any = None) -> ParametricFunction:
     ----------
     model
         An ``mlx.nn.Module`` called as ``model(x)``, of which the trainable parameters count;
-        or a function called as ``model(params, x)``.
+        a function called as ``model(params, x)``; or what this function gives.
     params
-        The parameter tree of a function; None for a module.
+        The parameter tree of a function; None for the others.
 
     Raises
     ------
     InputError
         Where the parameters are missing, given twice, or none.
     """
+    if isinstance(model, ParametricFunction):
+        if params is not None:
+            raise InputError("params belongs to a function; this one brings its own parameters")
+        return model
     if isinstance(model, nn.Module):
         if params is not None:
             raise InputError("params belongs to a function; a module brings its own parameters")
         return _from_module(model)
     if params is None:
         raise InputError("model is a function: pass its parameter tree as params=…")
-    flat = flatten_tree(params)
-    _require_parameters(flat)
     function = model
+    return from_flat(lambda values, x: function(unflatten_tree(values), x), flatten_tree(params))
+
+
+def from_flat(
+    function: Callable[[Params, mx.array], mx.array], params: Params
+) -> ParametricFunction:
+    """View a function of a flat dictionary of parameters as a :class:`ParametricFunction`.
+
+    Names may hold anything: no tree is made of them.
+
+    Raises
+    ------
+    InputError
+        Where there are no parameters.
+    """
+    _require_parameters(params)
 
     def apply(values: Params, x: mx.array) -> mx.array:
-        return _as_matrix(function(unflatten_tree(flat | values), x), x)
+        return _as_matrix(function(params | values, x), x)
 
-    return ParametricFunction(flat, apply, None)
+    return ParametricFunction(params, apply, None)
 
 
 def _from_module(module: nn.Module) -> ParametricFunction:

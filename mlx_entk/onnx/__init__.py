@@ -1,0 +1,18 @@
+"""Models, derivatives and kernels as ONNX graphs; verification by other frameworks; import."""
+
+from mlx_entk.onnx.derivatives import derivative
+from mlx_entk.onnx.export import OPSET, export
+from mlx_entk.onnx.importer import OnnxFunction, load
+from mlx_entk.onnx.verify import CHECKERS, Comparison, Subject, verify
+
+__all__ = [
+    "CHECKERS",
+    "OPSET",
+    "Comparison",
+    "OnnxFunction",
+    "Subject",
+    "derivative",
+    "export",
+    "load",
+    "verify",
+]

@@ -196,9 +196,7 @@ def _arange(e: Emitter, p: Primitive) -> str:
         raise p.refuse("whose start depends on the batch")
     (count,) = p.output_shapes[0]
     if not isinstance(count, Size):
-        return e.constant(
-            start + step * np.arange(count), np.dtype(_numpy_name(dtype))
-        )
+        return e.constant(start + step * np.arange(count), np.dtype(_numpy_name(dtype)))
     zero, one = e.constant(0), e.constant(1)
     scalar = e.op("Squeeze", [e.size(count)])
     steps = e.op("Cast", [e.op("Range", [zero, scalar, one])], to=TYPES[dtype])
@@ -321,7 +319,7 @@ def _slice_update(e: Emitter, p: Primitive) -> str:
     ranges = [np.arange(starts[a], stops[a], strides[a]) for a in partial]
     order = [*partial, *(axis for axis in range(p.rank) if axis not in partial)]
     updates = p.inputs[1]
-    if p.shapes[1] != p.shapes[0][: 0] and len(p.shapes[1]) != p.rank:
+    if p.shapes[1] != p.shapes[0][:0] and len(p.shapes[1]) != p.rank:
         raise p.refuse("with updates of another rank")
     if not partial:
         return _combine(e, reduction, p.inputs[0], updates, p)
@@ -351,7 +349,9 @@ def _indices(e: Emitter, p: Primitive, names: Sequence[str], axes: Sequence[int]
     """Index arrays side by side on a last axis, for GatherND and ScatterND."""
     columns = []
     for name, dtype, axis in zip(names, p.dtypes[1:], axes, strict=False):
-        value = name if TYPES[dtype] == TYPES[mx.int64] else e.op("Cast", [name], to=TYPES[mx.int64])
+        value = (
+            name if TYPES[dtype] == TYPES[mx.int64] else e.op("Cast", [name], to=TYPES[mx.int64])
+        )
         if not isinstance(p.shapes[0][axis], Size):  # MLX counts negative indices from the end
             length = e.constant(p.shapes[0][axis])
             negative = e.op("Less", [value, e.constant(0)])
@@ -403,7 +403,9 @@ def _scatter(e: Emitter, p: Primitive) -> str:
 
 def _index_input(e: Emitter, p: Primitive) -> str:
     name = p.inputs[1]
-    return name if TYPES[p.dtypes[1]] == TYPES[mx.int64] else e.op("Cast", [name], to=TYPES[mx.int64])
+    return (
+        name if TYPES[p.dtypes[1]] == TYPES[mx.int64] else e.op("Cast", [name], to=TYPES[mx.int64])
+    )
 
 
 def _gather_axis(e: Emitter, p: Primitive) -> str:

@@ -14,7 +14,9 @@ from mlx_entk.parameters import Params, flatten_tree
 
 What = Literal["model", "jacobian", "entk", "vjp", "jvp"]
 
-# What the outputs of a kernel graph are called: the whole, and the part of each parameter.
+# Names of outputs. A kernel graph also gives the part of each parameter, as kernel.NAME.
+OUTPUT = "output"
+OUTPUT_TANGENT = "output_tangent"
 KERNEL = "kernel"
 
 
@@ -63,7 +65,7 @@ def derivative(
         return [mx.zeros_like(value) for value in model.params.values()]
 
     if what == "model":
-        return Exported(lambda params, x: {"output": model.apply(flat(params), x)}, {"x": x}, ((0,),))
+        return Exported(lambda params, x: {OUTPUT: model.apply(flat(params), x)}, {"x": x}, ((0,),))
     if what == "jacobian":
         basis = mx.eye(C)
         mx.eval(basis)
@@ -92,7 +94,7 @@ def derivative(
                 list(values.values()),
                 list(directions),
             )
-            return {"output_tangent": tangent}
+            return {OUTPUT_TANGENT: tangent}
 
         inputs = {f"tangent.{n}": t for n, t in zip(names, tangents(), strict=True)}
         return Exported(push, {"x": x, **inputs}, ((0,),))

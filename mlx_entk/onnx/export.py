@@ -125,9 +125,7 @@ def check(model: onnx.ModelProto) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
-def _parametric(
-    function: Exportable, params: Any
-) -> tuple[Params, Callable[..., Any]]:
+def _parametric(function: Exportable, params: Any) -> tuple[Params, Callable[..., Any]]:
     if isinstance(function, nn.Module):
         if params is not None:
             raise InputError("params belongs to a function; a module brings its own parameters")
@@ -186,9 +184,7 @@ def _build(
             output_dtypes=[graph.dtypes[name] for name in node.outputs],
         )
         built = BUILDERS[node.primitive](emitter, primitive)
-        names.update(
-            zip(node.outputs, [built] if isinstance(built, str) else built, strict=True)
-        )
+        names.update(zip(node.outputs, [built] if isinstance(built, str) else built, strict=True))
     for name, output in zip(graph.outputs, output_names, strict=True):
         emitter.op("Identity", [names[name]], output)
 

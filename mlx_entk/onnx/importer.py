@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mlx_entk.errors import InputError
+from mlx_entk.jacobian import ParametricFunction, from_flat
 from mlx_entk.onnx.files import read_model
-from mlx_entk.onnx.operators import OPERATORS, Value, from_numpy
+from mlx_entk.onnx.operators import OPERATORS, Value, as_mlx, from_numpy
 from mlx_entk.parameters import Params
 
 Host = NDArray[Any]
@@ -22,7 +23,7 @@ Host = NDArray[Any]
 
 @dataclass(frozen=True)
 class OnnxFunction:
-    """A graph as a function of its parameters, for :func:`mlx_entk.entk` and MLX's transforms.
+    """A graph as a function of its parameters, for MLX's transforms.
 
     Attributes
     ----------
@@ -47,6 +48,21 @@ class OnnxFunction:
         (found,) = self.run(params, inputs, [self.output])
         return found
 
+    def parametric(self) -> ParametricFunction:
+        """For :func:`mlx_entk.entk` and whatever else takes a model of one input.
+
+        Raises
+        ------
+        InputError
+            Where the graph takes several inputs, or has no parameters.
+        """
+        if len(self.inputs) != 1:
+            raise InputError(
+                f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}): a kernel "
+                "is of a model of one"
+            )
+        return from_flat(self, self.params)
+
     def run(
         self, params: Params, inputs: Sequence[mx.array], outputs: Sequence[str] | None = None
     ) -> list[mx.array]:
@@ -66,10 +82,8 @@ class OnnxFunction:
         values.update(zip(self.inputs, inputs, strict=True))
         for node in self._nodes:
             arguments = [values[name] for name in node.input]
-            for name, value in zip(node.output, self._apply(node, arguments), strict=False):
-                values[name] = value
-        found = [values[name] for name in (self.outputs if outputs is None else outputs)]
-        return [from_numpy(v) if isinstance(v, np.ndarray) else v for v in found]
+            values.update(zip(node.output, self._apply(node, arguments), strict=False))
+        return [as_mlx(values[name]) for name in (self.outputs if outputs is None else outputs)]
 
     def _apply(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}

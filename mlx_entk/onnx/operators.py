@@ -5,6 +5,7 @@ inputs, as shapes are; None where left out), its attributes, and how many output
 """
 
 import math
+import string
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -35,7 +36,7 @@ def from_numpy(array: NDArray[Any]) -> mx.array:
     return mx.array(array)
 
 
-def _a(value: Value) -> mx.array:
+def as_mlx(value: Value) -> mx.array:
     """An input as an MLX array."""
     if value is None:
         raise InputError("an input is missing")
@@ -52,18 +53,18 @@ def _ints(value: Value, what: str) -> list[int]:
 
 
 def _unary(function: Callable[..., mx.array]) -> Operator:
-    return lambda x, a, n: function(_a(x[0]))
+    return lambda x, a, n: function(as_mlx(x[0]))
 
 
-def _binary(function: Callable[..., mx.array]) -> Operator:
-    return lambda x, a, n: function(_a(x[0]), _a(x[1]))
+def _binary(function: Any) -> Operator:
+    return lambda x, a, n: function(as_mlx(x[0]), as_mlx(x[1]))
 
 
 def _variadic(function: Callable[..., mx.array]) -> Operator:
     def apply(x: Inputs, a: Attributes, n: int) -> mx.array:
-        total = _a(x[0])
+        total = as_mlx(x[0])
         for other in x[1:]:
-            total = function(total, _a(other))
+            total = function(total, as_mlx(other))
         return total
 
     return apply
@@ -76,7 +77,7 @@ def _mean(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _divide(x: Inputs, a: Attributes, n: int) -> mx.array:
-    left, right = _a(x[0]), _a(x[1])
+    left, right = as_mlx(x[0]), as_mlx(x[1])
     if mx.issubdtype(left.dtype, mx.integer):  # towards zero
         magnitude = mx.abs(left) // mx.abs(right)
         return mx.where((left < 0) == (right < 0), magnitude, -magnitude).astype(left.dtype)
@@ -84,7 +85,7 @@ def _divide(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _modulo(x: Inputs, a: Attributes, n: int) -> mx.array:
-    left, right = _a(x[0]), _a(x[1])
+    left, right = as_mlx(x[0]), as_mlx(x[1])
     if a.get("fmod", 0):
         rest = mx.remainder(mx.abs(left), mx.abs(right))
         return mx.where(left < 0, -rest, rest).astype(left.dtype)
@@ -92,17 +93,17 @@ def _modulo(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _power(x: Inputs, a: Attributes, n: int) -> mx.array:
-    base = _a(x[0])
-    return mx.power(base, _a(x[1])).astype(base.dtype)
+    base = as_mlx(x[0])
+    return mx.power(base, as_mlx(x[1])).astype(base.dtype)
 
 
 def _gemm(x: Inputs, a: Attributes, n: int) -> mx.array:
-    left, right = _a(x[0]), _a(x[1])
+    left, right = as_mlx(x[0]), as_mlx(x[1])
     left = left.T if a.get("transA", 0) else left
     right = right.T if a.get("transB", 0) else right
-    product = a.get("alpha", 1.0) * (left @ right)
+    product: mx.array = a.get("alpha", 1.0) * (left @ right)
     if len(x) > 2 and x[2] is not None:
-        product = product + a.get("beta", 1.0) * _a(x[2])
+        product = product + a.get("beta", 1.0) * as_mlx(x[2])
     return product
 
 
@@ -119,7 +120,7 @@ def _axes(x: Inputs, a: Attributes, rank: int) -> list[int] | None:
 
 def _reduction(function: Callable[..., mx.array]) -> Operator:
     def apply(x: Inputs, a: Attributes, n: int) -> mx.array:
-        value = _a(x[0])
+        value = as_mlx(x[0])
         axes = _axes(x, a, max(1, value.ndim))
         if axes is None and a.get("noop_with_empty_axes", 0):
             return value
@@ -130,7 +131,7 @@ def _reduction(function: Callable[..., mx.array]) -> Operator:
 
 def _arg_extreme(function: Callable[..., mx.array]) -> Operator:
     def apply(x: Inputs, a: Attributes, n: int) -> mx.array:
-        value, axis = _a(x[0]), a.get("axis", 0)
+        value, axis = as_mlx(x[0]), a.get("axis", 0)
         if a.get("select_last_index", 0):
             flipped = mx.take(value, mx.arange(value.shape[axis] - 1, -1, -1), axis=axis)
             last = function(flipped, axis=axis, keepdims=bool(a.get("keepdims", 1)))
@@ -142,38 +143,38 @@ def _arg_extreme(function: Callable[..., mx.array]) -> Operator:
 
 
 def _reshape(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, target = _a(x[0]), _ints(x[1], "the sizes of a reshape")
+    value, target = as_mlx(x[0]), _ints(x[1], "the sizes of a reshape")
     if not a.get("allowzero", 0):
         target = [value.shape[i] if size == 0 else size for i, size in enumerate(target)]
     return mx.reshape(value, target)
 
 
 def _flatten(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, axis = _a(x[0]), a.get("axis", 1)
+    value, axis = as_mlx(x[0]), a.get("axis", 1)
     axis = axis + value.ndim if axis < 0 else axis
     return mx.reshape(value, (math.prod(value.shape[:axis]), math.prod(value.shape[axis:])))
 
 
 def _transpose(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     return mx.transpose(value, list(a.get("perm", range(value.ndim)[::-1])))
 
 
 def _squeeze(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     axes = _axes(x, a, value.ndim)
     return mx.squeeze(value, axes) if axes is not None else mx.squeeze(value)
 
 
 def _unsqueeze(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     axes = list(a["axes"]) if "axes" in a else _ints(x[1], "axes")
     rank = value.ndim + len(axes)
     return mx.expand_dims(value, sorted(axis % rank for axis in axes))
 
 
 def _split(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
-    value, axis = _a(x[0]), a.get("axis", 0)
+    value, axis = as_mlx(x[0]), a.get("axis", 0)
     if len(x) > 1 and x[1] is not None:
         lengths = _ints(x[1], "the lengths of a split")
     else:
@@ -181,13 +182,11 @@ def _split(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
         each = -(-size // parts)
         lengths = [min(each, size - each * i) for i in range(parts)]
     bounds = np.cumsum([0, *lengths]).tolist()
-    return [
-        mx.take(value, mx.arange(start, stop), axis=axis) for start, stop in pairwise(bounds)
-    ]
+    return [mx.take(value, mx.arange(start, stop), axis=axis) for start, stop in pairwise(bounds)]
 
 
 def _slice(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     starts, ends = _ints(x[1], "starts"), _ints(x[2], "ends")
     axes = _ints(x[3], "axes") if len(x) > 3 and x[3] is not None else list(range(len(starts)))
     steps = _ints(x[4], "steps") if len(x) > 4 and x[4] is not None else [1] * len(starts)
@@ -202,13 +201,13 @@ def _slice(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _expand(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     shape = np.broadcast_shapes(value.shape, tuple(_ints(x[1], "the sizes of an expansion")))
     return mx.broadcast_to(value, shape)
 
 
 def _pad(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, pads = _a(x[0]), _ints(x[1], "pads")
+    value, pads = as_mlx(x[0]), _ints(x[1], "pads")
     axes = _ints(x[3], "axes") if len(x) > 3 and x[3] is not None else list(range(value.ndim))
     mode = a.get("mode", b"constant").decode()
     widths = [(0, 0)] * value.ndim
@@ -218,7 +217,7 @@ def _pad(x: Inputs, a: Attributes, n: int) -> mx.array:
         return mx.pad(value, widths, mode="edge")
     if mode in ("reflect", "wrap"):
         for axis, width in enumerate(widths):
-            at = np.pad(np.arange(value.shape[axis]), width, mode=mode)  # type: ignore[call-overload]
+            at = np.pad(np.arange(value.shape[axis]), width, mode=mode)
             value = mx.take(value, mx.array(at), axis=axis)
         return value
     for axis, (low, high) in enumerate(widths):  # negative widths cut
@@ -227,13 +226,13 @@ def _pad(x: Inputs, a: Attributes, n: int) -> mx.array:
             kept = mx.arange(max(0, -low), size - max(0, -high))
             value = mx.take(value, kept, axis=axis)
     positive = [(max(0, low), max(0, high)) for low, high in widths]
-    fill = _a(x[2]) if len(x) > 2 and x[2] is not None else mx.array(0, dtype=value.dtype)
+    fill = as_mlx(x[2]) if len(x) > 2 and x[2] is not None else mx.array(0, dtype=value.dtype)
     return mx.pad(value, positive, constant_values=fill.reshape(()))
 
 
 def _cast(x: Inputs, a: Attributes, n: int) -> mx.array:
     name = np.dtype(helper.tensor_dtype_to_np_dtype(a["to"])).name
-    return _a(x[0]).astype(_dtype(name))
+    return as_mlx(x[0]).astype(_dtype(name))
 
 
 def _dtype(name: str) -> mx.Dtype:
@@ -245,26 +244,26 @@ def _dtype(name: str) -> mx.Dtype:
 
 
 def _clip(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     if len(x) > 1 and x[1] is not None:
-        value = mx.maximum(value, _a(x[1]))
+        value = mx.maximum(value, as_mlx(x[1]))
     if len(x) > 2 and x[2] is not None:
-        value = mx.minimum(value, _a(x[2]))
+        value = mx.minimum(value, as_mlx(x[2]))
     return value
 
 
 def _wrapped(index: Value, size: int) -> mx.array:
-    found = _a(index)
+    found = as_mlx(index)
     return mx.where(found < 0, found + size, found)
 
 
 def _gather(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, axis = _a(x[0]), a.get("axis", 0)
+    value, axis = as_mlx(x[0]), a.get("axis", 0)
     return mx.take(value, _wrapped(x[1], value.shape[axis]), axis=axis)
 
 
 def _gather_elements(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, axis = _a(x[0]), a.get("axis", 0)
+    value, axis = as_mlx(x[0]), a.get("axis", 0)
     index = _wrapped(x[1], value.shape[axis])
     grids = _grids(index.shape)
     grids[axis % value.ndim] = index
@@ -280,12 +279,10 @@ def _grids(shape: Sequence[int]) -> list[mx.array]:
 
 
 def _gather_nd(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, index = _a(x[0]), _a(x[1])
+    value, index = as_mlx(x[0]), as_mlx(x[1])
     batch = a.get("batch_dims", 0)
     depth = index.shape[-1]
-    columns = [
-        _wrapped(index[..., i], value.shape[batch + i]) for i in range(depth)
-    ]
+    columns = [_wrapped(index[..., i], value.shape[batch + i]) for i in range(depth)]
     ahead = [
         mx.arange(size).reshape([-1 if i == k else 1 for k in range(index.ndim - 1)])
         for i, size in enumerate(value.shape[:batch])
@@ -308,15 +305,13 @@ def _how(a: Attributes) -> str:
 
 
 def _scatter_nd(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, index, updates = _a(x[0]), _a(x[1]), _a(x[2])
-    columns = tuple(
-        _wrapped(index[..., i], value.shape[i]) for i in range(index.shape[-1])
-    )
+    value, index, updates = as_mlx(x[0]), as_mlx(x[1]), as_mlx(x[2])
+    columns = tuple(_wrapped(index[..., i], value.shape[i]) for i in range(index.shape[-1]))
     return _update(value, columns, updates, _how(a))
 
 
 def _scatter_elements(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, updates = _a(x[0]), _a(x[2])
+    value, updates = as_mlx(x[0]), as_mlx(x[2])
     axis = a.get("axis", 0) % value.ndim
     index = _wrapped(x[1], value.shape[axis])
     grids = [mx.broadcast_to(grid, index.shape) for grid in _grids(index.shape)]
@@ -325,7 +320,7 @@ def _scatter_elements(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _one_hot(x: Inputs, a: Attributes, n: int) -> mx.array:
-    index, values = _a(x[0]).astype(mx.int64), _a(x[2])
+    index, values = as_mlx(x[0]).astype(mx.int64), as_mlx(x[2])
     (depth,) = _ints(x[1], "the depth of one-hot vectors")
     axis = a.get("axis", -1)
     index = mx.where(index < 0, index + depth, index)
@@ -335,7 +330,7 @@ def _one_hot(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _trilu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     k = _ints(x[1], "the diagonal")[0] if len(x) > 1 and x[1] is not None else 0
     rows, columns = mx.arange(value.shape[-2])[:, None], mx.arange(value.shape[-1])[None]
     kept = columns - rows >= k if a.get("upper", 1) else columns - rows <= k
@@ -345,13 +340,13 @@ def _trilu(x: Inputs, a: Attributes, n: int) -> mx.array:
 def _cumulative_sum(x: Inputs, a: Attributes, n: int) -> mx.array:
     (axis,) = _ints(x[1], "the axis")
     return mx.cumsum(
-        _a(x[0]), axis=axis, reverse=bool(a.get("reverse", 0)),
+        as_mlx(x[0]), axis=axis, reverse=bool(a.get("reverse", 0)),
         inclusive=not a.get("exclusive", 0),
     )  # fmt: skip
 
 
 def _top_k(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
-    value, (count,) = _a(x[0]), _ints(x[1], "the number of largest entries")
+    value, (count,) = as_mlx(x[0]), _ints(x[1], "the number of largest entries")
     axis = a.get("axis", -1)
     order = mx.argsort(-value if a.get("largest", 1) else value, axis=axis)
     index = mx.take(order, mx.arange(count), axis=axis)
@@ -359,68 +354,70 @@ def _top_k(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
 
 
 def _eye_like(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     name = np.dtype(helper.tensor_dtype_to_np_dtype(a["dtype"])).name if "dtype" in a else None
     dtype = _dtype(name) if name else value.dtype
-    return mx.eye(*value.shape, k=a.get("k", 0)).astype(dtype)
+    rows, columns = value.shape
+    return mx.eye(rows, columns, a.get("k", 0)).astype(dtype)
 
 
 def _tile(x: Inputs, a: Attributes, n: int) -> mx.array:
-    return mx.tile(_a(x[0]), _ints(x[1], "repeats"))
+    return mx.tile(as_mlx(x[0]), _ints(x[1], "repeats"))
 
 
 def _softmax(x: Inputs, a: Attributes, n: int) -> mx.array:
-    return mx.softmax(_a(x[0]), axis=a.get("axis", -1))
+    return mx.softmax(as_mlx(x[0]), axis=a.get("axis", -1))
 
 
 def _log_softmax(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, axis = _a(x[0]), a.get("axis", -1)
+    value, axis = as_mlx(x[0]), a.get("axis", -1)
     return value - mx.logsumexp(value, axis=axis, keepdims=True)
 
 
 def _elu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     return mx.where(value > 0, value, a.get("alpha", 1.0) * mx.expm1(mx.minimum(value, 0)))
 
 
 def _selu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     alpha, gamma = a.get("alpha", 1.67326319217681884765625), a.get("gamma", 1.05070102214813232421)
-    return gamma * mx.where(value > 0, value, alpha * mx.expm1(mx.minimum(value, 0)))
+    found: mx.array = gamma * mx.where(value > 0, value, alpha * mx.expm1(mx.minimum(value, 0)))
+    return found
 
 
 def _celu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, alpha = _a(x[0]), a.get("alpha", 1.0)
+    value, alpha = as_mlx(x[0]), a.get("alpha", 1.0)
     return mx.maximum(value, 0) + mx.minimum(alpha * mx.expm1(value / alpha), 0)
 
 
 def _leaky_relu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     return mx.where(value < 0, a.get("alpha", 0.01) * value, value)
 
 
 def _p_relu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
-    return mx.where(value < 0, _a(x[1]) * value, value)
+    value = as_mlx(x[0])
+    return mx.where(value < 0, as_mlx(x[1]) * value, value)
 
 
 def _hard_sigmoid(x: Inputs, a: Attributes, n: int) -> mx.array:
-    return mx.clip(a.get("alpha", 0.2) * _a(x[0]) + a.get("beta", 0.5), 0, 1)
+    return mx.clip(a.get("alpha", 0.2) * as_mlx(x[0]) + a.get("beta", 0.5), 0, 1)
 
 
 def _hard_swish(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     return value * mx.clip(value / 6 + 0.5, 0, 1)
 
 
 def _gelu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     tanh = a.get("approximate", b"none") == b"tanh"
     return nn.gelu_approx(value) if tanh else value * (1 + mx.erf(value / math.sqrt(2))) / 2
 
 
 def _thresholded_relu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     return mx.where(value > a.get("alpha", 1.0), value, mx.zeros((), dtype=value.dtype))
 
 
@@ -431,47 +428,47 @@ def _normalised(value: mx.array, axes: list[int], epsilon: float) -> mx.array:
 
 
 def _layer_norm(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     axes = list(range(a.get("axis", -1) % value.ndim, value.ndim))
     epsilon = a.get("epsilon", 1e-5)
     mean = mx.mean(value, axis=axes, keepdims=True)
     scale = mx.rsqrt(mx.mean(mx.square(value - mean), axis=axes, keepdims=True) + epsilon)
-    found = (value - mean) * scale * _a(x[1])
+    found = (value - mean) * scale * as_mlx(x[1])
     if len(x) > 2 and x[2] is not None:
-        found = found + _a(x[2])
+        found = found + as_mlx(x[2])
     return [found, mean, scale]
 
 
 def _rms_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     axes = list(range(a.get("axis", -1) % value.ndim, value.ndim))
     square = mx.mean(mx.square(value), axis=axes, keepdims=True)
-    return value * mx.rsqrt(square + a.get("epsilon", 1e-5)) * _a(x[1])
+    return value * mx.rsqrt(square + a.get("epsilon", 1e-5)) * as_mlx(x[1])
 
 
 def _by_channel(value: Value, rank: int) -> mx.array:
-    return _a(value).reshape([1, -1, *[1] * (rank - 2)])
+    return as_mlx(value).reshape([1, -1, *[1] * (rank - 2)])
 
 
 def _batch_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
     if a.get("training_mode", 0):
         raise InputError("in training mode an output depends on the whole batch")
-    value = _a(x[0])
+    value = as_mlx(x[0])
     scale, bias, mean, variance = (_by_channel(v, value.ndim) for v in x[1:5])
     return (value - mean) * mx.rsqrt(variance + a.get("epsilon", 1e-5)) * scale + bias
 
 
 def _instance_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     normed = _normalised(value, list(range(2, value.ndim)), a.get("epsilon", 1e-5))
     return normed * _by_channel(x[1], value.ndim) + _by_channel(x[2], value.ndim)
 
 
 def _group_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     groups = value.reshape(value.shape[0], a["num_groups"], -1)
     normed = _normalised(groups, [2], a.get("epsilon", 1e-5)).reshape(value.shape)
-    scale, bias = _a(x[1]), _a(x[2])
+    scale, bias = as_mlx(x[1]), as_mlx(x[2])
     if scale.size == a["num_groups"]:  # one a group, before opset 21
         each = value.shape[1] // a["num_groups"]
         scale, bias = mx.repeat(scale, each), mx.repeat(bias, each)
@@ -503,7 +500,7 @@ def _windows(
 
 
 def _convolution(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, weight = _a(x[0]), _a(x[1])
+    value, weight = as_mlx(x[0]), as_mlx(x[1])
     count = value.ndim - 2
     strides, padding, dilations = _windows(a, value.shape[2:], weight.shape[2:])
     last = [0, *range(2, count + 2), 1]
@@ -553,16 +550,18 @@ def _pooled(
 def _max_pool(x: Inputs, a: Attributes, n: int) -> mx.array:
     if n > 1:
         raise InputError("the indices of the largest entries are not supported")
-    return _pooled(_a(x[0]), a, -math.inf, mx.max)
+    return _pooled(as_mlx(x[0]), a, -math.inf, mx.max)
 
 
 def _average_pool(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     total = _pooled(value, a, 0.0, mx.sum)
     if a.get("count_include_pad", 0):
         # What lies beyond even the padding, as rounding up may reach, does not count.
         _, padding, _ = _windows(a, value.shape[2:], a["kernel_shape"])
-        inside = mx.ones((1, 1, *(s + lo + hi for s, (lo, hi) in zip(value.shape[2:], padding, strict=True))))
+        inside = mx.ones(
+            (1, 1, *(s + lo + hi for s, (lo, hi) in zip(value.shape[2:], padding, strict=True)))
+        )
         bare = {k: v for k, v in a.items() if k not in ("pads", "auto_pad")}
         return total / _pooled(inside, bare, 0.0, mx.sum)
     return total / _pooled(mx.ones((1, 1, *value.shape[2:])), a, 0.0, mx.sum)
@@ -570,28 +569,41 @@ def _average_pool(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 def _global_pool(function: Callable[..., mx.array]) -> Operator:
     def apply(x: Inputs, a: Attributes, n: int) -> mx.array:
-        value = _a(x[0])
+        value = as_mlx(x[0])
         return function(value, axis=list(range(2, value.ndim)), keepdims=True)
 
     return apply
 
 
 def _einsum(x: Inputs, a: Attributes, n: int) -> mx.array:
-    equation = a["equation"].decode().replace(" ", "")
-    if "..." in equation:
-        raise InputError("an ellipsis is not supported")
-    return mx.einsum(equation, *(_a(v) for v in x))
+    operands = [as_mlx(v) for v in x]
+    left, arrow, right = a["equation"].decode().replace(" ", "").partition("->")
+    terms = left.split(",")
+    if "..." in left:  # mx.einsum knows no ellipsis: letters that nothing else uses
+        free = [c for c in string.ascii_letters if c not in left]
+        hidden = [
+            "".join(free[: v.ndim - len(term) + 3][::-1]) if "..." in term else ""
+            for term, v in zip(terms, operands, strict=True)
+        ]
+        terms = [t.replace("...", h) for t, h in zip(terms, hidden, strict=True)]
+        longest = max(hidden, key=len)
+        if not arrow:  # what is summed over is what appears twice
+            once = sorted(c for c in set(left) - set(",.") if left.count(c) == 1)
+            right = "..." + "".join(once)
+        right = right.replace("...", longest)
+        arrow = "->"
+    return mx.einsum(",".join(terms) + arrow + right, *operands)
 
 
 def _dropout(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
     if len(x) > 2 and x[2] is not None and _ints(x[2], "the training mode")[0]:
         raise InputError("in training mode outputs are random")
-    value = _a(x[0])
+    value = as_mlx(x[0])
     return [value, mx.ones(value.shape, dtype=mx.bool_)][:n]
 
 
 def _is_infinite(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     found = mx.zeros(value.shape, dtype=mx.bool_)
     if a.get("detect_positive", 1):
         found = found | (value == math.inf)
@@ -601,7 +613,7 @@ def _is_infinite(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _shrink(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, bias, edge = _a(x[0]), a.get("bias", 0.0), a.get("lambd", 0.5)
+    value, bias, edge = as_mlx(x[0]), a.get("bias", 0.0), a.get("lambd", 0.5)
     zero = mx.zeros((), dtype=value.dtype)
     return mx.where(value < -edge, value + bias, mx.where(value > edge, value - bias, zero)).astype(
         value.dtype
@@ -609,15 +621,14 @@ def _shrink(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _hardmax(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = _a(x[0])
+    value = as_mlx(x[0])
     axis = a.get("axis", -1) % value.ndim
-    peak = mx.argmax(value, axis=axis, keepdims=True)
-    places = _grids(value.shape)[axis]
-    return (places == peak).astype(value.dtype)
+    largest = mx.argmax(value, axis=axis, keepdims=True)
+    return mx.equal(_grids(value.shape)[axis], largest).astype(value.dtype)
 
 
 def _depth_to_space(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, b = _a(x[0]), a["blocksize"]
+    value, b = as_mlx(x[0]), a["blocksize"]
     N, C, H, W = value.shape
     if a.get("mode", b"DCR") == b"DCR":
         parts = value.reshape(N, b, b, C // b**2, H, W).transpose(0, 3, 4, 1, 5, 2)
@@ -627,7 +638,7 @@ def _depth_to_space(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _space_to_depth(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, b = _a(x[0]), a["blocksize"]
+    value, b = as_mlx(x[0]), a["blocksize"]
     N, C, H, W = value.shape
     parts = value.reshape(N, C, H // b, b, W // b, b)
     channel_last = a.get("mode", b"DCR") == b"DCR"
@@ -642,6 +653,13 @@ def _log_of_reduction(x: mx.array, axes: Any, keepdims: bool) -> mx.array:
 def _relu(value: mx.array) -> mx.array:
     return mx.maximum(value, mx.zeros((), dtype=value.dtype))
 
+
+_BINARY: dict[str, Any] = {
+    "Add": mx.add, "And": mx.logical_and, "Equal": mx.equal, "Greater": mx.greater,
+    "GreaterOrEqual": mx.greater_equal, "Less": mx.less, "LessOrEqual": mx.less_equal,
+    "MatMul": mx.matmul, "Mul": mx.multiply, "Or": mx.logical_or, "Sub": mx.subtract,
+    "Xor": mx.not_equal,
+}  # fmt: skip
 
 OPERATORS: dict[str, Operator] = {
     **{
@@ -662,12 +680,7 @@ OPERATORS: dict[str, Operator] = {
     },
     **{
         name: _binary(function)
-        for name, function in {
-            "Add": mx.add, "And": mx.logical_and, "Equal": mx.equal, "Greater": mx.greater,
-            "GreaterOrEqual": mx.greater_equal, "Less": mx.less, "LessOrEqual": mx.less_equal,
-            "MatMul": mx.matmul, "Mul": mx.multiply, "Or": mx.logical_or, "Sub": mx.subtract,
-            "Xor": mx.not_equal,
-        }.items()
+        for name, function in _BINARY.items()
     },
     **{
         f"Reduce{name}": _reduction(function)
@@ -689,10 +702,10 @@ OPERATORS: dict[str, Operator] = {
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
-    "CastLike": lambda x, a, n: _a(x[0]).astype(_a(x[1]).dtype),
+    "CastLike": lambda x, a, n: as_mlx(x[0]).astype(as_mlx(x[1]).dtype),
     "Celu": _celu,
     "Clip": _clip,
-    "Concat": lambda x, a, n: mx.concatenate([_a(v) for v in x], axis=a["axis"]),
+    "Concat": lambda x, a, n: mx.concatenate([as_mlx(v) for v in x], axis=a["axis"]),
     "Conv": _convolution,
     "CumSum": _cumulative_sum,
     "DepthToSpace": _depth_to_space,
@@ -746,7 +759,7 @@ OPERATORS: dict[str, Operator] = {
     "Transpose": _transpose,
     "Trilu": _trilu,
     "Unsqueeze": _unsqueeze,
-    "Where": lambda x, a, n: mx.where(_a(x[0]), _a(x[1]), _a(x[2])),
+    "Where": lambda x, a, n: mx.where(as_mlx(x[0]), as_mlx(x[1]), as_mlx(x[2])),
 }  # fmt: skip
 # Range and ConstantOfShape take numbers that are known while tracing, and are found on the host.
 for _name in ("Range", "ConstantOfShape"):

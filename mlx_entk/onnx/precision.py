@@ -1,0 +1,46 @@
+"""The same graph in double precision, with its weights as inputs where that is asked for."""
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+
+def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.ModelProto:
+    """A copy of a single-precision model that computes in double precision.
+
+    Parameters
+    ----------
+    weights_as_inputs
+        Move the initializers of floating type that have an axis and a name of their own (not
+        one made up by the exporter) to the inputs.
+    """
+    double = onnx.ModelProto()
+    double.CopyFrom(model)
+    graph = double.graph
+    weights = []
+    tensors = list(graph.initializer)
+    del graph.initializer[:]
+    for tensor in tensors:
+        array = numpy_helper.to_array(tensor)
+        if tensor.data_type == TensorProto.FLOAT:
+            array = array.astype(np.float64)
+            if weights_as_inputs and array.ndim and is_weight(tensor.name):
+                weights.append(
+                    helper.make_tensor_value_info(tensor.name, TensorProto.DOUBLE, array.shape)
+                )
+                continue
+        graph.initializer.append(numpy_helper.from_array(array, tensor.name))
+    graph.input.extend(weights)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    for node in graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == TensorProto.FLOAT:
+                attribute.i = TensorProto.DOUBLE
+    return double
+
+
+def is_weight(name: str) -> bool:
+    """Whether an initializer is a named parameter, not a constant of the exporter's."""
+    return not name.startswith("value_")

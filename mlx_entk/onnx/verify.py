@@ -1,0 +1,333 @@
+"""Do other frameworks find the same numbers? Outputs, derivatives and kernels, checked.
+
+Three checkers that share no code with MLX: onnxruntime runs the exported graphs; central
+differences of the forward graph, in double precision by ONNX's reference, know no autodiff at
+all; PyTorch differentiates the forward graph by ``torch.func``.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from mlx_entk import linalg
+from mlx_entk.errors import InputError
+from mlx_entk.jacobian import ParametricFunction
+from mlx_entk.kernel import entk
+from mlx_entk.linalg import Float64Array
+from mlx_entk.onnx.derivatives import KERNEL, OUTPUT, OUTPUT_TANGENT
+from mlx_entk.onnx.files import read_model
+from mlx_entk.onnx.precision import in_double, is_weight
+from mlx_entk.onnx.torch_runtime import as_torch
+from mlx_entk.progress import Progress, silent
+from mlx_entk.runs import Arrays, Json
+
+CHECKERS = ("onnxruntime", "finite-differences", "torch")
+
+TOLERANCES = {
+    "forward": (1e-5, "single precision: some hundred roundings of 6e-8 along a path"),
+    "kernel": (1e-4, "single precision: products of Jacobians, summed over the parameters"),
+    "differences": (1e-6, "double precision on both sides: rounding over a step of 1e-7"),
+}
+
+# Models of up to so many parameters have their whole kernel checked by finite differences.
+SMALL = 4000
+STEP = 1e-7
+DIRECTIONS = 4
+# Eigenvalues below this part of the largest may be rounding of single precision.
+ROUNDING = 1e-6
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One quantity by a checker against MLX, or against the derivative graph.
+
+    Attributes
+    ----------
+    checker, quantity
+        Who computed what.
+    max_error
+        Largest difference over the largest entry.
+    frobenius
+        Norm of the difference over the norm.
+    spectrum
+        Largest difference of eigenvalues over the largest of them; None but for kernels.
+    angle
+        Largest principal angle between the leading eigenspaces, in degrees; None but for kernels.
+    modes
+        How many modes those have: up to the widest gap among the first ten that stand above the
+        rounding of single precision; there the space is best defined.
+    tolerance, reason
+        What the two errors may be, and why.
+    """
+
+    checker: str
+    quantity: str
+    max_error: float
+    frobenius: float
+    spectrum: float | None
+    angle: float | None
+    modes: int | None
+    tolerance: float
+    reason: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether both errors are within the tolerance; NaN is not."""
+        return self.max_error <= self.tolerance and self.frobenius <= self.tolerance
+
+    def as_json(self) -> Json:
+        """For ``verification.json``."""
+        return asdict(self) | {"passed": self.passed}
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be verified.
+
+    Attributes
+    ----------
+    model
+        In MLX, with the weights that the graphs should have.
+    x
+        Inputs that the model was not trained on, shape (N, …).
+    reduction
+        Of the kernel.
+    graphs
+        Paths of the graphs ``model``, ``jvp`` and ``entk``.
+    """
+
+    model: ParametricFunction
+    x: mx.array
+    reduction: str
+    graphs: dict[str, Path]
+
+
+def verify(
+    subject: Subject, against: Sequence[str] = CHECKERS, progress: Progress = silent
+) -> list[Comparison]:
+    """Compare MLX with other frameworks.
+
+    Parameters
+    ----------
+    against
+        Names from :data:`CHECKERS`.
+
+    Raises
+    ------
+    InputError
+        For an unknown checker, a damaged graph, or one of another model.
+    """
+    unknown = [name for name in against if name not in CHECKERS]
+    if unknown:
+        raise InputError(f"no checker {', '.join(unknown)}: use {', '.join(CHECKERS)}")
+    graphs = {name: read_model(path) for name, path in subject.graphs.items()}
+    for name, graph in graphs.items():
+        _require_fit(subject, subject.graphs[name], graph)
+    checkers: dict[str, Callable[[Subject, dict[str, onnx.ModelProto]], list[Comparison]]] = {
+        "onnxruntime": _by_onnxruntime,
+        "finite-differences": _by_differences,
+        "torch": _by_torch,
+    }
+    found: list[Comparison] = []
+    for done, name in enumerate(against):
+        progress("verification", done, len(against), name)
+        found += checkers[name](subject, graphs)
+    progress("verification", len(against), len(against))
+    return found
+
+
+def _require_fit(subject: Subject, path: Path, graph: onnx.ModelProto) -> None:
+    stored = {t.name: tuple(t.dims) for t in graph.graph.initializer if is_weight(t.name)}
+    shapes = {name: value.shape for name, value in subject.model.params.items()}
+    missing = sorted(shapes.keys() - stored.keys())
+    if missing:
+        raise InputError(f"{path} lacks the weights {', '.join(missing)}: export it again")
+    other = [name for name in shapes if shapes[name] != stored[name]]
+    if other:
+        raise InputError(f"{path} has {', '.join(other)} of another shape: export it again")
+
+
+def _kernel_of(subject: Subject) -> NDArray[Any]:
+    found: NDArray[Any] = entk(subject.model, subject.x, reduction=subject.reduction)
+    return found
+
+
+def _outputs(subject: Subject) -> NDArray[Any]:
+    return linalg.as_numpy(subject.model.apply(subject.model.params, subject.x))
+
+
+def _by_onnxruntime(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> list[Comparison]:
+    import onnxruntime
+
+    def run(graph: onnx.ModelProto, output: str, feed: Arrays) -> NDArray[Any]:
+        session = onnxruntime.InferenceSession(
+            graph.SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        return np.asarray(session.run([output], feed)[0])
+
+    x = linalg.as_numpy(subject.x)
+    outputs = run(graphs["model"], OUTPUT, {"x": x})
+    kernel = run(graphs["entk"], KERNEL, {"x": x, "x2": x})
+    return [
+        compare("onnxruntime", "outputs", outputs, _outputs(subject), "forward"),
+        compare("onnxruntime", "kernel", kernel, _kernel_of(subject), "kernel", kernel=True),
+    ]
+
+
+def _by_differences(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> list[Comparison]:
+    x = _in_double(subject.x)
+    weights = _weights(graphs["model"])
+    forward = _reference(in_double(graphs["model"], weights_as_inputs=True), OUTPUT)
+    found = [
+        compare(
+            "finite-differences", "outputs in double",
+            forward({"x": x, **weights}), _outputs(subject), "forward",
+        )
+    ]  # fmt: skip
+
+    def slope(direction: Arrays) -> Float64Array:
+        after, before = (
+            forward({"x": x} | {k: w + step * direction[k] for k, w in weights.items()})
+            for step in (STEP, -STEP)
+        )
+        return (after - before) / (2 * STEP)
+
+    generator = np.random.default_rng(0)
+    directions = [
+        {k: generator.standard_normal(w.shape) for k, w in weights.items()}
+        for _ in range(DIRECTIONS)
+    ]
+    push = _reference(in_double(graphs["jvp"]), OUTPUT_TANGENT)
+    tangents = [push({"x": x} | {f"tangent.{k}": u for k, u in d.items()}) for d in directions]
+    slopes = [slope(direction) for direction in directions]
+    found.append(
+        compare(
+            "finite-differences", f"J u, {DIRECTIONS} directions",
+            np.stack(slopes), np.stack(tangents), "differences",
+        )
+    )  # fmt: skip
+    if sum(w.size for w in weights.values()) <= SMALL:
+        columns = []
+        for name, weight in weights.items():
+            for index in np.ndindex(weight.shape):
+                unit = {k: np.zeros_like(w) for k, w in weights.items()}
+                unit[name][index] = 1
+                columns.append(slope(unit))
+        kernel = _reduce(np.stack(columns, axis=-1), subject.reduction)
+        expected = _reference(in_double(graphs["entk"]), KERNEL)({"x": x, "x2": x})
+        found.append(
+            compare("finite-differences", "kernel", kernel, expected, "differences", kernel=True)
+        )
+    return found
+
+
+def _reference(graph: onnx.ModelProto, output: str) -> Callable[[Arrays], Float64Array]:
+    """One output of a graph by ONNX's own definition of the operators."""
+    evaluator = ReferenceEvaluator(graph)
+
+    def run(feed: Arrays) -> Float64Array:
+        found: Any = evaluator.run([output], feed)
+        return np.asarray(found[0], dtype=np.float64)
+
+    return run
+
+
+def _by_torch(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> list[Comparison]:
+    weights, function = as_torch(graphs["model"])
+    import torch
+
+    x = torch.from_numpy(_in_double(subject.x))
+    outputs = function(weights, x).numpy()
+
+    def of_input(values: Any, row: Any) -> Any:
+        return function(values, row[None])[0]
+
+    # One input at a time: the Jacobian of all would not fit for a wide network.
+    jacobian = torch.func.jacrev(of_input)
+    rows = [
+        torch.cat([part.flatten(1) for part in jacobian(weights, row).values()], dim=1) for row in x
+    ]
+    J = torch.stack(rows).numpy()
+    kernel = _reduce(J, subject.reduction)
+    return [
+        compare("torch", "outputs", outputs, _outputs(subject), "forward"),
+        compare("torch", "kernel", kernel, _kernel_of(subject), "kernel", kernel=True),
+    ]
+
+
+def _reduce(J: Float64Array, reduction: str) -> Float64Array:
+    """A kernel from a Jacobian of shape (N, C, P)."""
+    N, C, _ = J.shape
+    if reduction == "trace":
+        flat = J.reshape(N, -1)
+        return np.asarray(flat @ flat.T / C)
+    mean = J.mean(axis=1)
+    return np.asarray(mean @ mean.T)
+
+
+def _in_double(x: mx.array) -> NDArray[Any]:
+    array = linalg.as_numpy(x)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
+
+
+def _weights(graph: onnx.ModelProto) -> dict[str, Float64Array]:
+    return {
+        tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64)
+        for tensor in graph.graph.initializer
+        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims and is_weight(tensor.name)
+    }
+
+
+def compare(
+    checker: str,
+    quantity: str,
+    found: NDArray[Any],
+    expected: NDArray[Any],
+    kind: str,
+    kernel: bool = False,
+) -> Comparison:
+    """Errors of what a checker found against what was expected, as a :class:`Comparison`."""
+    if found.shape != expected.shape:
+        raise InputError(
+            f"{checker}: {quantity} has shape {found.shape}, expected {expected.shape}: the graph "
+            "is of another model, export it again"
+        )
+    a, b = found.astype(np.float64), expected.astype(np.float64)
+    tolerance, reason = TOLERANCES[kind]
+    difference = a - b
+    spectrum = angle = modes = None
+    if kernel:
+        (values, vectors), (values_b, vectors_b) = linalg.eigh(a), linalg.eigh(b)
+        spectrum = float(np.abs(values - values_b).max() / values_b[0])
+        modes = _leading(values_b)
+        cosines = np.linalg.svd(vectors[:, :modes].T @ vectors_b[:, :modes], compute_uv=False)
+        # The sine is exact where the cosine is 1 to rounding.
+        outside = vectors[:, :modes] - vectors_b[:, :modes] @ (
+            vectors_b[:, :modes].T @ vectors[:, :modes]
+        )
+        sine = np.linalg.norm(outside, 2)
+        angle = float(np.degrees(np.arctan2(sine, cosines.min())))
+    return Comparison(
+        checker=checker,
+        quantity=quantity,
+        max_error=float(np.abs(difference).max() / np.abs(b).max()),
+        frobenius=float(np.linalg.norm(difference) / np.linalg.norm(b)),
+        spectrum=spectrum,
+        angle=angle,
+        modes=modes,
+        tolerance=tolerance,
+        reason=reason,
+    )
+
+
+def _leading(values: Float64Array) -> int:
+    """The number of modes before the widest gap; below it nothing may be rounding alone."""
+    head = values[:11][values[:11] > ROUNDING * values[0]]
+    return int(np.argmax(head[:-1] / head[1:])) + 1 if head.size > 1 else 1
