@@ -1,14 +1,24 @@
-"""What commands read: models and arrays of the reader's own."""
+"""What commands read: models and arrays of the reader's own, networks of runs."""
 
 import importlib
 import sys
 from pathlib import Path
 
+import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_entk import onnx
 from mlx_entk.errors import InputError
+from mlx_entk.jacobian import Model, as_parametric
+from mlx_entk.kernel import Reduction
 from mlx_entk.linalg import FloatArray
+from mlx_entk.runs import Run
+from mlx_entk.studies import kernel as kernel_study
+from mlx_entk.studies.networks import HELD_OUT, Network, network_of
+
+# The name of an ONNX model's copy among the graphs of a run.
+IMPORTED = "imported"
 
 
 def load_model(source: str, weights: Path | None) -> nn.Module:
@@ -41,3 +51,33 @@ def load_arrays(path: Path) -> dict[str, FloatArray]:
             return {name: stored[name] for name in stored.files}
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is no .npz of arrays: {error}") from error
+
+
+def parse_reduction(text: str) -> Reduction:
+    """A reduction as a command line writes it: a name, or c,d for a pair of classes."""
+    parts = text.split(",")
+    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
+        return int(parts[0]), int(parts[1])
+    return text
+
+
+def models_of_kernel_run(run: Run) -> tuple[Model, Model | None]:
+    """The model of a run of ``mlx-entk kernel``, and the same at initialisation where known."""
+    run.require_finished()
+    if run.graph_file(IMPORTED).exists():
+        loaded = onnx.load(run.graph_file(IMPORTED), run.config["output"] or None)
+        return loaded.parametric(), None
+    source = run.config["model"]
+    return load_model(source, run.model_file), load_model(source, None)
+
+
+def network_of_run(run: Run) -> Network:
+    """The network of a run of any study, or of ``mlx-entk kernel``."""
+    if run.study != kernel_study.STUDY:
+        return network_of(run)
+    model, _ = models_of_kernel_run(run)
+    x = mx.array(load_arrays(run.inputs_file)["x"][:HELD_OUT])
+    reduction = run.config["reduction"]
+    return Network(
+        as_parametric(model), x, reduction if isinstance(reduction, str) else tuple(reduction)
+    )

@@ -1,5 +1,6 @@
 """``mlx-entk kernel``: the kernel of a reader's own model."""
 
+import hashlib
 from pathlib import Path
 
 import click
@@ -7,33 +8,46 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk.errors import InputError
-from mlx_entk.kernel import Reduction
+from mlx_entk.jacobian import Model
 from mlx_entk.linalg import FloatArray
 from mlx_entk.memory import parse_bytes
+from mlx_entk.onnx.files import read_model
+from mlx_entk.onnx.importer import from_model
 from mlx_entk.plotting import kernel_figures
-from mlx_entk.runs import Run
+from mlx_entk.runs import Run, write_atomically
 from mlx_entk.studies.kernel import STUDY, KernelConfig, prepare, run_kernel
 
 from .display import finish, progress
-from .inputs import load_arrays, load_model
+from .inputs import IMPORTED, load_arrays, load_model, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(
-    epilog="Example: mlx-entk kernel --model examples.sparse_parity:make_model "
+    epilog="Examples: mlx-entk kernel --model examples.sparse_parity:make_model "
     "--weights parity/weights.safetensors --inputs parity/inputs.npz "
-    "--features parity/features.npz --by-layer --out runs/parity",
+    "--features parity/features.npz --by-layer --out runs/parity; "
+    "mlx-entk kernel --onnx model.onnx --inputs x.npz --out runs/mine",
 )
 @click.option(
     "--model",
     "source",
-    required=True,
     metavar="MODULE:FACTORY",
     help="A function without arguments that returns an mlx.nn.Module; the working folder is "
-    "searched first.",
+    "searched first. Imports and runs that code.",
 )
 @click.option("--weights", type=_FILE, help="Weights for it (.safetensors or .npz).")
+@click.option(
+    "--onnx",
+    "graph",
+    type=_FILE,
+    help="Instead of --model: an ONNX model of one input, from PyTorch, scikit-learn, …",
+)
+@click.option(
+    "--output",
+    default="",
+    help="Of the ONNX model, the output; by default the first of floating type.",
+)
 @click.option("--inputs", type=_FILE, required=True, help="An .npz with the array x, batch first.")
 @click.option("--features", type=_FILE, help="An .npz of feature families, shape (N, k) each.")
 @click.option(
@@ -48,8 +62,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--explain", is_flag=True, help="Print how each parameter's part is computed.")
 @click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
 def kernel(
-    source: str,
+    source: str | None,
     weights: Path | None,
+    graph: Path | None,
+    output: str,
     inputs: Path,
     features: Path | None,
     reduction: str,
@@ -65,13 +81,30 @@ def kernel(
     report.html. Run the same command again to continue after an interruption.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
-    model = load_model(source, weights)
+    imported = None
+    model: Model
+    if source is not None and graph is None:
+        if output:
+            raise InputError("--output belongs to --onnx; a module has one output")
+        model, label = load_model(source, weights), source
+    elif graph is not None and source is None:
+        if weights is not None:
+            raise InputError("--weights belongs to --model; an ONNX model brings its own")
+        imported = read_model(graph)
+        model = from_model(imported, output or None).parametric()
+        content = hashlib.sha256(graph.read_bytes()).hexdigest()
+        label = f"{graph.name} (SHA-256 {content[:16]})"
+    else:
+        raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
     x = mx.array(_load_inputs(inputs))
     bank = load_arrays(features) if features else {}
-    config = KernelConfig(source, _parse_reduction(reduction), by_layer, top)
+    config = KernelConfig(label, parse_reduction(reduction), by_layer, top, output)
     config = prepare(config, model, x, bank)
     run = Run.create(out, STUDY, config.as_json())
     with run.session():
+        if imported is not None:
+            data = imported.SerializeToString()
+            write_atomically(run.graph_file(IMPORTED), lambda path: path.write_bytes(data))
         with progress() as update:
             run_kernel(
                 config, model, x, bank, run, memory_limit=limit, explain=explain, progress=update
@@ -88,10 +121,3 @@ def _load_inputs(path: Path) -> FloatArray:
     if narrow is None:
         raise InputError(f"{path}: x has type {x.dtype}, which MLX has no array for")
     return np.asarray(x, dtype=narrow)
-
-
-def _parse_reduction(text: str) -> Reduction:
-    parts = text.split(",")
-    if len(parts) == 2 and all(part.strip().isdigit() for part in parts):
-        return int(parts[0]), int(parts[1])
-    return text

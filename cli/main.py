@@ -7,6 +7,7 @@ import mlx_entk  # isort: skip
 import click
 
 from .doctor import doctor
+from .export import export, verify
 from .kernel import kernel
 from .modular import modular
 from .regress import regress_command
@@ -30,6 +31,8 @@ cli.add_command(tms)
 cli.add_command(kernel)
 cli.add_command(regress_command)
 cli.add_command(sweep)
+cli.add_command(export)
+cli.add_command(verify)
 cli.add_command(runs)
 cli.add_command(show)
 cli.add_command(doctor)

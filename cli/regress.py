@@ -13,7 +13,7 @@ from mlx_entk.studies import kernel as kernel_study
 from mlx_entk.studies.regress import Fit, fit_of, fit_of_model, regress
 
 from .display import finish, progress
-from .inputs import load_arrays, load_model
+from .inputs import load_arrays, models_of_kernel_run
 
 
 @click.command("regress", epilog="Example: mlx-entk regress runs/demo")
@@ -49,9 +49,6 @@ def _fit(run: Run, targets: Path | None) -> Fit:
     arrays = load_arrays(targets)
     if "y" not in arrays:
         raise InputError(f"{targets} has no array y; it has {', '.join(arrays) or 'nothing'}")
-    if not run.finished:
-        raise InputError(f"{run.path} is unfinished: run the command that made it again")
-    source = run.config["model"]
+    model, initial = models_of_kernel_run(run)
     x = mx.array(load_arrays(run.inputs_file)["x"])
-    model, initial = load_model(source, run.model_file), load_model(source, None)
     return fit_of_model(model, initial, x, arrays["y"])

@@ -228,6 +228,38 @@ def regression_tables(regression: Json) -> list[Table]:
     ]
 
 
+def verification_table(verification: Json) -> Table:
+    """The table of ``verification.json``."""
+    rows = verification["comparisons"]
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.1e}"
+
+    reasons = {f"{row['tolerance']:.0e}: {row['reason']}" for row in rows}
+    missing = verification["not_installed"]
+    skipped = f" Not checked, for it is not installed: {', '.join(missing)}." if missing else ""
+    return Table(
+        f"Verified on {verification['inputs']} held-out inputs, {verification['reduction']} kernel",
+        ("checker", "quantity", "max error", "Frobenius", "spectrum", "angle", "tolerance", ""),
+        [
+            (
+                row["checker"],
+                row["quantity"],
+                number(row["max_error"]),
+                number(row["frobenius"]),
+                number(row["spectrum"]),
+                "" if row["angle"] is None else f"{row['angle']:.2g}° of {row['modes']}",
+                f"{row['tolerance']:.0e}",
+                "passed" if row["passed"] else "FAILED",
+            )
+            for row in rows
+        ],
+        "Errors are relative; the spectrum's to its largest eigenvalue. The angle is the largest "
+        "between the leading eigenspaces, of as many modes. Tolerances, for the first two errors: "
+        f"{'; '.join(sorted(reasons))}.{skipped}",
+    )
+
+
 def _quality_cells(row: Json) -> tuple[str, str, str]:
     ratio, gap = row["loss_ratio"], row["accuracy_gap"]
     return (
@@ -428,7 +460,12 @@ def write_report(run: Run) -> None:
     """Write report.html of a finished run whose figures are drawn."""
     results = run.results
     regression = run.regression
-    shown = [*tables(results), *(regression_tables(regression) if regression else [])]
+    verification = run.verification
+    shown = [
+        *tables(results),
+        *(regression_tables(regression) if regression else []),
+        *([verification_table(verification)] if verification else []),
+    ]
     parts = [_table_html(table) for table in shown]
     by_name = {path.stem: path for path in run.figures}
     for name, caption in CAPTIONS.items():

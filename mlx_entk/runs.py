@@ -273,11 +273,29 @@ class Run:
         path = self.path / "regression.json"
         return read_json(path) if path.exists() else None
 
+    def save_verification(self, verification: Json) -> None:
+        """Write verification.json, which comes after the results."""
+        write_json(self.path / "verification.json", verification)
+
+    @property
+    def verification(self) -> Json | None:
+        """What :meth:`save_verification` wrote, None where nothing did."""
+        path = self.path / "verification.json"
+        return read_json(path) if path.exists() else None
+
+    def graph_file(self, name: str) -> Path:
+        """Where the ONNX graph of a name belongs."""
+        return self.path / "onnx" / f"{name}.onnx"
+
+    def require_finished(self) -> None:
+        """Raise InputError for an unfinished run."""
+        if not self.finished:
+            raise InputError(f"{self.path} is unfinished: run the command that made it again")
+
     @property
     def results(self) -> Json:
         """The results of a finished run."""
-        if not self.finished:
-            raise InputError(f"{self.path} is unfinished: run the command that made it again")
+        self.require_finished()
         return read_json(self._results_file)
 
     @property

@@ -75,6 +75,11 @@ def cotangents_of(reduction: Reduction, C: int) -> Cotangents:
     )
 
 
+def reduction_name(reduction: Reduction) -> str:
+    """A reduction as a command line writes it: ``trace``, or ``0,1`` for a pair of classes."""
+    return reduction if isinstance(reduction, str) else ",".join(map(str, reduction))
+
+
 def flatten(kernel: FloatArray) -> FloatArray:
     """The full eNTK as a matrix, channel-major: row c·N + n.
 

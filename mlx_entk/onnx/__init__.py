@@ -3,7 +3,7 @@
 from mlx_entk.onnx.derivatives import derivative
 from mlx_entk.onnx.export import OPSET, export
 from mlx_entk.onnx.importer import OnnxFunction, load
-from mlx_entk.onnx.verify import CHECKERS, Comparison, Subject, verify
+from mlx_entk.onnx.verify import CHECKERS, Comparison, Subject, installed_checkers, verify
 
 __all__ = [
     "CHECKERS",
@@ -13,6 +13,7 @@ __all__ = [
     "Subject",
     "derivative",
     "export",
+    "installed_checkers",
     "load",
     "verify",
 ]

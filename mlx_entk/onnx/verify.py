@@ -5,6 +5,7 @@ differences of the forward graph, in double precision by ONNX's reference, know 
 all; PyTorch differentiates the forward graph by ``torch.func``.
 """
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +20,9 @@ from onnx.reference import ReferenceEvaluator
 from mlx_entk import linalg
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import ParametricFunction
-from mlx_entk.kernel import entk
+from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.linalg import Float64Array
-from mlx_entk.onnx.derivatives import KERNEL, OUTPUT, OUTPUT_TANGENT
+from mlx_entk.onnx.derivatives import KERNEL, OUTPUT, OUTPUT_TANGENT, What
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.precision import in_double, is_weight
 from mlx_entk.onnx.torch_runtime import as_torch
@@ -57,9 +58,10 @@ class Comparison:
     frobenius
         Norm of the difference over the norm.
     spectrum
-        Largest difference of eigenvalues over the largest of them; None but for kernels.
+        Largest difference of eigenvalues over the largest of them; None but for symmetric
+        kernels.
     angle
-        Largest principal angle between the leading eigenspaces, in degrees; None but for kernels.
+        Largest principal angle between the leading eigenspaces, in degrees; None as before.
     modes
         How many modes those have: up to the widest gap among the first ten that stand above the
         rounding of single precision; there the space is best defined.
@@ -105,8 +107,8 @@ class Subject:
 
     model: ParametricFunction
     x: mx.array
-    reduction: str
-    graphs: dict[str, Path]
+    reduction: Reduction
+    graphs: dict[What, Path]
 
 
 def verify(
@@ -128,9 +130,9 @@ def verify(
     if unknown:
         raise InputError(f"no checker {', '.join(unknown)}: use {', '.join(CHECKERS)}")
     graphs = {name: read_model(path) for name, path in subject.graphs.items()}
-    for name, graph in graphs.items():
-        _require_fit(subject, subject.graphs[name], graph)
-    checkers: dict[str, Callable[[Subject, dict[str, onnx.ModelProto]], list[Comparison]]] = {
+    for what, graph in graphs.items():
+        _require_fit(subject, subject.graphs[what], graph)
+    checkers: dict[str, Callable[[Subject, dict[What, onnx.ModelProto]], list[Comparison]]] = {
         "onnxruntime": _by_onnxruntime,
         "finite-differences": _by_differences,
         "torch": _by_torch,
@@ -141,6 +143,12 @@ def verify(
         found += checkers[name](subject, graphs)
     progress("verification", len(against), len(against))
     return found
+
+
+def installed_checkers() -> list[str]:
+    """The checkers whose framework is there; PyTorch is an extra."""
+    there = importlib.util.find_spec("torch") is not None
+    return [name for name in CHECKERS if name != "torch" or there]
 
 
 def _require_fit(subject: Subject, path: Path, graph: onnx.ModelProto) -> None:
@@ -163,7 +171,7 @@ def _outputs(subject: Subject) -> NDArray[Any]:
     return linalg.as_numpy(subject.model.apply(subject.model.params, subject.x))
 
 
-def _by_onnxruntime(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> list[Comparison]:
+def _by_onnxruntime(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Comparison]:
     import onnxruntime
 
     def run(graph: onnx.ModelProto, output: str, feed: Arrays) -> NDArray[Any]:
@@ -181,7 +189,7 @@ def _by_onnxruntime(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> lis
     ]
 
 
-def _by_differences(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> list[Comparison]:
+def _by_differences(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Comparison]:
     x = _in_double(subject.x)
     weights = _weights(graphs["model"])
     forward = _reference(in_double(graphs["model"], weights_as_inputs=True), OUTPUT)
@@ -239,7 +247,7 @@ def _reference(graph: onnx.ModelProto, output: str) -> Callable[[Arrays], Float6
     return run
 
 
-def _by_torch(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> list[Comparison]:
+def _by_torch(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Comparison]:
     weights, function = as_torch(graphs["model"])
     import torch
 
@@ -262,12 +270,15 @@ def _by_torch(subject: Subject, graphs: dict[str, onnx.ModelProto]) -> list[Comp
     ]
 
 
-def _reduce(J: Float64Array, reduction: str) -> Float64Array:
+def _reduce(J: Float64Array, reduction: Reduction) -> Float64Array:
     """A kernel from a Jacobian of shape (N, C, P)."""
-    N, C, _ = J.shape
+    if isinstance(reduction, tuple):
+        c, d = reduction
+        return np.asarray(J[:, c] @ J[:, d].T)
+    if reduction == "full":
+        return np.asarray(np.einsum("ncp,mdp->nmcd", J, J, optimize=True))
     if reduction == "trace":
-        flat = J.reshape(N, -1)
-        return np.asarray(flat @ flat.T / C)
+        return np.asarray(np.einsum("ncp,mcp->nm", J, J, optimize=True) / J.shape[1])
     mean = J.mean(axis=1)
     return np.asarray(mean @ mean.T)
 
@@ -303,7 +314,9 @@ def compare(
     tolerance, reason = TOLERANCES[kind]
     difference = a - b
     spectrum = angle = modes = None
-    if kernel:
+    if kernel and a.ndim == 4:
+        a, b = (np.asarray(flatten(part), dtype=np.float64) for part in (a, b))
+    if kernel and np.allclose(b, b.T, rtol=0, atol=tolerance * np.abs(b).max()):
         (values, vectors), (values_b, vectors_b) = linalg.eigh(a), linalg.eigh(b)
         spectrum = float(np.abs(values - values_b).max() / values_b[0])
         modes = _leading(values_b)

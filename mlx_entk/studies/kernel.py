@@ -11,12 +11,12 @@ import numpy as np
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import alignment_rows, center, equivalent_families
-from mlx_entk.jacobian import as_parametric
+from mlx_entk.jacobian import Model, as_parametric
 from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.kernel.checks import check_inputs, check_model
 from mlx_entk.kernel.reduction import cotangents_of
 from mlx_entk.linalg import FloatArray, orthonormal_basis
-from mlx_entk.parameters import flatten_tree
+from mlx_entk.parameters import Params, flatten_tree
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Arrays, Json, Run, digest
 from mlx_entk.spectrum import (
@@ -49,6 +49,8 @@ class KernelConfig:
         Whether to decompose the kernel of each parameter too.
     top
         How many modes to keep.
+    output
+        Of an ONNX model with several outputs, the one; empty for a module.
     weights, inputs, features
         Digests, filled in by :func:`prepare`.
     """
@@ -57,6 +59,7 @@ class KernelConfig:
     reduction: Reduction = "trace"
     by_layer: bool = False
     top: int = 200
+    output: str = ""
     weights: str = ""
     inputs: str = ""
     features: str = ""
@@ -71,7 +74,7 @@ class KernelConfig:
 
 def run_kernel(
     config: KernelConfig,
-    model: nn.Module,
+    model: Model,
     x: mx.array,
     features: Mapping[str, FloatArray],
     run: Run,
@@ -114,7 +117,7 @@ def run_kernel(
         "study": STUDY,
         "config": config.as_json(),
         "inputs": x.shape[0],
-        "parameters": sum(v.size for v in flatten_tree(model.trainable_parameters()).values()),
+        "parameters": sum(value.size for value in as_parametric(model).params.values()),
         "cliffs": groups,
         "cliff_rule": CLIFF_RULE,
         "effective_rank": ranks,
@@ -126,13 +129,13 @@ def run_kernel(
         arrays[f"values/{name}"] = spectrum.values
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
     # What `mlx-entk regress` needs to have the model again.
-    run.save_model(flatten_tree(model.parameters()), {"x": np.array(x)})
+    run.save_model(_weights(model), {"x": np.array(x)})
     run.save_results(results, arrays)
     return results
 
 
 def prepare(
-    config: KernelConfig, model: nn.Module, x: mx.array, features: Mapping[str, FloatArray]
+    config: KernelConfig, model: Model, x: mx.array, features: Mapping[str, FloatArray]
 ) -> KernelConfig:
     """Check a request, and fill in the digests of what it is computed from.
 
@@ -158,15 +161,22 @@ def prepare(
     families = {family: mx.array(columns) for family, columns in features.items()}
     return replace(
         config,
-        weights=digest(flatten_tree(model.parameters()))[:16],
+        weights=digest(_weights(model))[:16],
         inputs=digest({"x": x})[:16],
         features=digest(families)[:16] if features else "",
     )
 
 
+def _weights(model: Model) -> Params:
+    """Everything that a model stores: of a module also what is frozen."""
+    if isinstance(model, nn.Module):
+        return flatten_tree(model.parameters())
+    return as_parametric(model).params
+
+
 def _kernels(
     config: KernelConfig,
-    model: nn.Module,
+    model: Model,
     x: mx.array,
     run: Run,
     memory_limit: int | None,

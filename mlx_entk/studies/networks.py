@@ -1,5 +1,6 @@
 """The trained network of a finished run, and its way to ONNX and to other frameworks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from mlx_entk import onnx
 from mlx_entk.data import modular_addition
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import as_parametric
+from mlx_entk.jacobian import ParametricFunction, as_parametric
+from mlx_entk.kernel.reduction import Reduction, reduction_name
 from mlx_entk.models import QuadraticMLP, ToyModel
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.progress import Progress, silent
@@ -23,6 +25,9 @@ from mlx_entk.training import load_parameters
 # Inputs of the comparisons: few, for PyTorch and finite differences go one by one.
 HELD_OUT = 12
 
+# What verification compares.
+VERIFIED: tuple[What, ...] = ("model", "jvp", "entk")
+
 
 @dataclass(frozen=True)
 class Network:
@@ -30,17 +35,17 @@ class Network:
 
     Attributes
     ----------
-    module
+    function
         With the weights of the last checkpoint.
-    held_out
-        Inputs that it was not trained on, shape (N, …).
+    x
+        Inputs that it was not trained on, where the run knows any; shape (N, …).
     reduction
         Of the kernel that the study looks at.
     """
 
-    module: nn.Module
-    held_out: mx.array
-    reduction: str
+    function: ParametricFunction
+    x: mx.array
+    reduction: Reduction
 
 
 def network_of(run: Run) -> Network:
@@ -51,8 +56,7 @@ def network_of(run: Run) -> Network:
     InputError
         For an unfinished run, or one that did not train one network.
     """
-    if not run.finished:
-        raise InputError(f"{run.path} is unfinished: run the command that made it again")
+    run.require_finished()
     module: nn.Module
     held_out: NDArray[Any]
     if run.study == mlp.STUDY:
@@ -74,30 +78,44 @@ def network_of(run: Run) -> Network:
         reduction = "trace"
     else:
         raise InputError(
-            f"{run.path} is a {run.study} run: export takes the run of one network, such as a "
-            "folder inside it"
+            f"{run.path} is a {run.study} run: name the run of one network, such as a folder "
+            "inside it"
         )
     load_parameters(module, run, run.checkpoints[-1])
-    return Network(module, mx.array(np.ascontiguousarray(held_out[:HELD_OUT])), reduction)
+    x = mx.array(np.ascontiguousarray(held_out[:HELD_OUT]))
+    return Network(as_parametric(module), x, reduction)
 
 
 def export_graph(
-    run: Run, what: What, reduction: str | None = None, path: Path | None = None
+    run: Run,
+    network: Network,
+    what: What,
+    reduction: Reduction | None = None,
+    path: Path | None = None,
 ) -> Path:
-    """Write one graph of a run's network, by default into the run folder; returns where."""
-    network = network_of(run)
-    reduction = reduction or network.reduction
-    function = as_parametric(network.module)
-    exported = onnx.derivative(function, network.held_out, what, reduction)
-    target = path or graph_file(run, what)
-    metadata = {"what": what, "study": run.study, "config": run.config}
+    """Write one graph of a run's network, by default into the run folder; returns where.
+
+    Parameters
+    ----------
+    reduction
+        Of the graph ``entk``; by default the study's.
+
+    Raises
+    ------
+    InputError
+        For an unknown graph or reduction, or a model that cannot be written as one.
+    """
+    reduction = network.reduction if reduction is None else reduction
+    exported = onnx.derivative(network.function, network.x, what, reduction)
+    metadata = {"graph": what, "study": run.study, "config": run.config}
     if what == "entk":
-        metadata["reduction"] = reduction
+        metadata["reduction"] = reduction_name(reduction)
+    target = path or graph_file(run, what, reduction)
     onnx.export(
         exported.function,
         list(exported.inputs.values()),
         target,
-        params=function.params,
+        params=network.function.params,
         input_names=list(exported.inputs),
         batches=exported.batches,
         metadata=metadata,
@@ -105,12 +123,16 @@ def export_graph(
     return target
 
 
-def graph_file(run: Run, what: What) -> Path:
-    """Where a run keeps a graph."""
-    return run.path / f"{what}.onnx"
+def graph_file(run: Run, what: What, reduction: Reduction) -> Path:
+    """Where a run keeps a graph; kernels of different reductions have files of their own."""
+    if what == "entk":
+        return run.graph_file(f"entk-{reduction_name(reduction).replace(',', '-')}")
+    return run.graph_file(what)
 
 
-def verify_run(run: Run, against: tuple[str, ...], progress: Progress = silent) -> Json:
+def verify_run(
+    run: Run, network: Network, against: Sequence[str], progress: Progress = silent
+) -> Json:
     """Verify a run's network; exports the graphs that the run folder does not have yet.
 
     Returns
@@ -118,23 +140,18 @@ def verify_run(run: Run, against: tuple[str, ...], progress: Progress = silent) 
     dict
         What ``verification.json`` holds.
     """
-    network = network_of(run)
-    needed: tuple[What, ...] = ("model", "jvp", "entk")
-    for done, what in enumerate(needed):
-        progress("export", done, len(needed), what)
-        if not graph_file(run, what).exists():
-            export_graph(run, what)
-    progress("export", len(needed), len(needed))
-    subject = onnx.Subject(
-        as_parametric(network.module),
-        network.held_out,
-        network.reduction,
-        {what: graph_file(run, what) for what in needed},
-    )
+    graphs = {what: graph_file(run, what, network.reduction) for what in VERIFIED}
+    for done, (what, path) in enumerate(graphs.items()):
+        progress("export", done, len(graphs), what)
+        if not path.exists():
+            export_graph(run, network, what)
+    progress("export", len(graphs), len(graphs))
+    subject = onnx.Subject(network.function, network.x, network.reduction, dict(graphs))
     comparisons = onnx.verify(subject, against, progress)
     return {
-        "reduction": network.reduction,
-        "inputs": network.held_out.shape[0],
+        "reduction": reduction_name(network.reduction),
+        "inputs": network.x.shape[0],
         "passed": all(row.passed for row in comparisons),
         "comparisons": [row.as_json() for row in comparisons],
+        "not_installed": [name for name in onnx.CHECKERS if name not in onnx.installed_checkers()],
     }

@@ -143,8 +143,7 @@ def fit_of(run: Run) -> Fit:
     InputError
         For another run.
     """
-    if not run.finished:
-        raise InputError(f"{run.path} is unfinished: run the command that made it again")
+    run.require_finished()
     if run.study == tms.STUDY:
         return _of_tms(run)
     if run.study == mlp.STUDY:
@@ -158,14 +157,14 @@ def fit_of(run: Run) -> Fit:
 
 
 def fit_of_model(
-    model: Model, initial: Model, x: mx.array, targets: NDArray[np.generic], seed: int = 0
+    model: Model, initial: Model | None, x: mx.array, targets: NDArray[np.generic], seed: int = 0
 ) -> Fit:
     """A reader's own model by its trace kernel, 7 of 10 inputs to train on.
 
     Parameters
     ----------
     model, initial
-        The network and the same before training.
+        The network and the same before training, None where that is not known.
     x
         N inputs.
     targets
@@ -200,7 +199,7 @@ def fit_of_model(
     return Fit(
         kernel="trace",
         modes=modes(model),
-        initial=modes(initial),
+        initial=None if initial is None else modes(initial),
         network=(outputs[train], outputs[other]),
         targets=(wide[train], wide[other]),
         labels=None if labels is None else labels[other],

@@ -1,0 +1,84 @@
+"""``mlx-entk export`` and ``mlx-entk verify``: a run's network in other frameworks."""
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from mlx_entk.errors import InputError
+from mlx_entk.onnx import CHECKERS, installed_checkers
+from mlx_entk.onnx.derivatives import What
+from mlx_entk.report import verification_table, write_report
+from mlx_entk.runs import Run
+from mlx_entk.studies.networks import export_graph, verify_run
+
+from .display import console, print_table, progress
+from .inputs import network_of_run, parse_reduction
+
+
+@click.command(
+    epilog="Examples: mlx-entk export runs/demo; "
+    "mlx-entk export runs/demo --what entk --reduction sum-of-logits --out kernel.onnx"
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--what",
+    type=click.Choice(get_args(What)),
+    default="model",
+    show_default=True,
+    help="model: outputs. jacobian: of the outputs by each parameter. entk: the kernel between "
+    "two sets of inputs, whole and by parameter. vjp, jvp: derivatives along given cotangents "
+    "or parameter directions.",
+)
+@click.option(
+    "--reduction",
+    help="Of entk: trace, sum-of-logits, full, or a pair of classes as c,d. By default the one "
+    "that the study looks at.",
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The file; by default one in the folder onnx/ of the run.",
+)
+def export(run: Path, what: What, reduction: str | None, out: Path | None) -> None:
+    """Write the network of a finished RUN, or a derivative of it, as an ONNX graph.
+
+    Derivative graphs hold no autodiff: onnxruntime alone computes the eNTK on new inputs.
+    """
+    if reduction is not None and what != "entk":
+        raise InputError(f"--reduction belongs to --what entk, not {what}")
+    opened = Run.load(run)
+    wanted = None if reduction is None else parse_reduction(reduction)
+    if out is not None:
+        written = export_graph(opened, network_of_run(opened), what, wanted, out)
+    else:
+        with opened.session():
+            written = export_graph(opened, network_of_run(opened), what, wanted)
+    console.print(f"Graph: {written}", soft_wrap=True)
+
+
+@click.command(epilog="Example: mlx-entk verify runs/demo --against onnxruntime,torch")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--against",
+    metavar="CHECKER,…",
+    help=f"Of {', '.join(CHECKERS)}; by default those that are installed.",
+)
+@click.pass_context
+def verify(context: click.Context, run: Path, against: str | None) -> None:
+    """Check the network of a finished RUN and its kernel in other frameworks.
+
+    Exports the graphs that the run folder does not have, compares, and writes
+    verification.json. Exit code 1 where a comparison fails.
+    """
+    opened = Run.load(run)
+    names = [name.strip() for name in against.split(",")] if against else installed_checkers()
+    with opened.session():
+        with progress() as update:
+            verification = verify_run(opened, network_of_run(opened), names, update)
+        opened.save_verification(verification)
+        write_report(opened)
+    print_table(verification_table(verification))
+    console.print(f"Report: {opened.path / 'report.html'}", soft_wrap=True)
+    if not verification["passed"]:
+        context.exit(1)
