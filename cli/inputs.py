@@ -65,8 +65,9 @@ def models_of_kernel_run(run: Run) -> tuple[Model, Model | None]:
     """The model of a run of ``mlx-entk kernel``, and the same at initialisation where known."""
     run.require_finished()
     if run.graph_file(IMPORTED).exists():
-        loaded = onnx.load(run.graph_file(IMPORTED), run.config["output"] or None)
-        return loaded.parametric(), None
+        patterns = run.config["parameters"].split(",") if run.config["parameters"] else None
+        output = run.config["output"] or None
+        return onnx.load(run.graph_file(IMPORTED), output, patterns).parametric(), None
     source = run.config["model"]
     return load_model(source, run.model_file), load_model(source, None)
 

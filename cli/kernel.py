@@ -48,6 +48,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default="",
     help="Of the ONNX model, the output; by default the first of floating type.",
 )
+@click.option(
+    "--parameters",
+    metavar="PATTERN,…",
+    help="Of the ONNX model, the initializers to differentiate by, such as 'layers.*'; by "
+    "default all of floating type that are no scalars or running statistics.",
+)
 @click.option("--inputs", type=_FILE, required=True, help="An .npz with the array x, batch first.")
 @click.option("--features", type=_FILE, help="An .npz of feature families, shape (N, k) each.")
 @click.option(
@@ -66,6 +72,7 @@ def kernel(
     weights: Path | None,
     graph: Path | None,
     output: str,
+    parameters: str | None,
     inputs: Path,
     features: Path | None,
     reduction: str,
@@ -84,21 +91,24 @@ def kernel(
     imported = None
     model: Model
     if source is not None and graph is None:
-        if output:
-            raise InputError("--output belongs to --onnx; a module has one output")
+        if output or parameters:
+            raise InputError("--output and --parameters belong to --onnx")
         model, label = load_model(source, weights), source
     elif graph is not None and source is None:
         if weights is not None:
             raise InputError("--weights belongs to --model; an ONNX model brings its own")
         imported = read_model(graph)
-        model = from_model(imported, output or None).parametric()
+        patterns = parameters.split(",") if parameters else None
+        model = from_model(imported, output or None, patterns).parametric()
         content = hashlib.sha256(graph.read_bytes()).hexdigest()
         label = f"{graph.name} (SHA-256 {content[:16]})"
     else:
         raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
     x = mx.array(_load_inputs(inputs))
     bank = load_arrays(features) if features else {}
-    config = KernelConfig(label, parse_reduction(reduction), by_layer, top, output)
+    config = KernelConfig(
+        label, parse_reduction(reduction), by_layer, top, output, parameters or ""
+    )
     config = prepare(config, model, x, bank)
     run = Run.create(out, STUDY, config.as_json())
     with run.session():

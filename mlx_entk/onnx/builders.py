@@ -147,6 +147,14 @@ def _logical(kind: str) -> Builder:
     return build
 
 
+def _bitwise(e: Emitter, p: Primitive) -> str:
+    kind = p.arguments[0]
+    if kind > 2:  # ONNX shifts unsigned integers alone, which are int64 here
+        raise p.refuse("that shifts")
+    name = ("And", "Or", "Xor")[kind]
+    return e.op(name if p.dtypes[0] == mx.bool_ else f"Bitwise{name}", p.inputs)
+
+
 def _floor_divide(e: Emitter, p: Primitive) -> str:
     quotient = e.op("Div", p.inputs)
     return e.op("Floor", [quotient]) if _is_float(p.dtypes[0]) else quotient
@@ -469,15 +477,22 @@ def _convolution(e: Emitter, p: Primitive) -> str:
 
 
 def _as_strided(e: Emitter, p: Primitive) -> str:
-    shape, strides, offset = p.arguments
-    if any(isinstance(v, Size) for v in (*shape, *strides)):
+    (total,), (shape, strides, offset) = p.shapes[0], p.arguments
+    batch, row = shape[0], strides[0]
+    # A free batch has to be in front, each input its own row: windows are then the same in all.
+    free = isinstance(batch, Size)
+    if free and total == Size(tuple((sizes, row * k) for sizes, k in batch.coefficients)):
+        shape, strides, total = shape[1:], strides[1:], row
+    if any(isinstance(v, Size) for v in (total, *shape, *strides, offset)):
         raise p.refuse("over a free batch")
     at = offset + sum(
         (np.arange(n) * s).reshape([-1 if i == k else 1 for k in range(len(shape))])
         for i, (n, s) in enumerate(zip(shape, strides, strict=True))
     )
-    flat = e.reshape(p.inputs[0], [math.prod(p.shapes[0])])
-    return e.op("Gather", [flat, e.constant(at)], axis=0)
+    if at.min() < 0 or at.max() >= total:
+        raise p.refuse("over several inputs at a time")
+    flat = e.reshape(p.inputs[0], [batch, row] if free else [total])
+    return e.op("Gather", [flat, e.constant(at)], axis=int(free))
 
 
 def _identity(e: Emitter, p: Primitive) -> str:
@@ -507,6 +522,7 @@ BUILDERS: dict[str, Builder] = {
     "ArgSort": _sorted(values=False),
     "AsStrided": _as_strided,
     "AsType": _as_type,
+    "BitwiseBinary": _bitwise,
     "Broadcast": _broadcast,
     "BroadcastAxes": _broadcast,
     "Concatenate": _concatenate,

@@ -10,6 +10,11 @@ from onnx import helper, numpy_helper
 
 from mlx_entk.onnx.symbolic import Size
 
+# Who wrote a file, as it says itself.
+PRODUCER = "mlx-entk"
+# How the names of values begin that are no parameter, input or output.
+CONSTANT = "value_"
+
 # Unsigned integers are indices in MLX; ONNX runtimes index with int64 and compute little else.
 TYPES: dict[mx.Dtype, int] = {
     mx.float32: onnx.TensorProto.FLOAT,
@@ -57,7 +62,7 @@ class Emitter:
     def fresh(self) -> str:
         """A name that no value has."""
         self._count += 1
-        return f"value_{self._count}"
+        return f"{CONSTANT}{self._count}"
 
     def op(
         self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any

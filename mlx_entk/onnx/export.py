@@ -18,7 +18,7 @@ from onnx import helper
 from mlx_entk.errors import InputError
 from mlx_entk.graph import UntraceableError
 from mlx_entk.onnx.builders import BUILDERS, Primitive
-from mlx_entk.onnx.emitter import TYPES, Emitter, as_onnx_array
+from mlx_entk.onnx.emitter import PRODUCER, TYPES, Emitter, as_onnx_array
 from mlx_entk.onnx.symbolic import (
     FixedBatchError,
     Size,
@@ -204,7 +204,7 @@ def _build(
             [described(name, value) for name, value in outputs],
             emitter.initializers,
         ),
-        producer_name="mlx-entk",
+        producer_name=PRODUCER,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )

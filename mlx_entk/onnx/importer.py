@@ -1,5 +1,6 @@
 """An ONNX model as an MLX function of its weights: what another framework trained, in the kit."""
 
+import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import ParametricFunction, from_flat
+from mlx_entk.onnx.emitter import CONSTANT, PRODUCER
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.operators import OPERATORS, Value, as_mlx, from_numpy
 from mlx_entk.parameters import Params
@@ -28,7 +30,7 @@ class OnnxFunction:
     Attributes
     ----------
     params
-        Initializers of floating type, by name: what a kernel differentiates by.
+        By name: what a kernel differentiates by.
     inputs, outputs
         Names of what the graph takes and gives.
     output
@@ -120,11 +122,10 @@ class OnnxFunction:
         return [np.asarray(next(found)) if name else None for name in node.output]
 
 
-def load(path: Path, output: str | None = None) -> OnnxFunction:
+def load(
+    path: Path, output: str | None = None, parameters: Sequence[str] | None = None
+) -> OnnxFunction:
     """Read an ONNX model.
-
-    Initializers of floating type with at least one axis become parameters, in single precision
-    where they are double; the others are constants.
 
     Parameters
     ----------
@@ -132,17 +133,23 @@ def load(path: Path, output: str | None = None) -> OnnxFunction:
         The file. Data that it keeps in other files has to lie in its folder.
     output
         Which output to compute; by default the first of floating type.
+    parameters
+        Names of initializers to differentiate by, or patterns such as ``layers.*``. By default
+        every initializer of floating type that has an axis, but for the running statistics of
+        batch norms and the constants of a file that this package exported.
 
     Raises
     ------
     InputError
         For a file that :func:`mlx_entk.onnx.files.read_model` refuses, an operator without an
-        MLX counterpart, or an unknown output.
+        MLX counterpart, an unknown output, or a pattern that fits no initializer.
     """
-    return from_model(read_model(path), output)
+    return from_model(read_model(path), output, parameters)
 
 
-def from_model(model: onnx.ModelProto, output: str | None = None) -> OnnxFunction:
+def from_model(
+    model: onnx.ModelProto, output: str | None = None, parameters: Sequence[str] | None = None
+) -> OnnxFunction:
     """The same for a model in memory."""
     graph = model.graph
     unknown = sorted(
@@ -158,22 +165,15 @@ def from_model(model: onnx.ModelProto, output: str | None = None) -> OnnxFunctio
             f"ONNX operators without an MLX counterpart: {', '.join(unknown)}; add them to "
             "OPERATORS in mlx_entk/onnx/operators.py"
         )
-    params: Params = {}
-    constants: dict[str, Host] = {}
-    for tensor in graph.initializer:
-        array = numpy_helper.to_array(tensor)
-        if array.dtype.kind == "f" and array.ndim:
-            params[tensor.name] = from_numpy(array)
-        else:
-            constants[tensor.name] = array
+    chosen = _parameters(model, parameters)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    params = {name: from_numpy(array) for name, array in arrays.items() if name in chosen}
+    constants = {name: array for name, array in arrays.items() if name not in chosen}
     stored = {tensor.name for tensor in graph.initializer}
     outputs = [value.name for value in graph.output]
     if output is None:
         floating = [
-            value.name
-            for value in graph.output
-            if value.type.tensor_type.elem_type
-            in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
+            value.name for value in graph.output if value.type.tensor_type.elem_type in _FLOATING
         ]
         output = (floating or outputs)[0]
     elif output not in outputs:
@@ -188,6 +188,29 @@ def from_model(model: onnx.ModelProto, output: str | None = None) -> OnnxFunctio
         _opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
     )
 
+
+def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[str]:
+    """Names of the initializers to differentiate by."""
+    candidates = [t.name for t in model.graph.initializer if t.data_type in _FLOATING and t.dims]
+    if patterns is None:
+        constants = {
+            name
+            for node in model.graph.node
+            if node.op_type == "BatchNormalization"
+            for name in node.input[3:5]
+        }
+        if model.producer_name == PRODUCER:
+            constants |= {name for name in candidates if name.startswith(CONSTANT)}
+        return set(candidates) - constants
+    for pattern in patterns:
+        if not fnmatch.filter(candidates, pattern):
+            raise InputError(
+                f"no initializer fits {pattern}: there are {', '.join(candidates) or 'none'}"
+            )
+    return {name for pattern in patterns for name in fnmatch.filter(candidates, pattern)}
+
+
+_FLOATING = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 # Evaluated while tracing; they have no MLX counterpart of their own.
 _HOST_ONLY = frozenset({"Constant", "Shape", "Size"})

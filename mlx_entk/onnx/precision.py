@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from mlx_entk.onnx.emitter import CONSTANT
+
 
 def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.ModelProto:
     """A copy of a single-precision model that computes in double precision.
@@ -11,8 +13,7 @@ def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.M
     Parameters
     ----------
     weights_as_inputs
-        Move the initializers of floating type that have an axis and a name of their own (not
-        one made up by the exporter) to the inputs.
+        Move the parameters to the inputs.
     """
     double = onnx.ModelProto()
     double.CopyFrom(model)
@@ -24,7 +25,7 @@ def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.M
         array = numpy_helper.to_array(tensor)
         if tensor.data_type == TensorProto.FLOAT:
             array = array.astype(np.float64)
-            if weights_as_inputs and array.ndim and is_weight(tensor.name):
+            if weights_as_inputs and is_weight(tensor):
                 weights.append(
                     helper.make_tensor_value_info(tensor.name, TensorProto.DOUBLE, array.shape)
                 )
@@ -41,6 +42,7 @@ def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.M
     return double
 
 
-def is_weight(name: str) -> bool:
-    """Whether an initializer is a named parameter, not a constant of the exporter's."""
-    return not name.startswith("value_")
+def is_weight(tensor: onnx.TensorProto) -> bool:
+    """Whether an initializer of a graph by the exporter is a parameter, not a constant."""
+    floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
+    return floating and bool(tensor.dims) and not tensor.name.startswith(CONSTANT)

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.graph import Graph, Node, record
+from mlx_entk.graph import Graph, Node, UntraceableError, record
 
 # Batch sizes to trace at. None is 1, which MLX would broadcast.
 _PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89)
@@ -86,7 +86,10 @@ def trace_dynamic(
             for number in numbers:
                 rows = mx.array(np.arange(size) % inputs[number].shape[0])
                 resized[number] = inputs[number][rows]
-        return record(function, *resized)
+        try:
+            return record(function, *resized)
+        except UntraceableError as error:
+            raise FixedBatchError("what the function can be called on") from error
 
     batched = [numbers[0] for numbers in batches]
     # Two sizes of each batch determine, a third confirms. MLX merges equal parts of a graph, so

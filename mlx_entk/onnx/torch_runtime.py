@@ -43,11 +43,7 @@ def as_torch(model: onnx.ModelProto) -> tuple[Tensors, Callable[[Tensors, Any], 
         return found.double() if found.is_floating_point() else found
 
     stored = {proto.name: tensor(proto) for proto in model.graph.initializer}
-    weights = {
-        name: value
-        for name, value in stored.items()
-        if value.is_floating_point() and value.ndim and is_weight(name)
-    }
+    weights = {t.name: stored[t.name] for t in model.graph.initializer if is_weight(t)}
     (name,) = [value.name for value in model.graph.input if value.name not in stored]
 
     def function(weights: Tensors, x: Any) -> Any:

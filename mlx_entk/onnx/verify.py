@@ -152,7 +152,7 @@ def installed_checkers() -> list[str]:
 
 
 def _require_fit(subject: Subject, path: Path, graph: onnx.ModelProto) -> None:
-    stored = {t.name: tuple(t.dims) for t in graph.graph.initializer if is_weight(t.name)}
+    stored = {t.name: tuple(t.dims) for t in graph.graph.initializer if is_weight(t)}
     shapes = {name: value.shape for name, value in subject.model.params.items()}
     missing = sorted(shapes.keys() - stored.keys())
     if missing:
@@ -292,7 +292,7 @@ def _weights(graph: onnx.ModelProto) -> dict[str, Float64Array]:
     return {
         tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64)
         for tensor in graph.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims and is_weight(tensor.name)
+        if is_weight(tensor)
     }
 
 

@@ -50,7 +50,9 @@ class KernelConfig:
     top
         How many modes to keep.
     output
-        Of an ONNX model with several outputs, the one; empty for a module.
+        Of an ONNX model, the output; empty for the first, and for a module.
+    parameters
+        Of an ONNX model, patterns of initializers as ``a.*,b``; empty for the default.
     weights, inputs, features
         Digests, filled in by :func:`prepare`.
     """
@@ -60,6 +62,7 @@ class KernelConfig:
     by_layer: bool = False
     top: int = 200
     output: str = ""
+    parameters: str = ""
     weights: str = ""
     inputs: str = ""
     features: str = ""

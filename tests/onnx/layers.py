@@ -1,0 +1,113 @@
+"""Layers as people use them, one of each, with inputs for them."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from tests.models import MLP, Superposition, Transformer
+
+
+def normal(*shape: int) -> mx.array:
+    return mx.random.normal(shape, key=mx.random.key(1))
+
+
+class CausalAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiHeadAttention(8, 2)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        mask = nn.MultiHeadAttention.create_additive_causal_mask(x.shape[1])
+        found: mx.array = self.attention(x, x, x, mask=mask)
+        return found
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(2, 8, 2, 16)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        found: mx.array = self.encoder(x, None)
+        return found
+
+
+class FirstOfPair(nn.Module):
+    """A recurrent layer, whose first result is the hidden state at every step."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def __call__(self, x: mx.array) -> mx.array:
+        found: mx.array = self.layer(x)[0]
+        return found
+
+
+def fitted_batch_norm() -> nn.Module:
+    layer = nn.BatchNorm(4)
+    layer.running_mean, layer.running_var = normal(4), mx.abs(normal(4)) + 0.5
+    return layer.eval()
+
+
+TOKENS = mx.array([[0, 3, 1], [2, 2, 4]])
+
+Case = tuple[Callable[[], nn.Module], mx.array]
+
+# Activations without settings, all on the same inputs.
+ACTIVATIONS = (
+    "CELU", "ELU", "GELU", "GLU", "HardShrink", "HardTanh", "Hardswish", "LeakyReLU",
+    "LogSigmoid", "LogSoftmax", "Mish", "PReLU", "ReLU", "ReLU2", "ReLU6", "SELU", "SiLU",
+    "Sigmoid", "Softmax", "Softmin", "Softplus", "Softshrink", "Softsign", "Step", "Tanh",
+)  # fmt: skip
+
+LAYERS: dict[str, Case] = {
+    **{name: (getattr(nn, name), normal(2, 6)) for name in ACTIVATIONS},
+    "GELU, tanh": (lambda: nn.GELU("precise"), normal(2, 6)),
+    "GELU, sigmoid": (lambda: nn.GELU("fast"), normal(2, 6)),
+    "Linear": (lambda: nn.Linear(3, 4), normal(2, 3)),
+    "Linear on a sequence": (lambda: nn.Linear(3, 4, bias=False), normal(2, 5, 3)),
+    "Embedding": (lambda: nn.Embedding(5, 4), TOKENS),
+    "Conv1d": (lambda: nn.Conv1d(2, 4, 3, padding=1, stride=2, groups=2), normal(2, 9, 2)),
+    "Conv2d": (lambda: nn.Conv2d(2, 3, (2, 3), padding=1, dilation=2), normal(2, 9, 8, 2)),
+    "Conv3d": (lambda: nn.Conv3d(2, 3, 2), normal(2, 4, 4, 4, 2)),
+    "ConvTranspose1d": (lambda: nn.ConvTranspose1d(2, 3, 3, stride=2), normal(2, 5, 2)),
+    "ConvTranspose2d": (
+        lambda: nn.ConvTranspose2d(2, 3, 3, stride=2, padding=1, output_padding=1),
+        normal(2, 5, 4, 2),
+    ),
+    "LayerNorm": (lambda: nn.LayerNorm(4), normal(2, 3, 4)),
+    "RMSNorm": (lambda: nn.RMSNorm(4), normal(2, 3, 4)),
+    "GroupNorm": (lambda: nn.GroupNorm(2, 4), normal(2, 5, 4)),
+    "GroupNorm as PyTorch's": (
+        lambda: nn.GroupNorm(2, 4, pytorch_compatible=True),
+        normal(2, 5, 4),
+    ),
+    "InstanceNorm": (lambda: nn.InstanceNorm(4, affine=True), normal(2, 5, 4)),
+    "BatchNorm": (fitted_batch_norm, normal(6, 4)),
+    "MultiHeadAttention, causal": (CausalAttention, normal(2, 3, 8)),
+    "TransformerEncoder": (Encoder, normal(2, 3, 8)),
+    "RoPE": (lambda: nn.RoPE(4), normal(2, 2, 3, 4)),
+    "RoPE, traditional": (lambda: nn.RoPE(4, traditional=True), normal(2, 2, 3, 4)),
+    "RoPE on half the features": (lambda: nn.RoPE(2), normal(2, 2, 3, 4)),
+    "ALiBi": (nn.ALiBi, normal(2, 4, 3, 3)),
+    "SinusoidalPositionalEncoding": (lambda: nn.SinusoidalPositionalEncoding(6), normal(2, 3)),
+    "MaxPool1d": (lambda: nn.MaxPool1d(2), normal(2, 6, 3)),
+    "MaxPool1d, overlapping": (lambda: nn.MaxPool1d(3, stride=1, padding=1), normal(2, 6, 3)),
+    "MaxPool2d": (lambda: nn.MaxPool2d(2), normal(2, 6, 4, 3)),
+    "AvgPool1d": (lambda: nn.AvgPool1d(2), normal(2, 6, 3)),
+    "AvgPool2d, overlapping": (lambda: nn.AvgPool2d(3, stride=2, padding=1), normal(2, 6, 5, 3)),
+    "Upsample": (lambda: nn.Upsample(2, mode="nearest"), normal(2, 3, 4, 2)),
+    "Upsample, linear": (lambda: nn.Upsample(2, mode="linear"), normal(2, 3, 4, 2)),
+    "RNN": (lambda: nn.RNN(3, 4), normal(2, 5, 3)),
+    "GRU": (lambda: nn.GRU(3, 4), normal(2, 5, 3)),
+    "LSTM": (lambda: FirstOfPair(nn.LSTM(3, 4)), normal(2, 5, 3)),
+    "Dropout, evaluated": (
+        lambda: nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5)).eval(),
+        normal(2, 3),
+    ),
+    "a multilayer perceptron": (lambda: MLP([3, 5, 2]), normal(2, 3)),
+    "superposition": (Superposition, normal(2, 5)),
+    "a transformer with tied embedding": (Transformer, TOKENS),
+}
