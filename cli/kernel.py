@@ -52,7 +52,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--parameters",
     metavar="PATTERN,…",
     help="Of the ONNX model, the initializers to differentiate by, such as 'layers.*'; by "
-    "default all of floating type that are no scalars or running statistics.",
+    "default all of floating type but scalars and running statistics. From PyTorch: "
+    "torch.onnx.export(…, optimize=False) keeps them as they were.",
 )
 @click.option("--inputs", type=_FILE, required=True, help="An .npz with the array x, batch first.")
 @click.option("--features", type=_FILE, help="An .npz of feature families, shape (N, k) each.")

@@ -62,7 +62,8 @@ def export(
     path
         Where to; None is written before the model has passed the full check.
     params
-        The parameter tree of a function. Parameters become initializers under their dotted names.
+        The parameter tree of a function. Those that it uses become initializers under their
+        dotted names.
     input_names, output_names
         By default ``x`` or ``x0``, ``x1``, …; ``output`` or ``output0``, …, or the keys of a
         dictionary.
@@ -187,6 +188,7 @@ def _build(
         names.update(zip(node.outputs, [built] if isinstance(built, str) else built, strict=True))
     for name, output in zip(graph.outputs, output_names, strict=True):
         emitter.op("Identity", [names[name]], output)
+    used = {name for node in emitter.nodes for name in node.input}
 
     labels = {numbers[0]: f"N{i}" if i else "N" for i, numbers in enumerate(free)}
 
@@ -202,7 +204,7 @@ def _build(
             "mlx_entk",
             [described(name, value) for name, value in inputs],
             [described(name, value) for name, value in outputs],
-            emitter.initializers,
+            [tensor for tensor in emitter.initializers if tensor.name in used],
         ),
         producer_name=PRODUCER,
         opset_imports=[helper.make_opsetid("", OPSET)],

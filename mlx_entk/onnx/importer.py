@@ -1,6 +1,7 @@
 """An ONNX model as an MLX function of its weights: what another framework trained, in the kit."""
 
 import fnmatch
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,12 +81,13 @@ class OnnxFunction:
                 f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), "
                 f"got {len(inputs)}"
             )
+        outputs = self.outputs if outputs is None else outputs
         values: dict[str, Value] = {"": None, **self._constants, **params}
         values.update(zip(self.inputs, inputs, strict=True))
-        for node in self._nodes:
+        for node in needed(self._nodes, outputs):
             arguments = [values[name] for name in node.input]
             values.update(zip(node.output, self._apply(node, arguments), strict=False))
-        return [as_mlx(values[name]) for name in (self.outputs if outputs is None else outputs)]
+        return [as_mlx(values[name]) for name in outputs]
 
     def _apply(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -98,7 +100,7 @@ class OnnxFunction:
             return self._on_host(node, arguments)
         try:
             found = OPERATORS[node.op_type](arguments, attributes, len(node.output))
-        except InputError as error:
+        except (InputError, ValueError, IndexError) as error:
             raise InputError(f"ONNX operator {node.op_type} {node.name}: {error}") from error
         return found if isinstance(found, list | tuple) else [found]
 
@@ -136,7 +138,8 @@ def load(
     parameters
         Names of initializers to differentiate by, or patterns such as ``layers.*``. By default
         every initializer of floating type that has an axis, but for the running statistics of
-        batch norms and the constants of a file that this package exported.
+        batch norms and the constants of a file that this package exported. A file in which
+        PyTorch has folded parameters is refused without this.
 
     Raises
     ------
@@ -152,19 +155,6 @@ def from_model(
 ) -> OnnxFunction:
     """The same for a model in memory."""
     graph = model.graph
-    unknown = sorted(
-        {
-            f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            for node in graph.node
-            if (node.domain not in ("", "ai.onnx"))
-            or (node.op_type not in OPERATORS and node.op_type not in _HOST_ONLY)
-        }
-    )
-    if unknown:
-        raise InputError(
-            f"ONNX operators without an MLX counterpart: {', '.join(unknown)}; add them to "
-            "OPERATORS in mlx_entk/onnx/operators.py"
-        )
     chosen = _parameters(model, parameters)
     arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     params = {name: from_numpy(array) for name, array in arrays.items() if name in chosen}
@@ -178,6 +168,19 @@ def from_model(
         output = (floating or outputs)[0]
     elif output not in outputs:
         raise InputError(f"the model has no output {output!r}: it has {', '.join(outputs)}")
+    unknown = sorted(
+        {
+            f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+            for node in needed(graph.node, [output])
+            if (node.domain not in ("", "ai.onnx"))
+            or (node.op_type not in OPERATORS and node.op_type not in HOST_ONLY)
+        }
+    )
+    if unknown:
+        raise InputError(
+            f"ONNX operators without an MLX counterpart: {', '.join(unknown)}; add them to "
+            "OPERATORS in mlx_entk/onnx/operators.py"
+        )
     return OnnxFunction(
         params=params,
         inputs=[value.name for value in graph.input if value.name not in stored],
@@ -187,6 +190,17 @@ def from_model(
         _constants=constants,
         _opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
     )
+
+
+def needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
+    """The nodes that some outputs depend on, in their order."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+    return kept[::-1]
 
 
 def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[str]:
@@ -201,6 +215,13 @@ def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[s
         }
         if model.producer_name == PRODUCER:
             constants |= {name for name in candidates if name.startswith(CONSTANT)}
+        anonymous = [name for name in candidates if _OPTIMISED.match(name)]
+        if model.producer_name == "pytorch" and anonymous:
+            raise InputError(
+                f"PyTorch has optimised this graph: {', '.join(anonymous[:3])} may be a parameter, "
+                "a product of several or a constant. Export it with "
+                "torch.onnx.export(…, optimize=False), or name its parameters"
+            )
         return set(candidates) - constants
     for pattern in patterns:
         if not fnmatch.filter(candidates, pattern):
@@ -210,7 +231,10 @@ def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[s
     return {name for pattern in patterns for name in fnmatch.filter(candidates, pattern)}
 
 
+# How PyTorch names what its optimiser made.
+_OPTIMISED = re.compile(r"val_\d+$|onnx::")
+
 _FLOATING = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
 # Evaluated while tracing; they have no MLX counterpart of their own.
-_HOST_ONLY = frozenset({"Constant", "Shape", "Size"})
+HOST_ONLY = frozenset({"Constant", "Shape", "Size"})

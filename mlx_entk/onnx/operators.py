@@ -46,9 +46,9 @@ def as_mlx(value: Value) -> mx.array:
 def _ints(value: Value, what: str) -> list[int]:
     """An input that has to be known before the model runs."""
     if value is None:
-        raise InputError(f"{what} are missing")
+        raise InputError(f"{what} would be needed")
     if isinstance(value, mx.array):
-        raise InputError(f"{what} depend on the data, which a fixed graph cannot follow")
+        raise InputError(f"{what} would depend on the data, which a fixed graph cannot follow")
     return [int(v) for v in np.asarray(value).reshape(-1)]
 
 
@@ -124,6 +124,8 @@ def _reduction(function: Callable[..., mx.array]) -> Operator:
         axes = _axes(x, a, max(1, value.ndim))
         if axes is None and a.get("noop_with_empty_axes", 0):
             return value
+        if value.size == 0:  # MLX 0.32 runs on and on where its strides are not those it expects
+            raise InputError("an empty array has nothing to reduce")
         return function(value, axes, bool(a.get("keepdims", 1)))
 
     return apply
@@ -563,7 +565,8 @@ def _average_pool(x: Inputs, a: Attributes, n: int) -> mx.array:
             (1, 1, *(s + lo + hi for s, (lo, hi) in zip(value.shape[2:], padding, strict=True)))
         )
         bare = {k: v for k, v in a.items() if k not in ("pads", "auto_pad")}
-        return total / _pooled(inside, bare, 0.0, mx.sum)
+        count = _pooled(inside, bare, 0.0, mx.sum)
+        return total / count[(..., *(slice(size) for size in total.shape[2:]))]
     return total / _pooled(mx.ones((1, 1, *value.shape[2:])), a, 0.0, mx.sum)
 
 
@@ -650,6 +653,11 @@ def _log_of_reduction(x: mx.array, axes: Any, keepdims: bool) -> mx.array:
     return mx.log(mx.sum(x, axis=axes, keepdims=keepdims))
 
 
+def _of_data(x: Inputs, a: Attributes, n: int) -> mx.array:
+    """Of known inputs this is found on the host; here some depend on the model's."""
+    raise InputError("its size depends on the data, which a fixed graph cannot follow")
+
+
 def _relu(value: mx.array) -> mx.array:
     return mx.maximum(value, mx.zeros((), dtype=value.dtype))
 
@@ -707,6 +715,7 @@ OPERATORS: dict[str, Operator] = {
     "Clip": _clip,
     "Concat": lambda x, a, n: mx.concatenate([as_mlx(v) for v in x], axis=a["axis"]),
     "Conv": _convolution,
+    "ConstantOfShape": _of_data,
     "CumSum": _cumulative_sum,
     "DepthToSpace": _depth_to_space,
     "Div": _divide,
@@ -742,6 +751,7 @@ OPERATORS: dict[str, Operator] = {
     "Pad": _pad,
     "Pow": _power,
     "RMSNormalization": _rms_norm,
+    "Range": _of_data,
     "Reshape": _reshape,
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
@@ -761,6 +771,3 @@ OPERATORS: dict[str, Operator] = {
     "Unsqueeze": _unsqueeze,
     "Where": lambda x, a, n: mx.where(as_mlx(x[0]), as_mlx(x[1]), as_mlx(x[2])),
 }  # fmt: skip
-# Range and ConstantOfShape take numbers that are known while tracing, and are found on the host.
-for _name in ("Range", "ConstantOfShape"):
-    OPERATORS[_name] = lambda x, a, n: mx.array(_ints(x[0], "its bounds"))

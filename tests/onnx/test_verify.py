@@ -1,0 +1,140 @@
+"""Verification: what agrees passes, and every kind of disagreement is caught."""
+
+import sys
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from mlx_entk import InputError
+from mlx_entk.jacobian import as_parametric
+from mlx_entk.kernel import Reduction
+from mlx_entk.onnx import CHECKERS, Subject, derivative, export, verify
+from mlx_entk.onnx.derivatives import What
+from mlx_entk.onnx.verify import compare
+from tests.models import MLP, Superposition, Transformer
+from tests.onnx.layers import TOKENS, normal
+
+GRAPHS: tuple[What, ...] = ("model", "jvp", "entk")
+
+
+def subject_of(
+    module: MLP | Superposition | Transformer, x: mx.array, folder: Path, reduction: Reduction
+) -> Subject:
+    function = as_parametric(module)
+    paths: dict[What, Path] = {}
+    for what in GRAPHS:
+        exported = derivative(function, x, what, reduction)
+        paths[what] = folder / f"{what}.onnx"
+        export(
+            exported.function, list(exported.inputs.values()), paths[what],
+            params=function.params, input_names=list(exported.inputs), batches=exported.batches,
+        )  # fmt: skip
+    return Subject(function, x, reduction, paths)
+
+
+def change_weight(path: Path, by: float) -> None:
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name == "layers.0.weight")
+    array = numpy_helper.to_array(tensor).copy()
+    array[0, 0] += by
+    tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize("reduction", ["trace", "sum-of-logits", "full", (0, 1), (1, 1)])
+def test_all_three_checkers_pass_for_every_reduction(reduction: Reduction, tmp_path: Path) -> None:
+    found = verify(subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, reduction))
+
+    assert [row.checker for row in found] == [
+        "onnxruntime", "onnxruntime", "finite-differences", "finite-differences",
+        "finite-differences", "torch", "torch",
+    ]  # fmt: skip
+    assert all(row.passed for row in found)
+    kernels = [row for row in found if row.quantity == "kernel"]
+    assert len(kernels) == 3
+    for row in kernels:
+        assert row.spectrum is None or row.spectrum < 1e-6
+        assert row.angle is None or row.angle < 1e-2
+        assert (row.spectrum is None) == (row.angle is None) == (reduction == (0, 1))
+
+
+@pytest.mark.parametrize(
+    ("module", "x"), [(Superposition(), normal(5, 5)), (Transformer(), TOKENS)]
+)
+def test_other_architectures_pass(
+    module: Superposition | Transformer, x: mx.array, tmp_path: Path
+) -> None:
+    assert all(row.passed for row in verify(subject_of(module, x, tmp_path, "trace")))
+
+
+@pytest.mark.parametrize(
+    ("graph", "failing"),
+    [
+        ("model", {"onnxruntime: outputs", "torch: outputs", "torch: kernel"}),
+        ("entk", {"onnxruntime: kernel", "finite-differences: kernel"}),
+        ("jvp", {"finite-differences: J u, 4 directions"}),
+    ],
+)
+def test_a_changed_weight_is_caught_in_whichever_graph_it_is(
+    graph: What, failing: set[str], tmp_path: Path
+) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    change_weight(subject.graphs[graph], 0.01)
+
+    failed = {f"{row.checker}: {row.quantity}" for row in verify(subject) if not row.passed}
+
+    assert failing <= failed
+
+
+def test_a_weight_changed_by_a_rounding_still_passes(tmp_path: Path) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    change_weight(subject.graphs["model"], 1e-7)
+
+    assert all(row.passed for row in verify(subject, ["onnxruntime", "torch"]))
+
+
+def test_graphs_of_another_model_are_refused(tmp_path: Path) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    wider = Subject(as_parametric(MLP([3, 6, 2])), subject.x, "trace", subject.graphs)
+    shallower = Subject(as_parametric(MLP([3, 2])), subject.x, "trace", subject.graphs)
+
+    with pytest.raises(InputError, match=r"has layers\.0\.weight, .* of another shape"):
+        verify(wider)
+    with pytest.raises(InputError, match=r"the model lacks, layers\.1\.bias, layers\.1\.weight"):
+        verify(shallower)
+    with pytest.raises(InputError, match=f"no checker numpy: use {', '.join(CHECKERS)}"):
+        verify(subject, ["numpy"])
+
+
+def test_without_pytorch_the_extra_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = subject_of(MLP([3, 2]), normal(4, 3), tmp_path, "trace")
+    monkeypatch.setitem(sys.modules, "torch", None)
+
+    with pytest.raises(InputError, match=r"needs the extra torch: pip install 'mlx-entk\[torch\]'"):
+        verify(subject, ["torch"])
+
+
+def test_the_angle_is_between_spaces_that_are_apart() -> None:
+    """A turn of the leading plane by 0.1 radian; modes of eigenvalue zero do not count."""
+    turn = np.eye(5)
+    turn[[0, 0, 3, 3], [0, 3, 0, 3]] = np.cos(0.1), -np.sin(0.1), np.sin(0.1), np.cos(0.1)
+    values = np.diag([3.0, 2.0, 0.5, 0.4, 0.0])
+
+    row = compare("torch", "kernel", turn @ values @ turn.T, values, "kernel", kernel=True)
+
+    assert row.modes == 2
+    assert row.angle == pytest.approx(np.degrees(0.1))
+    assert row.spectrum == pytest.approx(0, abs=1e-12)
+    assert not row.passed
+
+
+def test_nothing_finite_passes_as_nan() -> None:
+    row = compare("torch", "outputs", np.array([[np.nan]]), np.ones((1, 1)), "forward")
+
+    assert not row.passed
