@@ -3,7 +3,14 @@
 from mlx_entk.onnx.derivatives import derivative
 from mlx_entk.onnx.export import OPSET, export
 from mlx_entk.onnx.importer import OnnxFunction, load
-from mlx_entk.onnx.verify import CHECKERS, Comparison, Subject, installed_checkers, verify
+from mlx_entk.onnx.verify import (
+    CHECKERS,
+    Comparison,
+    Subject,
+    installed_checkers,
+    require_checkers,
+    verify,
+)
 
 __all__ = [
     "CHECKERS",
@@ -15,5 +22,6 @@ __all__ = [
     "export",
     "installed_checkers",
     "load",
+    "require_checkers",
     "verify",
 ]

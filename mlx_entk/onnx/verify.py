@@ -131,9 +131,7 @@ def verify(
     InputError
         For an unknown checker, a damaged graph, or one of another model.
     """
-    unknown = [name for name in against if name not in CHECKERS]
-    if unknown:
-        raise InputError(f"no checker {', '.join(unknown)}: use {', '.join(CHECKERS)}")
+    require_checkers(against)
     graphs = {name: read_model(path) for name, path in subject.graphs.items()}
     for what, graph in graphs.items():
         _require_fit(subject, subject.graphs[what], graph)
@@ -148,6 +146,13 @@ def verify(
         found += checkers[name](subject, graphs)
     progress("verification", len(against), len(against))
     return found
+
+
+def require_checkers(names: Sequence[str]) -> None:
+    """Raise InputError for a name that is not in :data:`CHECKERS`."""
+    unknown = [name for name in names if name not in CHECKERS]
+    if unknown:
+        raise InputError(f"no checker {', '.join(unknown)}: use {', '.join(CHECKERS)}")
 
 
 def installed_checkers() -> list[str]:

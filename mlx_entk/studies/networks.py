@@ -140,6 +140,7 @@ def verify_run(
     dict
         What ``verification.json`` holds.
     """
+    onnx.require_checkers(against)
     graphs = {what: graph_file(run, what, network.reduction) for what in VERIFIED}
     for done, (what, path) in enumerate(graphs.items()):
         progress("export", done, len(graphs), what)
