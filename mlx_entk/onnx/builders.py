@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_entk.errors import InputError
 from mlx_entk.onnx.emitter import TYPES, Emitter
-from mlx_entk.onnx.symbolic import Size
+from mlx_entk.onnx.symbolic import FixedBatchError, Size
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,10 @@ class Primitive:
     def rank(self) -> int:
         """Of the first input."""
         return len(self.shapes[0])
+
+    def refuse_free_batch(self, what: str) -> FixedBatchError:
+        """The error for a form that can be written for one batch size alone."""
+        return FixedBatchError(f"MLX primitive {self.name} {what}")
 
     def refuse(self, what: str) -> InputError:
         """The error for a form of the primitive that has no builder."""
@@ -201,7 +205,7 @@ def _as_type(e: Emitter, p: Primitive) -> str:
 def _arange(e: Emitter, p: Primitive) -> str:
     start, _, step, dtype = p.arguments
     if isinstance(start, Size) or isinstance(step, Size):
-        raise p.refuse("whose start depends on the batch")
+        raise p.refuse_free_batch("whose start depends on the batch")
     (count,) = p.output_shapes[0]
     if not isinstance(count, Size):
         return e.constant(start + step * np.arange(count), np.dtype(_numpy_name(dtype)))
@@ -323,7 +327,7 @@ def _slice_update(e: Emitter, p: Primitive) -> str:
         if bounds != (0, p.shapes[0][axis], 1)
     ]
     if any(isinstance(v, Size) for axis in partial for v in (starts[axis], stops[axis])):
-        raise p.refuse("with bounds that depend on the batch")
+        raise p.refuse_free_batch("with bounds that depend on the batch")
     ranges = [np.arange(starts[a], stops[a], strides[a]) for a in partial]
     order = [*partial, *(axis for axis in range(p.rank) if axis not in partial)]
     updates = p.inputs[1]
@@ -379,7 +383,7 @@ def _gather(e: Emitter, p: Primitive) -> str:
     for axis in kept:
         if sizes[axis] != p.shapes[0][axis]:
             if isinstance(sizes[axis], Size):
-                raise p.refuse("of a part of the batch")
+                raise p.refuse_free_batch("of a part of the batch")
             at = e.constant([len(axes) + kept.index(axis)])
             front = e.op("Slice", [front, e.constant([0]), e.constant([sizes[axis]]), at])
     found = e.op("GatherND", [front, _indices(e, p, p.inputs[1:], axes)])
@@ -484,13 +488,13 @@ def _as_strided(e: Emitter, p: Primitive) -> str:
     if free and total == Size(tuple((sizes, row * k) for sizes, k in batch.coefficients)):
         shape, strides, total = shape[1:], strides[1:], row
     if any(isinstance(v, Size) for v in (total, *shape, *strides, offset)):
-        raise p.refuse("over a free batch")
+        raise p.refuse_free_batch("over a free batch")
     at = offset + sum(
         (np.arange(n) * s).reshape([-1 if i == k else 1 for k in range(len(shape))])
         for i, (n, s) in enumerate(zip(shape, strides, strict=True))
     )
-    if at.min() < 0 or at.max() >= total:
-        raise p.refuse("over several inputs at a time")
+    if free and (at.min() < 0 or at.max() >= total):
+        raise p.refuse_free_batch("over several inputs at a time")
     flat = e.reshape(p.inputs[0], [batch, row] if free else [total])
     return e.op("Gather", [flat, e.constant(at)], axis=int(free))
 

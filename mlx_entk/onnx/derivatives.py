@@ -7,7 +7,7 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import ParametricFunction
+from mlx_entk.jacobian import ParametricFunction, jvp_or_transpose
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.parameters import Params, flatten_tree
@@ -89,7 +89,7 @@ def derivative(
 
         def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
             values = flat(params)
-            _, (tangent,) = mx.jvp(
+            tangent = jvp_or_transpose(
                 lambda *p: model.apply(dict(zip(values, p, strict=True)), x),
                 list(values.values()),
                 list(directions),
@@ -122,18 +122,21 @@ def _rows(
 ) -> dict[str, mx.array]:
     """Gradients of R combinations of the outputs of each input, by parameter: (N, R, *shape*)."""
 
-    def of_input(row: mx.array) -> list[mx.array]:
-        return list(
-            mx.vmap(lambda cotangent: _vjp(model, values, row[None], cotangent[None]))(cotangents)
-        )
+    def of_input(row: mx.array, cotangent: mx.array) -> list[mx.array]:
+        return _vjp(model, values, row[None], cotangent[None])
 
     try:
-        rows = mx.vmap(of_input)(x)
+        by_cotangent = mx.vmap(of_input, in_axes=(None, 0))
+        rows = list(mx.vmap(by_cotangent, in_axes=(0, None))(x, cotangents))
     except ValueError as error:
-        raise InputError(
-            f"the Jacobian of this model cannot be written as one graph ({error}): "
-            "export its model, and verify that by finite differences"
-        ) from error
+        if "vmap" not in str(error):
+            raise
+        # A convolution's weight gradient, say: one by one, so that the graph has a fixed batch.
+        each = [[of_input(row, cotangent) for cotangent in cotangents] for row in x]
+        rows = [
+            mx.stack([mx.stack([found[i] for found in of_row]) for of_row in each])
+            for i in range(len(values))
+        ]
     return dict(zip(values, rows, strict=True))
 
 

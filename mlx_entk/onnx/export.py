@@ -99,19 +99,20 @@ def export(
     arrays = [*weights.values(), *example_inputs]
     free = [[count + number for number in numbers] for numbers in batches]
     note = "dynamic"
+    inputs = _named(input_names, len(example_inputs), "x")
+
+    def build(traced: SymbolicGraph, free: Sequence[Sequence[int]]) -> onnx.ModelProto:
+        count_of_outputs = len(traced.graph.outputs)
+        outputs = _named(output_names or structure or None, count_of_outputs, "output")
+        return _build(traced, [*names, *inputs], outputs, weights, free)
+
     try:
         try:
-            traced = trace_dynamic(flat, arrays, free)
+            model = build(trace_dynamic(flat, arrays, free), free)
         except FixedBatchError as error:
-            traced, note = trace_fixed(flat, arrays), f"fixed: {error} depends on its size"
-            free = []
+            model, note = build(trace_fixed(flat, arrays), []), f"fixed: {error}"
     except UntraceableError as error:
         raise InputError(f"the function cannot be exported: {error}") from error
-
-    graph = traced.graph
-    inputs = _named(input_names, len(example_inputs), "x")
-    outputs = _named(output_names or structure or None, len(graph.outputs), "output")
-    model = _build(traced, [*names, *inputs], outputs, weights, free)
     entries = {"batch": note, **(metadata or {}), "provenance": provenance()}
     for key, value in entries.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

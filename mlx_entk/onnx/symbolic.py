@@ -33,7 +33,7 @@ class Size:
 
 
 class FixedBatchError(ValueError):
-    """The graph is another one at another batch size."""
+    """No one graph will do for every batch size; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def trace_dynamic(
         try:
             return record(function, *resized)
         except UntraceableError as error:
-            raise FixedBatchError("what the function can be called on") from error
+            raise FixedBatchError("the function takes no other size") from error
 
     batched = [numbers[0] for numbers in batches]
     # Two sizes of each batch determine, a third confirms. MLX merges equal parts of a graph, so
@@ -110,15 +110,15 @@ def trace_dynamic(
         kind = values[0]
         if isinstance(kind, list | tuple):
             if len({len(value) for value in values}) > 1:
-                raise FixedBatchError("arguments of a primitive")
+                raise FixedBatchError("its size changes the arguments of a primitive")
             return tuple(unify(parts) for parts in zip(*values, strict=True))
         if all(value == kind for value in values):
             return kind
         if not all(float(value).is_integer() for value in values):
-            raise FixedBatchError("a number in the graph")
+            raise FixedBatchError("its size changes a number in the graph")
         size = _polynomial(corners, [int(value) for value in values[:-1]], batched)
         if evaluate(size, dict(zip(batched, check_sizes, strict=True))) != int(values[-1]):
-            raise FixedBatchError("a size in the graph is no polynomial of the batch's")
+            raise FixedBatchError("a size in the graph is no polynomial of its size")
         return size
 
     every = [*graphs, check]
@@ -155,7 +155,7 @@ def _polynomial(
     system = [[np.prod([at[i] for i in subset], initial=1) for subset in subsets] for at in corners]
     solution = np.linalg.solve(np.array(system, dtype=np.float64), np.array(values, dtype=float))
     if np.abs(solution - np.round(solution)).max() > 1e-6:
-        raise FixedBatchError("a size in the graph is no polynomial of the batch's")
+        raise FixedBatchError("a size in the graph is no polynomial of its size")
     return Size(
         tuple(
             (tuple(batched[i] for i in subset), round(coefficient))
@@ -182,7 +182,7 @@ def _require_same(first: Graph, other: Graph) -> None:
         ] + [numbers[name] for name in graph.outputs]
 
     if structure(first, number) != structure(other, number_of_other):
-        raise FixedBatchError("the primitives of the graph")
+        raise FixedBatchError("its size changes the primitives of the graph")
     for a, b in zip(first.constants.values(), other.constants.values(), strict=True):
         if a.shape != b.shape or not bool(mx.array_equal(a, b, equal_nan=True)):
-            raise FixedBatchError("a constant of the graph")
+            raise FixedBatchError("its size changes a constant of the graph")

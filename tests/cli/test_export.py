@@ -47,6 +47,19 @@ def test_every_study_exports_and_is_verified(mlx_entk: Command, study: str) -> N
         onnx.checker.check_model(f"run/onnx/{what}.onnx", full_check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    [("tms",), ("modular", "mlp"), ("modular", "transformer", "--epochs", "400")],
+)
+def test_every_study_is_verified_at_its_own_size(
+    mlx_entk: Command, command: tuple[str, ...]
+) -> None:
+    assert mlx_entk(*command, "--out", "run")[0] == 0
+
+    assert mlx_entk("verify", "run")[0] == 0
+
+
 def test_onnxruntime_alone_computes_the_kernel_of_new_inputs(mlx_entk: Command) -> None:
     mlx_entk(*STUDIES["mlp"], "--out", "run")
     network = network_of(Run.load(Path("run")))

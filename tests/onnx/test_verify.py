@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import onnx
 import pytest
@@ -15,15 +16,13 @@ from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import CHECKERS, Subject, derivative, export, verify
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.onnx.verify import compare
-from tests.models import MLP, Superposition, Transformer
+from tests.models import MLP, Convolution, Image, Superposition, Transformer
 from tests.onnx.layers import TOKENS, normal
 
 GRAPHS: tuple[What, ...] = ("model", "jvp", "entk")
 
 
-def subject_of(
-    module: MLP | Superposition | Transformer, x: mx.array, folder: Path, reduction: Reduction
-) -> Subject:
+def subject_of(module: nn.Module, x: mx.array, folder: Path, reduction: Reduction) -> Subject:
     function = as_parametric(module)
     paths: dict[What, Path] = {}
     for what in GRAPHS:
@@ -63,11 +62,15 @@ def test_all_three_checkers_pass_for_every_reduction(reduction: Reduction, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("module", "x"), [(Superposition(), normal(5, 5)), (Transformer(), TOKENS)]
+    ("module", "x"),
+    [
+        (Superposition(), normal(5, 5)),
+        (Transformer(), TOKENS),
+        (Convolution(), normal(4, 4, 2)),
+        (Image(), normal(3, 5, 6, 2)),
+    ],
 )
-def test_other_architectures_pass(
-    module: Superposition | Transformer, x: mx.array, tmp_path: Path
-) -> None:
+def test_other_architectures_pass(module: nn.Module, x: mx.array, tmp_path: Path) -> None:
     assert all(row.passed for row in verify(subject_of(module, x, tmp_path, "trace")))
 
 
