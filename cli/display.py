@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +95,13 @@ def run_study(
         with progress() as update:
             experiment(run, update)
         finish(run, figures(run))
+
+
+@contextmanager
+def quiet_run(name: str, settings: Json) -> Iterator[Run]:
+    """A run folder to throw away, for a rank that only helps another."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Run.create(Path(folder), name, settings)
 
 
 def default_folder(study: str, settings: Json) -> Path:

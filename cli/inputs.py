@@ -6,14 +6,12 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 
 from mlx_entk import onnx
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import Model, as_parametric
 from mlx_entk.kernel import Reduction
-from mlx_entk.linalg import FloatArray
-from mlx_entk.runs import Run
+from mlx_entk.runs import Run, read_arrays
 from mlx_entk.studies import kernel as kernel_study
 from mlx_entk.studies.networks import HELD_OUT, Network, network_of
 
@@ -44,15 +42,6 @@ def load_model(source: str, weights: Path | None) -> nn.Module:
     return model.eval()
 
 
-def load_arrays(path: Path) -> dict[str, FloatArray]:
-    """The arrays of an .npz file."""
-    try:
-        with np.load(path) as stored:
-            return {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no .npz of arrays: {error}") from error
-
-
 def parse_reduction(text: str) -> Reduction:
     """A reduction as a command line writes it: a name, or c,d for a pair of classes."""
     parts = text.split(",")
@@ -77,7 +66,7 @@ def network_of_run(run: Run) -> Network:
     if run.study != kernel_study.STUDY:
         return network_of(run)
     model, _ = models_of_kernel_run(run)
-    x = mx.array(load_arrays(run.inputs_file)["x"][:HELD_OUT])
+    x = mx.array(read_arrays(run.inputs_file)["x"][:HELD_OUT])
     reduction = run.config["reduction"]
     return Network(
         as_parametric(model), x, reduction if isinstance(reduction, str) else tuple(reduction)

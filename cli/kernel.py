@@ -14,11 +14,11 @@ from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.importer import from_model
 from mlx_entk.plotting import kernel_figures
-from mlx_entk.runs import Run, write_atomically
+from mlx_entk.runs import Run, read_arrays, write_atomically
 from mlx_entk.studies.kernel import STUDY, KernelConfig, prepare, run_kernel
 
 from .display import finish, progress
-from .inputs import IMPORTED, load_arrays, load_model, parse_reduction
+from .inputs import IMPORTED, load_model, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -106,7 +106,7 @@ def kernel(
     else:
         raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
     x = mx.array(_load_inputs(inputs))
-    bank = load_arrays(features) if features else {}
+    bank = read_arrays(features) if features else {}
     config = KernelConfig(
         label, parse_reduction(reduction), by_layer, top, output, parameters or ""
     )
@@ -124,7 +124,7 @@ def kernel(
 
 
 def _load_inputs(path: Path) -> FloatArray:
-    arrays = load_arrays(path)
+    arrays = read_arrays(path)
     if "x" not in arrays:
         raise InputError(f"{path} has no array x; it has {', '.join(arrays) or 'nothing'}")
     x = arrays["x"]

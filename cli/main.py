@@ -9,6 +9,7 @@ import click
 from .doctor import doctor
 from .export import export, verify
 from .kernel import kernel
+from .lm import lm
 from .modular import modular
 from .regress import regress_command
 from .runs import runs, show
@@ -29,6 +30,7 @@ def cli() -> None:
 cli.add_command(modular)
 cli.add_command(tms)
 cli.add_command(kernel)
+cli.add_command(lm)
 cli.add_command(regress_command)
 cli.add_command(sweep)
 cli.add_command(export)

@@ -8,12 +8,12 @@ import mlx.core as mx
 from mlx_entk.errors import InputError
 from mlx_entk.plotting import regression_figures
 from mlx_entk.report import regression_tables
-from mlx_entk.runs import Run
+from mlx_entk.runs import Run, read_arrays
 from mlx_entk.studies import kernel as kernel_study
 from mlx_entk.studies.regress import Fit, fit_of, fit_of_model, regress
 
 from .display import finish, progress
-from .inputs import load_arrays, models_of_kernel_run
+from .inputs import models_of_kernel_run
 
 
 @click.command("regress", epilog="Example: mlx-entk regress runs/demo")
@@ -46,9 +46,9 @@ def _fit(run: Run, targets: Path | None) -> Fit:
         return fit_of(run)
     if targets is None:
         raise InputError("--targets is missing: a run of `mlx-entk kernel` has none of its own")
-    arrays = load_arrays(targets)
+    arrays = read_arrays(targets)
     if "y" not in arrays:
         raise InputError(f"{targets} has no array y; it has {', '.join(arrays) or 'nothing'}")
     model, initial = models_of_kernel_run(run)
-    x = mx.array(load_arrays(run.inputs_file)["x"])
+    x = mx.array(read_arrays(run.inputs_file)["x"])
     return fit_of_model(model, initial, x, arrays["y"])

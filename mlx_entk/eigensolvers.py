@@ -1,13 +1,18 @@
 """Leading eigenpairs and traces of kernels that exist only as matrix-vector products."""
 
+import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
+from mlx_entk.distributed import Group, from_first, is_first
 from mlx_entk.errors import InputError, RunFailedError
 from mlx_entk.linalg import Float64Array, FloatArray, eigh
+from mlx_entk.runs import read_arrays, write_arrays
 from mlx_entk.spectrum import Spectrum
 
 Method = Literal["lanczos", "subspace"]
@@ -27,6 +32,67 @@ class TopModes:
 
     spectrum: Spectrum
     residuals: Float64Array
+
+
+class RecordedOperator(LinearOperator):  # type: ignore[misc]
+    """An operator that keeps its products in files, so that a solver can be started again.
+
+    Solvers are deterministic: started again they ask for the same products, which are then read
+    until the first one that is missing. A product counts only for the vector that it was made
+    for.
+
+    Parameters
+    ----------
+    operator
+        What makes the products; of single-precision accuracy, in which they are kept.
+    folder
+        Where to keep them, ``NUMBER.npz`` each.
+    told
+        Called with the number of products after each.
+    group
+        Ranks of ``mx.distributed`` that make the products together: the first one keeps them.
+    """
+
+    def __init__(
+        self,
+        operator: LinearOperator,
+        folder: Path,
+        told: Callable[[int], None] = lambda _: None,
+        group: Group | None = None,
+    ):
+        self._operator, self._folder, self._told = operator, folder, told
+        self._group = group
+        self.products = 0
+        super().__init__(np.dtype(np.float64), operator.shape)
+
+    def _matvec(self, vector: Float64Array) -> Float64Array:
+        self.products += 1
+        vector = np.ascontiguousarray(vector.reshape(-1), dtype=np.float64)
+        key = hashlib.sha256(vector.tobytes()).hexdigest()
+        path = self._folder / f"{self.products:06d}.npz"
+        stored = self._stored(path, key) if is_first(self._group) else None
+        product = from_first(stored, self.shape[:1], self._group)
+        if product is None:
+            product = np.asarray(self._operator @ vector, dtype=np.float32)
+            if is_first(self._group):
+                write_arrays(path, {"key": np.array(key), "product": product})
+        self._told(self.products)
+        return product.astype(np.float64)
+
+    def _stored(self, path: Path, key: str) -> FloatArray | None:
+        if not path.exists():
+            return None
+        try:
+            stored = read_arrays(path)
+        except InputError:  # a damaged file is only one product to make again
+            return None
+        if str(stored.get("key")) != key or stored["product"].shape != (self.shape[0],):
+            return None
+        found: FloatArray = stored["product"]
+        return found
+
+    def _adjoint(self) -> "RecordedOperator":
+        return self
 
 
 def as_operator(kernel: FloatArray) -> LinearOperator:

@@ -7,7 +7,12 @@ from html import escape
 from importlib.resources import files
 from string import Template
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mlx_entk.features import FREQUENCY_FAMILIES
+from mlx_entk.linalg import Float64Array
+from mlx_entk.lm.contexts import Context
 from mlx_entk.runs import Json, Run, read_json, write_atomically
 
 # What each figure shows, in the order of the report.
@@ -34,6 +39,11 @@ CAPTIONS = {
     "frequencies, of every seed.",
     "sweep-leads": "How far ahead of the test accuracy each kernel turned to its family: a dot a "
     "seed, hollow where the overlap rose by less than 20%, the median in orange.",
+    "lm-scores": "How well the directions tell labels of the next word, mean over the labels, with "
+    "95% bootstrap intervals; dotted, the labels' mean share.",
+    "lm-labels": "Average precision of each label by the best layer's modes, beside the other "
+    "directions and the label's share.",
+    "lm-spectra": "Leading eigenvalues of each layer's kernel.",
     "spectra": "Leading eigenvalues of the full and the layerwise kernels after training; each "
     "shaded group ends at a cliff that the stated criterion finds.",
     "spectra-over-training": "The same spectra at some epochs of training.",
@@ -97,6 +107,8 @@ def tables(results: Json) -> list[Table]:
         return [_descent(results["sizes"])]
     if study == "modular-transformer":
         return [_transformer_overview(results), _localisation(results), _moves(results)]
+    if study == "lm":
+        return [_lm_overview(results), _lm_scores(results), *_lm_labels(results)]
     if study == "sweep":
         return [_seeds(results), _spread(results)]
     overview = _modular_overview if "grokking" in results else _kernel_overview
@@ -383,6 +395,116 @@ def _spread(results: Json) -> Table:
             for name, row in results["spread"].items()
         ],
         "Deviation: the sample standard deviation. Seeds: how many have the figure.",
+    )
+
+
+def _lm_overview(results: Json) -> Table:
+    config = results["config"]
+    rows = [
+        (
+            str(row["layer"]),
+            f"{row['values'][0]:.3g}",
+            f"{row['values'][-1]:.3g}",
+            f"{max(row['residuals']):.0e}",
+            str(row["products"]),
+            f"{row['product_seconds']:.2f}",
+            f"{row['product_seconds'] / results['forward_seconds']:.1f}",
+            f"{np.median(row['shares']):.0%}",
+        )
+        for row in results["layers"]
+    ]
+    return Table(
+        f"{config['model']}: {config['modes']} modes by {', '.join(config['selection'])}",
+        ("layer", "largest", "smallest", "residual", "products", "seconds", "forwards", "share"),
+        rows,
+        f"{results['inputs']} windows of {results['window']} tokens. Largest and smallest "
+        "eigenvalue; the largest residual ‖Kv − λv‖/λ; matrix-vector products, seconds of each, "
+        "and that as a multiple of one forward pass of the whole model; median share of a mode's "
+        "norm in its per-input scores.",
+    )
+
+
+def _lm_scores(results: Json) -> Table:
+    def cell(found: Json) -> str:
+        low, high = found["interval"]
+        return f"{found['mean']:.3f} [{low:.3f}, {high:.3f}]"
+
+    return Table(
+        f"{len(results['labels'])} labels of the next word, mean over them",
+        ("layer", "directions", "average precision", "AUROC", "enrichment"),
+        [
+            (
+                str(row["layer"]),
+                method,
+                cell(found["average_precision"]),
+                cell(found["auroc"]),
+                f"{np.mean([label['enrichment'] for label in found['labels']]):.2f}",
+            )
+            for row in results["layers"]
+            for method, found in row["scores"].items()
+        ],
+        "Direction and sign of each label are chosen by average precision on one half of the "
+        "windows, figures are of the other half, in brackets 95% of its bootstrap resamples. "
+        "Enrichment: share of the label among as many leading windows as have it, over its share "
+        f"among all. Labels: {results['label_rule']}.",
+    )
+
+
+def _lm_labels(results: Json) -> list[Table]:
+    found = []
+    for row in results["layers"]:
+        methods = list(row["scores"])
+        by_label = {
+            method: {entry["label"]: entry for entry in row["scores"][method]["labels"]}
+            for method in methods
+        }
+        found.append(
+            Table(
+                f"Average precision by label, layer {row['layer']}",
+                ("label", "share", "mode", *methods),
+                [
+                    (
+                        label,
+                        f"{count / results['inputs']:.1%}",
+                        _signed(by_label["eNTK"][label]),
+                        *(f"{by_label[m][label]['average_precision']:.3f}" for m in methods),
+                    )
+                    for label, count in results["labels"].items()
+                ],
+                "Share: of all windows, what a score without information would reach. Mode: of "
+                "the eNTK, with its sign.",
+            )
+        )
+    return found
+
+
+def _signed(entry: Json) -> str:
+    return f"{'+' if entry['sign'] > 0 else '−'}{entry['direction']}"
+
+
+def leading_windows_table(
+    results: Json,
+    layer: int,
+    mode: int,
+    scores: Float64Array,
+    contexts: Sequence[Context],
+    top: NDArray[np.int64],
+    bottom: NDArray[np.int64],
+) -> Table:
+    """The ends of one mode: windows with their next words and labels."""
+    (row,) = [row for row in results["layers"] if row["layer"] == layer]
+
+    def cells(number: int) -> tuple[str, str, str, str]:
+        context = contexts[number]
+        text = " ".join(context.text.split())[-56:]
+        labels = " ".join(f"{name}={value}" for name, value in context.labels.items())
+        return f"{scores[number, mode]:.2g}", f"…{text}", context.word, labels
+
+    return Table(
+        f"Layer {layer}, mode {mode}: eigenvalue {row['values'][mode]:.3g}, "
+        f"{row['shares'][mode]:.0%} of it in these scores",
+        ("score", "window", "next", "labels"),
+        [*(cells(int(i)) for i in top), ("", "⋮", "", ""), *(cells(int(i)) for i in bottom[::-1])],
     )
 
 

@@ -10,10 +10,12 @@ import hashlib
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+from zipfile import BadZipFile
 
 import mlx.core as mx
 import numpy as np
@@ -214,7 +216,7 @@ class Run:
             self.model_file,
             lambda temporary: mx.save_safetensors(str(temporary), parameters),
         )
-        _write_arrays(self.inputs_file, inputs)
+        write_arrays(self.inputs_file, inputs)
 
     @property
     def model_file(self) -> Path:
@@ -260,7 +262,7 @@ class Run:
 
     def save_results(self, results: Json, arrays: Arrays) -> None:
         """Write spectra.npz, then results.json, whose presence says that all is there."""
-        _write_arrays(self._arrays_file, arrays)
+        write_arrays(self._arrays_file, arrays)
         write_json(self._results_file, results)
 
     def save_regression(self, regression: Json) -> None:
@@ -301,11 +303,7 @@ class Run:
     @property
     def arrays(self) -> Arrays:
         """The arrays of a finished run, from spectra.npz."""
-        try:
-            with np.load(self._arrays_file) as stored:
-                return {name: stored[name] for name in stored.files}
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self._arrays_file} is missing or damaged") from error
+        return read_arrays(self._arrays_file)
 
     def save_figure(self, name: str, figure: "Figure") -> None:
         """Write figures/NAME.png and .svg."""
@@ -345,12 +343,39 @@ class Run:
         return self._checkpoint_folder / f"{epoch:06d}.safetensors"
 
 
-def _write_arrays(path: Path, arrays: Arrays) -> None:
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Write an .npz atomically."""
+
     def write(temporary: Path) -> None:
         with temporary.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
 
     write_atomically(path, write)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """The arrays of an .npz.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing, damaged, or holds something else than arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        EOFError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
+        raise InputError(f"{path} is no .npz of arrays: {error}") from error
 
 
 def list_runs(root: Path) -> list[Run]:

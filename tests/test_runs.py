@@ -158,7 +158,7 @@ def test_results_need_both_their_files(run: Run) -> None:
     np.testing.assert_array_equal(run.arrays["values"], [0, 1, 2])
 
     (run.path / "spectra.npz").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"spectra.npz is missing or damaged"):
+    with pytest.raises(InputError, match=r"spectra.npz is no .npz of arrays"):
         _ = run.arrays
 
 

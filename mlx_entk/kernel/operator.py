@@ -7,6 +7,7 @@ Schoenholz (2022).
 """
 
 from collections.abc import Collection
+from itertools import starmap
 from typing import Any
 
 import mlx.core as mx
@@ -14,10 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
+from mlx_entk.distributed import Group, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import Model, ParametricFunction, as_parametric, jvp_or_transpose
 from mlx_entk.kernel.checks import check_inputs, check_model
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
+from mlx_entk.memory import format_bytes
 from mlx_entk.parameters import Params
 
 # Inputs a batch: enough to keep a device busy, few enough for the activations of a small model.
@@ -33,6 +36,8 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         (C·N, C·N) for the full kernel, flattened channel-major; (N, N) for a reduction.
     products
         How many matrix-vector products were made.
+    batch
+        Inputs a pass.
     """
 
     def __init__(
@@ -43,14 +48,17 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         reduction: Reduction,
         params: Params,
         batch: int,
+        group: Group | None,
     ):
+        self.batch, self._group = batch, group
         self._x, self._params, self._C = x, params, C
         self._full = reduction == "full"
         cotangents = cotangents_of(reduction, C)
         if not cotangents.symmetric:
             raise InputError(f"reduction {reduction}: an operator needs a symmetric kernel")
         self._cotangents = cotangents.left
-        self._slices = [slice(i, i + batch) for i in range(0, x.shape[0], batch)]
+        slices = [slice(i, i + batch) for i in range(0, x.shape[0], batch)]
+        self._slices = slices if group is None else slices[group.rank() :: group.size()]
         names = list(params)
 
         def outputs(inputs: mx.array, values: list[mx.array]) -> mx.array:
@@ -84,13 +92,14 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         tangent = [mx.zeros_like(value) for value in self._params.values()]
         for part in self._slices:
             pulled = self._pull(self._x[part], outputs[part])
-            tangent = [total + piece for total, piece in zip(tangent, pulled, strict=True)]
+            tangent = list(starmap(mx.add, zip(tangent, pulled, strict=True)))
             mx.eval(tangent)  # bounds the graph to one batch
-        parts = []
+        tangent = sum_over(tangent, self._group)
+        found = mx.zeros((self._x.shape[0], self._C))
         for part in self._slices:
-            parts.append(self._push(self._x[part], *tangent))
-            mx.eval(parts[-1])
-        return mx.concatenate(parts)
+            found[part] = self._push(self._x[part], *tangent)
+            mx.eval(found)
+        return sum_over([found], self._group)[0]
 
     def _adjoint(self) -> "EntkOperator":
         return self
@@ -103,7 +112,9 @@ def entk_operator(
     reduction: Reduction = "full",
     parameters: Collection[str] | None = None,
     params: Any = None,
-    batch: int = BATCH,
+    batch: int | None = None,
+    memory_limit: int | None = None,
+    group: Group | None = None,
 ) -> EntkOperator:
     """The eNTK of a model on inputs x, as products with vectors, never formed.
 
@@ -115,7 +126,12 @@ def entk_operator(
     parameters
         Names of the parameters that count; None for all. One name gives a layerwise kernel.
     batch
-        Inputs a pass.
+        Inputs a pass; None for as many as ``memory_limit`` allows, at most :data:`BATCH`.
+    memory_limit
+        Bytes that a pass may take, found by trying it on one and two inputs.
+    group
+        Ranks of ``mx.distributed`` that share the batches; every rank makes the same calls and
+        gets the same products. A product sends the parameters' and the outputs' size once.
 
     Returns
     -------
@@ -140,9 +156,39 @@ def entk_operator(
                 f"{', '.join(chosen)}"
             )
         chosen = {name: value for name, value in chosen.items() if name in set(parameters)}
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}: it needs at least one input")
-    return EntkOperator(function, x, C, reduction, chosen, batch)
+    if batch is None and memory_limit is not None:
+        batch = _batch_within(memory_limit, function, x, C, reduction, chosen)
+    return EntkOperator(function, x, C, reduction, chosen, batch or BATCH, group)
+
+
+def _batch_within(
+    limit: int,
+    function: ParametricFunction,
+    x: mx.array,
+    C: int,
+    reduction: Reduction,
+    params: Params,
+) -> int:
+    """Inputs a pass that keep a product within a limit, by the peaks of passes of one and two."""
+
+    def peak(count: int) -> int:
+        size = count * C if reduction == "full" else count
+        trial = EntkOperator(function, x[:count], C, reduction, params, count, None)
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        trial @ np.ones(size)
+        return int(mx.get_peak_memory()) - before
+
+    one, two = peak(1), peak(min(2, x.shape[0]))
+    each = max(two - one, 1)
+    if one > limit:
+        raise InputError(
+            f"a pass of one input takes {format_bytes(one)}, the limit is {format_bytes(limit)}: "
+            "raise the memory limit"
+        )
+    return int(min(BATCH, 1 + (limit - one) // each))
 
 
 def _host(values: mx.array) -> NDArray[np.float64]:

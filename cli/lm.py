@@ -1,0 +1,213 @@
+"""``mlx-entk lm``: language models."""
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import click
+
+from mlx_entk.distributed import is_first, ranks
+from mlx_entk.errors import InputError
+from mlx_entk.lm import contexts as windows
+from mlx_entk.lm.model import SELECTION, load_model
+from mlx_entk.lm.tagging import tag
+from mlx_entk.memory import parse_bytes
+from mlx_entk.plotting import lm_figures
+from mlx_entk.report import leading_windows_table
+from mlx_entk.runs import Run
+from mlx_entk.studies import lm as study
+
+from .display import console, finish, print_table, progress, quiet_run
+
+_DEFAULT = study.LMConfig(model="", layers=())
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.group(
+    invoke_without_command=True,
+    epilog="Examples: mlx-entk lm contexts --model DIR --texts notes.txt --out contexts.jsonl; "
+    "mlx-entk lm --model DIR --contexts contexts.jsonl --layers 12-17 --out runs/lm",
+)
+@click.option("--model", help="A folder or hub id that mlx-lm loads.")
+@click.option("--contexts", type=click.Path(path_type=Path), help="Windows, one JSON a line.")
+@click.option("--layers", help="Such as 12-17 or 0,5; by default the last.")
+@click.option(
+    "--select",
+    "selection",
+    multiple=True,
+    default=SELECTION,
+    show_default=True,
+    help="Weights inside a layer; may be given more than once.",
+)
+@click.option("--modes", default=_DEFAULT.modes, show_default=True, help="Of each layer.")
+@click.option(
+    "--tolerance",
+    default=_DEFAULT.tolerance,
+    show_default=True,
+    help="Residual, as a part of the largest eigenvalue, at which the solver stops.",
+)
+@click.option("--seed", default=_DEFAULT.seed, show_default=True)
+@click.option("--memory-limit", metavar="SIZE", help="Such as 4GB; default half of what is free.")
+@click.option("--out", type=_FOLDER, help="Run folder.")
+@click.pass_context
+def lm(
+    context: click.Context,
+    /,
+    model: str | None,
+    contexts: Path | None,
+    layers: str | None,
+    memory_limit: str | None,
+    out: Path | None,
+    **settings: Any,
+) -> None:
+    """Find what the layers of a language model know of the next word, by their kernels' modes.
+
+    For each layer the leading modes of S^½ J Jᵀ S^½, with J the Jacobian of the last hidden state
+    by the layer's weights and S of the unembedding; how well they tell labels of the next word,
+    beside principal and random directions and the same model at random initialisation. A run
+    that was broken off goes on from its last product with the same command. Started by
+    mlx.launch, the ranks share the work.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    for name, value in {"--model": model, "--contexts": contexts, "--out": out}.items():
+        if value is None:
+            raise InputError(f"{name} is missing: `mlx-entk lm --help` shows an example")
+    assert model is not None
+    assert contexts is not None
+    assert out is not None
+    group = ranks()
+    limit = parse_bytes(memory_limit) if memory_limit else None
+    rows = windows.read_contexts(contexts)
+    loaded = load_model(model)
+    count = len(loaded.layers)
+    numbers = tuple(_parse_layers(layers, count)) if layers else (count - 1,)
+    config = study.LMConfig(model=model, layers=numbers, **settings)
+    config = study.prepare(config, loaded, rows)
+    if not is_first(group):
+        with quiet_run(study.STUDY, config.as_json()) as scratch:
+            study.run_lm(config, loaded, rows, scratch, memory_limit=limit, group=group)
+        return
+    run = Run.create(out, study.STUDY, config.as_json())
+    with run.session():
+        windows.write_contexts(study.contexts_file(run), rows)
+        with progress() as update:
+            study.run_lm(
+                config, loaded, rows, run, memory_limit=limit, group=group, progress=update
+            )
+        finish(run, lm_figures(run))
+
+
+def _parse_layers(text: str, count: int) -> list[int]:
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise InputError(f"--layers {text}: write 12-17 or 0,5")
+        numbers |= set(range(int(first), int(last if dash else first) + 1))
+    if not numbers or max(numbers) >= count:
+        raise InputError(f"--layers {text}: the model has layers 0 to {count - 1}")
+    return sorted(numbers)
+
+
+@lm.command(
+    "contexts",
+    epilog="Example: mlx-entk lm contexts --model DIR --texts docs/ --count 1024 --window 64 "
+    "--out contexts.jsonl",
+)
+@click.option("--model", required=True, help="Whose tokenizer to use.")
+@click.option(
+    "--texts",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A text file, or a folder of .txt and .md files; may be given more than once.",
+)
+@click.option("--count", default=1024, show_default=True, help="Windows.")
+@click.option("--window", default=64, show_default=True, help="Tokens of each.")
+@click.option(
+    "--tagger",
+    metavar="MODULE:FUNCTION",
+    help="Of a text, words as (start, end, labels); by default a small rule set for English. "
+    "Imports and runs that code.",
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
+def contexts_command(
+    model: str,
+    texts: tuple[Path, ...],
+    count: int,
+    window: int,
+    tagger: str | None,
+    seed: int,
+    out: Path,
+) -> None:
+    """Cut text into windows that end before a word whose class is known."""
+    if min(count, window) < 1:
+        raise InputError("--count and --window have to be at least 1")
+    function = _load_tagger(tagger) if tagger else tag
+    tokenizer = load_model(model).tokenizer
+
+    def encode(text: str) -> list[int]:
+        found: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return found
+
+    with progress() as update:
+        rows = windows.build_contexts(
+            _read_texts(texts), encode, function, count=count, window=window, seed=seed,
+            progress=update,
+        )  # fmt: skip
+    windows.write_contexts(out, rows)
+    console.print(f"Contexts: {out}", soft_wrap=True)
+
+
+def _read_texts(paths: tuple[Path, ...]) -> list[str]:
+    files: list[Path] = []
+    for path in paths:
+        inside = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md"))
+        files += inside if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"no .txt or .md file below {', '.join(map(str, paths))}")
+    texts = []
+    for file in files:
+        try:
+            texts.append(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"cannot read {file}: {error}") from error
+    return texts
+
+
+def _load_tagger(source: str) -> windows.Tagger:
+    module, colon, name = source.partition(":")
+    if not (module and colon and name):
+        raise InputError(f"--tagger {source}: write MODULE:FUNCTION")
+    try:
+        function: windows.Tagger = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"--tagger {source} cannot be imported: {error}") from error
+    return function
+
+
+@lm.command("show", epilog="Example: mlx-entk lm show runs/lm --layer 16 --mode 3")
+@click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
+@click.option("--layer", type=int, help="By default the first of the run.")
+@click.option("--mode", "only", type=int, help="Number from 0; by default the first ten.")
+@click.option("--windows", "count", default=5, show_default=True, help="At each end of a mode.")
+def show_command(path: Path, layer: int | None, only: int | None, count: int) -> None:
+    """Print the windows with the largest and smallest scores of each mode."""
+    run = Run.load(path)
+    if run.study != study.STUDY:
+        raise InputError(f"{path} is a {run.study} run, not one of `mlx-entk lm`")
+    results, arrays = run.results, run.arrays
+    known = [row["layer"] for row in results["layers"]]
+    chosen = known[0] if layer is None else layer
+    if chosen not in known:
+        raise InputError(f"the run has no layer {chosen}: it has {', '.join(map(str, known))}")
+    scores = arrays[f"scores/layer-{chosen}"]
+    modes = range(min(10, scores.shape[1])) if only is None else [only]
+    if only is not None and not 0 <= only < scores.shape[1]:
+        raise InputError(f"the run has modes 0 to {scores.shape[1] - 1}, not {only}")
+    rows = windows.read_contexts(study.contexts_file(run))
+    for mode in modes:
+        top, bottom = study.leading_windows(scores, mode, count)
+        print_table(leading_windows_table(results, chosen, mode, scores, rows, top, bottom))

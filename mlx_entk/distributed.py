@@ -1,0 +1,51 @@
+"""Ranks of ``mx.distributed`` that compute together, as ``mlx.launch`` starts them.
+
+Every rank makes the same calls. None in place of a group stands for one process alone.
+"""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
+
+Group = mx.distributed.Group
+
+
+def ranks() -> Group | None:
+    """The ranks that this process is one of, None where it is alone."""
+    group = mx.distributed.init()
+    return group if group.size() > 1 else None
+
+
+def is_first(group: Group | None) -> bool:
+    """Whether this process is the one that writes and talks."""
+    return group is None or group.rank() == 0
+
+
+def sum_over(arrays: list[mx.array], group: Group | None) -> list[mx.array]:
+    """Each array summed over the ranks."""
+    if group is None:
+        return arrays
+    # On the CPU, where the backends that talk over sockets work.
+    summed = [mx.distributed.all_sum(array, group=group, stream=mx.cpu) for array in arrays]
+    mx.eval(summed)
+    return summed
+
+
+def from_first(
+    array: NDArray[Any] | None, shape: tuple[int, ...], group: Group | None
+) -> NDArray[np.float32] | None:
+    """What the first rank has, on every rank: an array in single precision, or None."""
+    if group is None:
+        return None if array is None else np.asarray(array, dtype=np.float32)
+    (there,) = sum_over([mx.array(float(array is not None))], group)
+    if not there.item():
+        return None
+    mine = np.zeros(shape, np.float32) if array is None else np.asarray(array, dtype=np.float32)
+    return np.array(sum_over([mx.array(mine)], group)[0])
+
+
+def barrier(group: Group | None) -> None:
+    """Wait until every rank is here."""
+    sum_over([mx.zeros(1)], group)

@@ -1,0 +1,157 @@
+"""How well directions tell labels: average precision and the rest, with bootstrap intervals."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_entk.errors import InputError
+from mlx_entk.linalg import Float64Array
+from mlx_entk.runs import Json
+
+RESAMPLES = 200
+INTERVAL = 0.95
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A mode of the operator on (N, d) values, reduced to a score for each input.
+
+    Attributes
+    ----------
+    scores
+        By its top singular vector, times the singular value, shape (N,).
+    share
+        Of the mode's square norm that this explains.
+    """
+
+    scores: Float64Array
+    share: float
+
+
+def mode_scores(vector: Float64Array, N: int) -> Mode:
+    """Reduce an eigenvector over inputs and outputs, channel-major of length d·N."""
+    values = vector.reshape(-1, N).T
+    left, singular, _ = np.linalg.svd(values, full_matrices=False)
+    return Mode(left[:, 0] * singular[0], float(singular[0] ** 2 / (singular**2).sum()))
+
+
+def principal_scores(activations: Float64Array, count: int) -> Float64Array:
+    """Scores by the leading principal directions of activations (N, d), shape (N, count)."""
+    centred = activations - activations.mean(axis=0)
+    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    return np.asarray(left[:, :count] * singular[:count])
+
+
+def random_scores(activations: Float64Array, count: int, seed: int) -> Float64Array:
+    """Scores by random directions of activations (N, d), shape (N, count)."""
+    directions = np.random.default_rng(seed).standard_normal((activations.shape[1], count))
+    return np.asarray((activations - activations.mean(axis=0)) @ directions)
+
+
+@dataclass(frozen=True)
+class LabelScore:
+    """The direction chosen for a label on one half, judged on the other.
+
+    Attributes
+    ----------
+    label
+        ``name=value``.
+    direction
+        Its number, from 0.
+    sign
+        1 or −1: which end of it.
+    positives
+        Inputs of the second half that have the label.
+    average_precision, auroc
+        Of the scores.
+    precision
+        Share of the label among as many inputs of the largest scores as have it.
+    enrichment
+        That over the share of the label among all.
+    """
+
+    label: str
+    direction: int
+    sign: int
+    positives: int
+    average_precision: float
+    auroc: float
+    precision: float
+    enrichment: float
+
+
+def score_labels(
+    scores: Float64Array,
+    labels: Mapping[str, NDArray[np.bool_]],
+    train: NDArray[np.int64],
+    test: NDArray[np.int64],
+    seed: int = 0,
+) -> Json:
+    """Choose direction and sign for each label on one half, judge them on the other.
+
+    Parameters
+    ----------
+    scores
+        Of N inputs by k directions, shape (N, k).
+    labels
+        Which inputs have each label, shape (N,).
+    train, test
+        Numbers of the inputs of the halves.
+
+    Returns
+    -------
+    dict
+        ``labels``, one :class:`LabelScore` each; ``average_precision`` and ``auroc``, each the
+        mean over the labels with its 95% interval over resamples of the second half.
+
+    Raises
+    ------
+    InputError
+        Where scikit-learn is missing.
+    """
+    try:
+        from sklearn.metrics import average_precision_score, roc_auc_score
+    except ImportError as error:
+        raise InputError("scoring needs the extra lm: pip install 'mlx-entk[lm]'") from error
+    rows: list[LabelScore] = []
+    for label, mask in labels.items():
+        options = [
+            (float(average_precision_score(mask[train], sign * scores[train, k])), k, sign)
+            for k in range(scores.shape[1])
+            for sign in (1, -1)
+        ]
+        _, k, sign = max(options)
+        of_test, truth = sign * scores[test, k], mask[test]
+        positives = int(truth.sum())
+        leading = np.argsort(-of_test, kind="stable")[:positives]
+        precision = float(truth[leading].mean())
+        rows.append(
+            LabelScore(
+                label, k, sign, positives,
+                float(average_precision_score(truth, of_test)),
+                float(roc_auc_score(truth, of_test)),
+                precision, precision / float(truth.mean()),
+            )
+        )  # fmt: skip
+
+    generator = np.random.default_rng(seed)
+    draws = generator.integers(0, len(test), (RESAMPLES, len(test)))
+    samples: dict[str, list[float]] = {"average_precision": [], "auroc": []}
+    for draw in draws:
+        chosen = test[draw]
+        drawn = [
+            (labels[row.label][chosen], row.sign * scores[chosen, row.direction]) for row in rows
+        ]
+        both = [(truth, values) for truth, values in drawn if 0 < truth.sum() < len(truth)]
+        samples["average_precision"].append(
+            float(np.mean([average_precision_score(*pair) for pair in both]))
+        )
+        samples["auroc"].append(float(np.mean([roc_auc_score(*pair) for pair in both])))
+    result: Json = {"labels": [asdict(row) for row in rows]}
+    for name, drawn_values in samples.items():
+        low, high = np.quantile(drawn_values, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+        mean = float(np.mean([getattr(row, name) for row in rows]))
+        result[name] = {"mean": mean, "interval": [float(low), float(high)]}
+    return result

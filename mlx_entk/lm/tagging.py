@@ -1,0 +1,69 @@
+"""Word classes of English by a small rule set, for want of a tagger.
+
+Closed classes by list, open ones by ending; a word that neither tells is left out. Names are
+those of Universal Dependencies. Rules err (``-ing`` may be a noun): a tagger of your own is a
+function of text that gives the same as :func:`tag`.
+"""
+
+import re
+from collections.abc import Iterator
+
+from mlx_entk.lm.contexts import Labels
+
+_CLOSED: dict[str, str] = {
+    "DET": "a an the this that these those each every any some no another such",
+    "ADP": "of in on at by for with from into onto over under between through during against "
+    "about above below within without across along among beyond per via upon toward towards",
+    "PRON": "i you he she it we they me him her us them itself themselves himself herself one "
+    "who whom whose which what",
+    "AUX": "is are was were be been being am has have had do does did will would can could may "
+    "might must shall should cannot",
+    "CCONJ": "and or but nor",
+    "SCONJ": "if because although while whereas unless since though whether when where",
+    "PART": "to not n't",
+    "NUM": "two three four five six seven eight nine ten hundred thousand",
+    "ADV": "also only then there here now often always never usually already however otherwise "
+    "therefore instead still just even too very more most less",
+}
+_CLASS_OF = {word: name for name, words in _CLOSED.items() for word in words.split()}
+_PLURAL_PRONOUNS = frozenset(["we", "they", "us", "them", "themselves", "these", "those"])
+
+# Endings that mostly tell the class, the first that fits; what comes before has three letters.
+_ENDINGS: tuple[tuple[str, Labels], ...] = (
+    ("ly", {"upos": "ADV"}),
+    ("ing", {"upos": "VERB", "VerbForm": "Ger"}),
+    ("ed", {"upos": "VERB", "VerbForm": "Part"}),
+    *(
+        (ending + plural, {"upos": "NOUN", "Number": "Plur" if plural else "Sing"})
+        for ending in ("tion", "sion", "ment", "ness", "ity", "ance", "ence", "ship", "ism",
+                       "ure", "or", "er", "string", "object", "class", "file", "name", "method")
+        for plural in ("s", "")
+    ),
+    *((e, {"upos": "ADJ"}) for e in ("able", "ible", "ous", "ive", "ful", "less", "ical", "al")),
+)  # fmt: skip
+
+_WORD = re.compile(r"[A-Za-z]+(?:n't)?|\d+(?:\.\d+)?|[.,;:!?()]")
+
+
+def tag(text: str) -> Iterator[tuple[int, int, Labels]]:
+    """Words of a text with labels, as (first character, end, labels)."""
+    for match in _WORD.finditer(text):
+        labels = labels_of(match[0])
+        if labels:
+            yield match.start(), match.end(), labels
+
+
+def labels_of(word: str) -> Labels:
+    """Labels of a word by itself; none where the rules do not tell."""
+    lower = word.lower()
+    if not word[0].isalpha():
+        return {"upos": "NUM" if word[0].isdigit() else "PUNCT"}
+    if lower in _CLASS_OF:
+        labels = {"upos": _CLASS_OF[lower]}
+        if labels["upos"] in ("PRON", "DET") and lower in _PLURAL_PRONOUNS:
+            labels["Number"] = "Plur"
+        return labels
+    for ending, found in _ENDINGS:
+        if lower.endswith(ending) and len(lower) >= len(ending) + 3:
+            return dict(found)
+    return {}
