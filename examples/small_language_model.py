@@ -37,14 +37,14 @@ END = "<|end|>"
 class Settings:
     """Sizes of the model and of its training."""
 
-    vocabulary: int = 2048
+    vocabulary: int = 1024
     width: int = 128
     layers: int = 4
     heads: int = 4
     window: int = 64
-    batch: int = 32
+    batch: int = 16
     steps: int = 1500
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     seed: int = 0
 
 
@@ -106,13 +106,15 @@ def train(model: Model, stream: np.ndarray, settings: Settings) -> float:
     optimizer = optim.AdamW(learning_rate=schedule, weight_decay=0.1)
 
     def loss(model: Model, rows: mx.array) -> mx.array:
-        return nn.losses.cross_entropy(model(rows[:, :-1]), rows[:, 1:]).mean()
+        each: mx.array = nn.losses.cross_entropy(model(rows[:, :-1]), rows[:, 1:])
+        return mx.mean(each)
 
     loss_and_gradient = nn.value_and_grad(model, loss)
     state = [model.state, optimizer.state]
 
     @partial(mx.compile, inputs=state, outputs=state)
     def step(rows: mx.array) -> mx.array:
+        value: mx.array
         value, gradient = loss_and_gradient(model, rows)
         gradient, _ = optim.clip_grad_norm(gradient, 1.0)
         optimizer.update(model, gradient)

@@ -362,7 +362,7 @@ def read_arrays(path: Path) -> Arrays:
         Where the file is missing, damaged, or holds something else than arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {name: stored[name] for name in stored.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

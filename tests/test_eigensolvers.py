@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -15,7 +16,7 @@ from mlx_entk import (
     flatten,
     top_modes,
 )
-from mlx_entk.eigensolvers import as_operator
+from mlx_entk.eigensolvers import RecordedOperator, as_operator
 from tests import models
 
 
@@ -100,3 +101,40 @@ def test_traces_are_exact_with_as_many_vectors_as_dimensions() -> None:
 def test_no_vectors_are_refused() -> None:
     with pytest.raises(InputError, match="vectors is 0"):
         estimate_trace(operator_with(np.ones(3)), 0)
+
+
+def test_recorded_products_are_read_until_the_first_that_is_missing(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    matrix = generator.standard_normal((60, 60))
+    kernel = matrix @ matrix.T
+    made: list[int] = []
+
+    def operator() -> LinearOperator:
+        def multiply(vector: Any) -> Any:
+            made.append(len(made))
+            return kernel @ vector.ravel()
+
+        return LinearOperator(kernel.shape, matvec=multiply, dtype=np.float64)
+
+    whole = RecordedOperator(operator(), tmp_path / "a")
+    expected = top_modes(whole, 4).spectrum
+    first = len(made)
+    assert whole.products == first
+
+    told: list[int] = []
+    again = RecordedOperator(operator(), tmp_path / "a", told.append)
+    found = top_modes(again, 4).spectrum
+    assert len(made) == first
+    assert told == list(range(1, first + 1))
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+    files = sorted((tmp_path / "a").iterdir())
+    files[5].write_bytes(files[5].read_bytes()[:100])  # damaged
+    for path in files[9:]:
+        path.unlink()
+    found = top_modes(RecordedOperator(operator(), tmp_path / "a"), 4).spectrum
+    assert len(made) == first + 1 + (first - 9)
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+
+    other = RecordedOperator(operator(), tmp_path / "a")
+    assert not np.array_equal(other @ np.ones(60), other @ np.arange(60.0))  # of other vectors

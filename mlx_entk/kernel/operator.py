@@ -128,7 +128,7 @@ def entk_operator(
     batch
         Inputs a pass; None for as many as ``memory_limit`` allows, at most :data:`BATCH`.
     memory_limit
-        Bytes that a pass may take, found by trying it on one and two inputs.
+        Bytes that a pass may take, found by trying it on one input, two, four, …
     group
         Ranks of ``mx.distributed`` that share the batches; every rank makes the same calls and
         gets the same products. A product sends the parameters' and the outputs' size once.
@@ -171,7 +171,7 @@ def _batch_within(
     reduction: Reduction,
     params: Params,
 ) -> int:
-    """Inputs a pass that keep a product within a limit, by the peaks of passes of one and two."""
+    """Inputs a pass that keep a product within a limit, by the peaks of passes of a few."""
 
     def peak(count: int) -> int:
         size = count * C if reduction == "full" else count
@@ -181,14 +181,19 @@ def _batch_within(
         trial @ np.ones(size)
         return int(mx.get_peak_memory()) - before
 
-    one, two = peak(1), peak(min(2, x.shape[0]))
-    each = max(two - one, 1)
-    if one > limit:
+    taken = peak(1)
+    if taken > limit:
         raise InputError(
-            f"a pass of one input takes {format_bytes(one)}, the limit is {format_bytes(limit)}: "
+            f"a pass of one input takes {format_bytes(taken)}, the limit is {format_bytes(limit)}: "
             "raise the memory limit"
         )
-    return int(min(BATCH, 1 + (limit - one) // each))
+    count, most = 1, min(BATCH, x.shape[0])
+    each = float(taken)
+    while count < most and taken + each * count <= limit:  # as far as the last passes tell
+        twice = min(2 * count, most)
+        found = peak(twice)
+        count, taken, each = twice, found, max(1.0, (found - taken) / (twice - count))
+    return max(1, min(most, int(count + (limit - taken) / each)))
 
 
 def _host(values: mx.array) -> NDArray[np.float64]:

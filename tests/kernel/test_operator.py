@@ -74,3 +74,22 @@ def test_products_can_be_of_some_parameters_alone() -> None:
 def test_what_has_no_operator_is_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         entk_operator(models.MLP([3, 4, 2]), mx.ones((2, 3)), **arguments)
+
+
+def test_batches_fit_into_a_memory_limit() -> None:
+    model = models.MLP([64, 2048, 8])
+    x = mx.random.normal((300, 64), key=mx.random.key(2))
+    whole = entk_operator(model, x, reduction="full")
+    v = np.random.default_rng(0).standard_normal(whole.shape[0])
+
+    small = entk_operator(model, x, reduction="full", memory_limit=6_000_000)
+    found = small @ v
+
+    assert 1 < small.batch < whole.batch == 256
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    small @ v
+    assert mx.get_peak_memory() - before < 1.2 * 6_000_000
+    assert reference.relative_error(found, whole @ v) < 1e-5
+    with pytest.raises(InputError, match=r"a pass of one input takes .* raise the memory limit"):
+        entk_operator(model, x, reduction="full", memory_limit=1000)
