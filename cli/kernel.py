@@ -7,6 +7,7 @@ import click
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import Model
 from mlx_entk.linalg import FloatArray
@@ -15,7 +16,7 @@ from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.importer import from_model
 from mlx_entk.plotting import kernel_figures
 from mlx_entk.runs import Run, read_arrays, write_atomically
-from mlx_entk.studies.kernel import STUDY, KernelConfig, prepare, run_kernel
+from mlx_entk.studies.kernel import STUDY, KernelConfig, form_kernels, prepare, run_kernel
 
 from .display import finish, progress
 from .inputs import IMPORTED, load_model, parse_reduction
@@ -86,7 +87,8 @@ def kernel(
     """Compute, decompose and align the eNTK of your own model.
 
     Writes a run folder with the kernels as .npy files, results.json, spectra.npz, figures/ and
-    report.html. Run the same command again to continue after an interruption.
+    report.html. Run the same command again to continue after an interruption. Started by
+    mlx.launch, the ranks share the tiles.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
     imported = None
@@ -111,6 +113,10 @@ def kernel(
         label, parse_reduction(reduction), by_layer, top, output, parameters or ""
     )
     config = prepare(config, model, x, bank)
+    group = ranks()
+    if not is_first(group):
+        form_kernels(config, model, x, out, memory_limit=limit, group=group)
+        return
     run = Run.create(out, STUDY, config.as_json())
     with run.session():
         if imported is not None:
@@ -118,8 +124,9 @@ def kernel(
             write_atomically(run.graph_file(IMPORTED), lambda path: path.write_bytes(data))
         with progress() as update:
             run_kernel(
-                config, model, x, bank, run, memory_limit=limit, explain=explain, progress=update
-            )
+                config, model, x, bank, run,
+                memory_limit=limit, explain=explain, group=group, progress=update,
+            )  # fmt: skip
         finish(run, kernel_figures(run))
 
 

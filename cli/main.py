@@ -1,5 +1,6 @@
 """The ``mlx-entk`` command."""
 
+import signal
 import sys
 
 # Before anything imports mlx: it gives MLX a fast BLAS on Linux.
@@ -40,8 +41,17 @@ cli.add_command(show)
 cli.add_command(doctor)
 
 
+class _Terminated(BaseException):
+    """Somebody has ended the process, such as mlx.launch where another rank died."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Run the command line; every error is one line and an exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(cli.main(standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -53,6 +63,8 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted: the same command goes on from the last checkpoint", 130)
+    except _Terminated:
+        _fail("terminated: the same command goes on from the last checkpoint", 143)
 
 
 def _fail(message: str, exit_code: int) -> None:

@@ -3,13 +3,17 @@
 Every rank makes the same calls. None in place of a group stands for one process alone.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk.errors import RunFailedError
+
 Group = mx.distributed.Group
+Item = TypeVar("Item")
 
 
 def ranks() -> Group | None:
@@ -24,21 +28,36 @@ def is_first(group: Group | None) -> bool:
 
 
 def sum_over(arrays: list[mx.array], group: Group | None) -> list[mx.array]:
-    """Each array summed over the ranks."""
+    """Each array summed over the ranks.
+
+    Raises
+    ------
+    RunFailedError
+        Where a rank has ended or cannot be reached.
+    """
     if group is None:
         return arrays
     # On the CPU, where the backends that talk over sockets work.
     summed = [mx.distributed.all_sum(array, group=group, stream=mx.cpu) for array in arrays]
-    mx.eval(summed)
+    try:
+        mx.eval(summed)
+    except RuntimeError as error:
+        raise RunFailedError(
+            f"a rank is gone ({error}): what is finished is kept, and the same command goes on"
+        ) from error
     return summed
 
 
 def from_first(
     array: NDArray[Any] | None, shape: tuple[int, ...], group: Group | None
 ) -> NDArray[np.float32] | None:
-    """What the first rank has, on every rank: an array in single precision, or None."""
+    """What the first rank has, on every rank: an array in single precision, or None.
+
+    Whatever the others pass does not count.
+    """
     if group is None:
         return None if array is None else np.asarray(array, dtype=np.float32)
+    array = array if is_first(group) else None
     (there,) = sum_over([mx.array(float(array is not None))], group)
     if not there.item():
         return None
@@ -49,3 +68,8 @@ def from_first(
 def barrier(group: Group | None) -> None:
     """Wait until every rank is here."""
     sum_over([mx.zeros(1)], group)
+
+
+def share(items: Sequence[Item], group: Group | None) -> list[Item]:
+    """The part of a list that falls to this rank: every size-th, from its own number on."""
+    return list(items) if group is None else list(items[group.rank() :: group.size()])

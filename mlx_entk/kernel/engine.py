@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
 import mlx.core as mx
+import numpy as np
 
+from mlx_entk.distributed import Group, from_first, share
 from mlx_entk.errors import InputError
 from mlx_entk.graph import UntraceableError
 from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
@@ -37,6 +39,7 @@ def entk(
     explain: bool = False,
     memory_limit: int | None = None,
     out: Path | None = None,
+    group: Group | None = None,
     progress: Progress = silent,
 ) -> FloatArray: ...
 
@@ -54,6 +57,7 @@ def entk(
     explain: bool = False,
     memory_limit: int | None = None,
     out: Path | None = None,
+    group: Group | None = None,
     progress: Progress = silent,
 ) -> dict[str, FloatArray]: ...
 
@@ -70,6 +74,7 @@ def entk(
     explain: bool = False,
     memory_limit: int | None = None,
     out: Path | None = None,
+    group: Group | None = None,
     progress: Progress = silent,
 ) -> FloatArray | dict[str, FloatArray]:
     """Empirical neural tangent kernel K[n, m, c, d] = Σ_p J[n, c, p] J[m, d, p].
@@ -108,6 +113,9 @@ def entk(
     out
         A folder for the kernel, as ``kernel.npy`` or one ``.npy`` a parameter, for kernels
         beyond the limit. The same call goes on after an interruption.
+    group
+        Ranks of ``mx.distributed`` that share the tiles; each makes the same call and gets the
+        whole. The limit is that of one rank, and ``out`` a folder that all of them see.
     progress
         Told of every tile.
 
@@ -150,13 +158,15 @@ def entk(
             f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "
             f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
         )
-    tiling = work.fit(x, budget=limit - (size if out is None else 0))
-    store: Store = MemoryStore(names, shape)
-    if out is not None:
+    tiling = _same_on_every_rank(work.fit(x, budget=limit - (size if out is None else 0)), group)
+    store: Store
+    if out is None:
+        store = MemoryStore(names, shape, group)
+    else:
         identity = _identity(function, x, columns, reduction, tiling)
-        store = FileStore(out, names, shape, identity)
+        store = FileStore(out, names, shape, identity, group)
 
-    tiles = tiling.tiles(x.shape[0], columns.shape[0], cotangents, symmetric)
+    tiles = share(tiling.tiles(x.shape[0], columns.shape[0], cotangents, symmetric), group)
     for done, tile in enumerate(tiles):
         progress("kernel", done, len(tiles))
         if not store.has(tile):
@@ -164,6 +174,13 @@ def entk(
     progress("kernel", len(tiles), len(tiles))
     kernels = store.finish()
     return kernels if by_layer else kernels[WHOLE]
+
+
+def _same_on_every_rank(tiling: Tiling, group: Group | None) -> Tiling:
+    """That of the first rank: another may have more memory."""
+    numbers = from_first(np.array([tiling.inputs, tiling.cotangents]), (2,), group)
+    assert numbers is not None
+    return Tiling(int(numbers[0]), int(numbers[1]))
 
 
 def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure | None:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from mlx_entk.distributed import Group, sum_over
+from mlx_entk.distributed import Group, share, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import Model, ParametricFunction, as_parametric, jvp_or_transpose
 from mlx_entk.kernel.checks import check_inputs, check_model
@@ -57,8 +57,7 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         if not cotangents.symmetric:
             raise InputError(f"reduction {reduction}: an operator needs a symmetric kernel")
         self._cotangents = cotangents.left
-        slices = [slice(i, i + batch) for i in range(0, x.shape[0], batch)]
-        self._slices = slices if group is None else slices[group.rank() :: group.size()]
+        self._slices = share([slice(i, i + batch) for i in range(0, x.shape[0], batch)], group)
         names = list(params)
 
         def outputs(inputs: mx.array, values: list[mx.array]) -> mx.array:

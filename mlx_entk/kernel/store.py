@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import mlx.core as mx
 import numpy as np
 
+from mlx_entk.distributed import Group, barrier, is_first, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.tiling import Tile
 from mlx_entk.linalg import FloatArray
@@ -29,10 +31,12 @@ class Store(Protocol):
 
 
 class MemoryStore:
-    """Kernels as arrays in memory."""
+    """Kernels as arrays in memory, on every rank."""
 
-    def __init__(self, names: Sequence[str], shape: tuple[int, ...]):
-        self._kernels = {name: np.empty(shape, np.float32) for name in names}
+    def __init__(self, names: Sequence[str], shape: tuple[int, ...], group: Group | None):
+        self._group = group
+        make = np.empty if group is None else np.zeros  # those of other ranks are added
+        self._kernels = {name: make(shape, np.float32) for name in names}
 
     def has(self, tile: Tile) -> bool:
         """Nothing is there at first."""
@@ -45,6 +49,9 @@ class MemoryStore:
 
     def finish(self) -> Blocks:
         """The arrays."""
+        if self._group is not None:
+            for name, kernel in self._kernels.items():
+                self._kernels[name] = np.array(sum_over([mx.array(kernel)], self._group)[0])
         return self._kernels
 
 
@@ -52,7 +59,8 @@ class FileStore:
     """Kernels as ``NAME.npy`` in a folder, mapped into memory for one tile at a time.
 
     Unfinished kernels are called ``NAME.part``; ``tiles.json`` names the tiles that they hold
-    and what they are kernels of, so that the same call goes on after an interruption.
+    and what they are kernels of, so that the same call goes on after an interruption, on as many
+    ranks as it likes. Ranks beyond the first write ``tiles-RANK.json``.
 
     Parameters
     ----------
@@ -70,18 +78,38 @@ class FileStore:
     """
 
     def __init__(
-        self, folder: Path, names: Sequence[str], shape: tuple[int, ...], identity: dict[str, Any]
+        self,
+        folder: Path,
+        names: Sequence[str],
+        shape: tuple[int, ...],
+        identity: dict[str, Any],
+        group: Group | None,
     ):
-        self._folder, self._names = folder, names
-        self._record = folder / "tiles.json"
+        self._folder, self._names, self._group = folder, names, group
+        rank = 0 if is_first(group) else group.rank()  # type: ignore[union-attr]
+        self._record = folder / (f"tiles-{rank}.json" if rank else "tiles.json")
         self._identity = json.loads(json.dumps(identity))
-        self._done: list[list[int]] = []
+        self._own: list[list[int]] = []
+        if is_first(group) and not self._record.exists():
+            self._begin(shape)
+        barrier(group)
+        self._done = [key for record in self._records() for key in self._read(record)]
         if self._record.exists():
-            stored = read_json(self._record)
-            if stored.get("identity") != self._identity:
-                raise InputError(f"{folder} holds tiles of another kernel: choose another folder")
-            self._done = stored["tiles"]
-            return
+            self._own = self._read(self._record)
+
+    def _records(self) -> list[Path]:
+        return sorted(self._folder.glob("tiles*.json"))
+
+    def _read(self, record: Path) -> list[list[int]]:
+        stored = read_json(record)
+        if stored.get("identity") != self._identity:
+            raise InputError(f"{self._folder} holds tiles of another kernel: choose another folder")
+        tiles: list[list[int]] = stored["tiles"]
+        return tiles
+
+    def _begin(self, shape: tuple[int, ...]) -> None:
+        """Empty files for the kernels."""
+        folder, names = self._folder, self._names
         for name in names:
             if self._path(name, ".npy").exists():
                 raise InputError(f"{self._path(name, '.npy')} exists: choose another folder")
@@ -103,22 +131,26 @@ class FileStore:
             kernel = np.lib.format.open_memmap(self._path(name, ".part"), mode="r+")
             _place(kernel, tile, block, symmetric)
             kernel.flush()
-        self._done.append(tile.key)
+        self._own.append(tile.key)
         self._save()
 
     def finish(self) -> Blocks:
         """The kernels, mapped from their finished files, read-only."""
-        for name in self._names:
-            if self._path(name, ".part").exists():  # a kill may have come between two renames
-                self._path(name, ".part").replace(self._path(name, ".npy"))
-        self._record.unlink()
+        barrier(self._group)
+        if is_first(self._group):
+            for name in self._names:
+                if self._path(name, ".part").exists():  # a kill may have come between two renames
+                    self._path(name, ".part").replace(self._path(name, ".npy"))
+            for record in self._records():  # tiles.json, which says that there are any, last
+                record.unlink()
+        barrier(self._group)
         return {name: np.load(self._path(name, ".npy"), mmap_mode="r") for name in self._names}
 
     def _path(self, name: str, suffix: str) -> Path:
         return self._folder / f"{name}{suffix}"
 
     def _save(self) -> None:
-        write_json(self._record, {"identity": self._identity, "tiles": self._done})
+        write_json(self._record, {"identity": self._identity, "tiles": self._own})
 
 
 def _place(kernel: FloatArray, tile: Tile, block: FloatArray, symmetric: bool) -> None:

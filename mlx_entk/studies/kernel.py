@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_entk.distributed import Group, from_first
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import alignment_rows, center, equivalent_families
@@ -29,6 +31,9 @@ from mlx_entk.spectrum import (
 )
 
 STUDY = "kernel"
+
+# The folder of the kernels inside the run's.
+KERNELS = "kernels"
 
 # Up to this size all modes are found by a dense decomposition, above it the leading ones by
 # Lanczos on the kernel.
@@ -84,6 +89,7 @@ def run_kernel(
     *,
     memory_limit: int | None = None,
     explain: bool = False,
+    group: Group | None = None,
     progress: Progress = silent,
 ) -> Json:
     """Compute, decompose and align the kernels of a model, and store it all in the run folder.
@@ -97,15 +103,21 @@ def run_kernel(
     run
         A folder made for this configuration, as :func:`prepare` gives it; kernels that it holds
         already are not computed again, and those begun go on.
+    group
+        Ranks that share the tiles; the others call :func:`form_kernels` alone.
 
     Returns
     -------
     dict
         What ``results.json`` holds.
     """
+    form_kernels(
+        config, model, x, run.path,
+        memory_limit=memory_limit, explain=explain, group=group, progress=progress,
+    )  # fmt: skip
     if run.finished:
         return run.results
-    kernels = _kernels(config, model, x, run, memory_limit, explain, progress)
+    kernels = _stored_kernels(config, run.path / KERNELS)
     spectra: dict[str, Spectrum] = {}
     ranks: dict[str, float | None] = {}
     for done, (name, kernel) in enumerate(kernels.items()):
@@ -177,26 +189,38 @@ def _weights(model: Model) -> Params:
     return as_parametric(model).params
 
 
-def _kernels(
+def form_kernels(
     config: KernelConfig,
     model: Model,
     x: mx.array,
-    run: Run,
-    memory_limit: int | None,
-    explain: bool,
-    progress: Progress,
-) -> dict[str, FloatArray]:
-    folder = run.path / "kernels"
-    if not folder.exists() or (folder / "tiles.json").exists():
-        options: dict[str, Any] = {
-            "reduction": config.reduction,
-            "by_layer": config.by_layer,
-            "explain": explain,
-            "memory_limit": memory_limit,
-            "out": folder,
-            "progress": progress,
-        }
-        entk(model, x, **options)
+    run_folder: Path,
+    *,
+    memory_limit: int | None = None,
+    explain: bool = False,
+    group: Group | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Write the kernels into a run folder that all ranks see, or go on with them.
+
+    All that :func:`run_kernel` needs of ranks beyond the first is that they call this.
+    """
+    folder = run_folder / KERNELS
+    begun = not folder.exists() or (folder / "tiles.json").exists()
+    if from_first(np.ones(1) if begun else None, (1,), group) is None:
+        return
+    options: dict[str, Any] = {
+        "reduction": config.reduction,
+        "by_layer": config.by_layer,
+        "explain": explain,
+        "memory_limit": memory_limit,
+        "out": folder,
+        "group": group,
+        "progress": progress,
+    }
+    entk(model, x, **options)
+
+
+def _stored_kernels(config: KernelConfig, folder: Path) -> dict[str, FloatArray]:
     kernels: dict[str, FloatArray] = {
         path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))
     }
