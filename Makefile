@@ -37,6 +37,7 @@ bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; wri
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.flattened
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.language_model
 
 clean:  ## Remove the environment and caches; runs/ stays
 	rm -rf .venv .venv-neural-tangents build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -54,5 +55,5 @@ clean:  ## Remove the environment and caches; runs/ stays
 # torch first and alone: what depends on it then takes this release.
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'
-	$(BIN)/pip install --quiet --editable '.[dev,torch,notebooks]'
+	$(BIN)/pip install --quiet --editable '.[dev,torch,lm,notebooks]'
 	touch $@

@@ -136,22 +136,48 @@ def score_labels(
             )
         )  # fmt: skip
 
-    generator = np.random.default_rng(seed)
-    draws = generator.integers(0, len(test), (RESAMPLES, len(test)))
-    samples: dict[str, list[float]] = {"average_precision": [], "auroc": []}
-    for draw in draws:
-        chosen = test[draw]
-        drawn = [
-            (labels[row.label][chosen], row.sign * scores[chosen, row.direction]) for row in rows
-        ]
-        both = [(truth, values) for truth, values in drawn if 0 < truth.sum() < len(truth)]
-        samples["average_precision"].append(
-            float(np.mean([average_precision_score(*pair) for pair in both]))
-        )
-        samples["auroc"].append(float(np.mean([roc_auc_score(*pair) for pair in both])))
+    draws = np.random.default_rng(seed).integers(0, len(test), (RESAMPLES, len(test)))
+    counts = np.stack([np.bincount(draw, minlength=len(test)) for draw in draws])
+    resampled = [
+        weighted_metrics(labels[row.label][test], row.sign * scores[test, row.direction], counts)
+        for row in rows
+    ]
+    # A label that a resample happens to leave out has no figure there.
+    samples = {
+        name: np.nanmean([found[i] for found in resampled], axis=0)
+        for i, name in enumerate(("average_precision", "auroc"))
+    }
     result: Json = {"labels": [asdict(row) for row in rows]}
-    for name, drawn_values in samples.items():
-        low, high = np.quantile(drawn_values, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    for name, values in samples.items():
+        low, high = np.quantile(values, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
         mean = float(np.mean([getattr(row, name) for row in rows]))
         result[name] = {"mean": mean, "interval": [float(low), float(high)]}
     return result
+
+
+def weighted_metrics(
+    truth: NDArray[np.bool_], scores: Float64Array, weights: NDArray[np.int64]
+) -> tuple[Float64Array, Float64Array]:
+    """Average precision and AUROC for many weightings of the same inputs, as scikit-learn's.
+
+    Parameters
+    ----------
+    truth, scores
+        Of n inputs, no two scores equal.
+    weights
+        Shape (R, n).
+
+    Returns
+    -------
+    average precision, AUROC
+        Shape (R,) each; NaN where a weighting has no positive or no negative.
+    """
+    order = np.argsort(-scores, kind="stable")
+    positive = weights[:, order] * truth[order]
+    negative = weights[:, order] - positive
+    hits, misses = positive.cumsum(axis=1), negative.cumsum(axis=1)
+    seen = np.maximum(hits + misses, 1)
+    P = np.where(hits[:, -1] > 0, hits[:, -1], np.nan)
+    N = np.where(misses[:, -1] > 0, misses[:, -1], np.nan)
+    precision = (hits / seen * positive).sum(axis=1) / P
+    return np.asarray(precision), np.asarray((hits * negative).sum(axis=1) / (P * N))

@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
 
-from mlx_entk.lm.scoring import mode_scores, principal_scores, random_scores, score_labels
+from mlx_entk.lm.scoring import (
+    mode_scores,
+    principal_scores,
+    random_scores,
+    score_labels,
+    weighted_metrics,
+)
 
 
 def test_a_mode_is_reduced_to_its_top_singular_vector() -> None:
@@ -57,6 +64,21 @@ def test_direction_and_sign_are_chosen_on_one_half_and_judged_on_the_other() -> 
     low, high = found["average_precision"]["interval"]
     assert low < found["average_precision"]["mean"] < high
     assert found == score_labels(scores, labels, train, test)
+
+
+def test_resamples_are_judged_as_scikit_learn_does() -> None:
+    generator = np.random.default_rng(2)
+    truth, scores = generator.random(80) < 0.3, generator.standard_normal(80)
+    weights = np.stack([np.bincount(d, minlength=80) for d in generator.integers(0, 80, (9, 80))])
+    weights[0] = ~truth  # no positives
+
+    precision, auroc = weighted_metrics(truth, scores, weights)
+
+    assert np.isnan(precision[0])
+    assert np.isnan(auroc[0])
+    for row, p, a in zip(weights[1:], precision[1:], auroc[1:], strict=True):
+        assert p == pytest.approx(average_precision_score(truth, scores, sample_weight=row))
+        assert a == pytest.approx(roc_auc_score(truth, scores, sample_weight=row))
 
 
 def test_noise_is_not_told() -> None:

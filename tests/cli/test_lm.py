@@ -1,0 +1,221 @@
+"""``mlx-entk lm``: from text to labels, resumed, shown, and on several ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from examples import small_language_model
+from mlx_entk.lm.contexts import read_contexts
+from mlx_entk.lm.model import load_model
+from mlx_entk.runs import Run
+from mlx_entk.studies import lm as study
+from tests.cli.conftest import Command
+from tests.test_distributed import free_ports
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about itself
+
+TINY = small_language_model.Settings(
+    vocabulary=400, width=16, layers=2, heads=2, window=16, batch=4, steps=30
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, and contexts for it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    small_language_model.main(folder, TINY)
+    return folder
+
+
+@pytest.fixture
+def contexts(tiny: Path, mlx_entk: Command) -> Path:
+    path = tiny / "contexts.jsonl"
+    if not path.exists():
+        code, output, _ = mlx_entk(
+            "lm", "contexts", "--model", tiny, "--texts", tiny / "held-out.txt",
+            "--count", "240", "--window", "12", "--out", path,
+        )  # fmt: skip
+        assert (code, output) == (0, f"Contexts: {path}\n")
+    return path
+
+
+def test_text_to_labels_and_windows(mlx_entk: Command, tiny: Path, contexts: Path) -> None:
+    command = partial(
+        mlx_entk, "lm", "--model", tiny, "--contexts", contexts, "--modes", "6", "--out", "run"
+    )
+
+    code, output, _ = command("--layers", "0-1")
+
+    assert code == 0
+    assert "average precision" in output
+    results = json.loads(Path("run/results.json").read_text())
+    assert [row["layer"] for row in results["layers"]] == [0, 1]
+    for row in results["layers"]:
+        assert set(row["scores"]) == set(study.METHODS)
+        assert max(row["residuals"]) < 1e-2
+        assert all(0 < share <= 1 for share in row["shares"])
+        assert row["values"] == sorted(row["values"], reverse=True)
+        for found in row["scores"].values():
+            low, high = found["auroc"]["interval"]
+            assert low <= found["auroc"]["mean"] <= high
+    assert set(results["labels"]) >= {"upos=PUNCT"}
+    assert not Path("run/modes").exists()
+    for name in ("lm-scores", "lm-labels", "lm-spectra"):
+        assert Path(f"run/figures/{name}.png").stat().st_size > 0
+    assert command("--layers", "0-1")[1] == output  # nothing is left to do
+
+    code, shown, _ = mlx_entk("lm", "show", "run", "--layer", "1", "--mode", "2", "--windows", "3")
+    assert code == 0
+    assert "Layer 1, mode 2" in shown
+    scores = Run.load(Path("run")).arrays["scores/layer-1"][:, 2]
+    rows = read_contexts(contexts)
+    assert rows[int(scores.argmax())].word in shown
+    assert rows[int(scores.argmin())].word in shown
+
+
+def test_a_killed_run_goes_on_from_its_last_product(
+    tiny: Path, contexts: Path, tmp_path: Path
+) -> None:
+    model, rows = load_model(str(tiny)), read_contexts(contexts)
+    config = study.prepare(study.LMConfig(str(tiny), (1,), modes=4), model, rows)
+    whole = study.run_lm(config, model, rows, Run.create(tmp_path / "whole", "lm", {}))
+
+    def kill(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 9:
+            raise KeyboardInterrupt
+
+    run = Run.create(tmp_path / "killed", "lm", {})
+    with pytest.raises(KeyboardInterrupt):
+        study.run_lm(config, model, rows, run, progress=kill)
+    kept = sorted((run.path / "modes" / "trained-1").iterdir())
+    stamps = [path.stat().st_mtime_ns for path in kept]
+    assert len(kept) == 9
+    seen: dict[str, Any] = {}
+
+    def look(stage: str, done: int, total: int, note: str = "") -> None:
+        if stage.startswith("trained") and done == 10:
+            seen["stamps"] = [path.stat().st_mtime_ns for path in kept]
+
+    resumed = study.run_lm(config, model, rows, run, progress=look)
+
+    assert seen["stamps"] == stamps  # read, not made again
+    np.testing.assert_allclose(
+        resumed["layers"][0]["values"], whole["layers"][0]["values"], rtol=1e-5
+    )
+
+
+def test_ranks_find_the_modes_of_one_process(tiny: Path, contexts: Path, tmp_path: Path) -> None:
+    found = []
+    for count in (1, 2):
+        hosts = tmp_path / f"hosts-{count}.json"
+        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
+        out = tmp_path / f"run-{count}"
+        processes = []
+        for rank in range(count):
+            ring = {} if count == 1 else {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)}
+            arguments = ("lm", "--model", tiny, "--contexts", contexts, "--modes", "5")
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", "from mlx_entk_cli.main import main; main()",
+                     *map(str, arguments), "--out", str(out)],
+                    env=os.environ | ring, stdout=subprocess.PIPE, text=True,
+                )
+            )  # fmt: skip
+        outputs = [process.communicate(timeout=180)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0] * count
+        assert [bool(output) for output in outputs] == [True] + [False] * (count - 1)
+        found.append(Run.load(out).results["layers"][0]["values"])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--model": None}, "--model is missing"),
+        ({"--out": None}, "--out is missing"),
+        ({"--contexts": "none.jsonl"}, "cannot read none.jsonl"),
+        ({"--model": "empty"}, "empty is no model folder"),
+        ({"--layers": "first"}, "--layers first: write 12-17 or 0,5"),
+        ({"--layers": "0-2"}, "the model has layers 0 to 1"),
+        ({"--select": "mlp.w"}, "layer 1 has no mlp.w: it has self_attn"),
+        ({"--modes": "240"}, "modes is 240: 240 contexts have fewer"),
+        ({"--contexts": "other.jsonl"}, "has token 4000, the model knows 400"),
+        ({"--contexts": "bare.jsonl"}, "contexts has no label to score"),
+        ({"--memory-limit": "1kB"}, "raise the memory limit"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(
+    mlx_entk: Command, tiny: Path, contexts: Path, changes: dict[str, str | None], message: str
+) -> None:
+    Path("empty").mkdir()
+    row = {"tokens": [1, 2], "text": "", "word": "", "labels": {}}
+    Path("bare.jsonl").write_text(f"{json.dumps(row)}\n" * 60)
+    Path("other.jsonl").write_text(f"{json.dumps(row | {'tokens': [1, 4000]})}\n" * 60)
+    given = {"--model": str(tiny), "--contexts": str(contexts), "--modes": "4", "--out": "run"}
+    arguments = [part for k, v in (given | changes).items() if v is not None for part in (k, v)]
+
+    code, output, errors = mlx_entk("lm", *arguments)
+
+    assert (code, output) == (2, "")
+    lines = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+
+
+def test_contexts_and_show_say_what_is_wrong(mlx_entk: Command, tiny: Path, contexts: Path) -> None:
+    Path("folder").mkdir()
+    Path("folder/note.md").write_text("the number of words is small")
+    build = partial(mlx_entk, "lm", "contexts", "--model", tiny, "--out", "c.jsonl")
+    for arguments, message in {
+        ("--texts", "folder"): "were asked for: give more text",
+        ("--texts", "folder", "--count", "0"): "have to be at least 1",
+        ("--texts", "folder", "--tagger", "json"): "--tagger json: write MODULE:FUNCTION",
+        ("--texts", "folder", "--tagger", "json:tag"): "json:tag cannot be imported",
+    }.items():
+        code, _, errors = build(*arguments)
+        assert (code, message in errors) == (2, True), errors
+    Path("folder/note.md").unlink()
+    assert "no .txt or .md file below folder" in build("--texts", "folder")[2]
+    assert not Path("c.jsonl").exists()
+
+    mlx_entk("lm", "--model", tiny, "--contexts", contexts, "--modes", "4", "--out", "run")
+    mlx_entk("tms", "--n", "5", "--m", "2", "--rows", "30", "--steps", "60", "--out", "tms")
+    for arguments, message in {
+        ("run", "--layer", "0"): "the run has no layer 0: it has 1",
+        ("run", "--mode", "4"): "the run has modes 0 to 3, not 4",
+        ("tms",): "tms is a tms run, not one of `mlx-entk lm`",
+        ("none",): "none is no folder",
+    }.items():
+        code, _, errors = mlx_entk("lm", "show", *arguments)
+        assert (code, message in errors) == (2, True), errors
+
+
+def test_without_mlx_lm_the_extra_is_named(
+    mlx_entk: Command, tiny: Path, contexts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "mlx_lm", None)
+
+    code, _, errors = mlx_entk("lm", "--model", tiny, "--contexts", contexts, "--out", "run")
+
+    assert code == 2
+    assert "language models need the extra lm: pip install 'mlx-entk[lm]'" in errors
+
+
+def test_the_operator_stays_within_its_limit(tiny: Path, contexts: Path, tmp_path: Path) -> None:
+    model, rows = load_model(str(tiny)), read_contexts(contexts)
+    config = study.prepare(study.LMConfig(str(tiny), (1,), modes=4), model, rows)
+    limit = 4_000_000
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+
+    study.run_lm(config, model, rows, Run.create(tmp_path, "lm", {}), memory_limit=limit)
+
+    assert mx.get_peak_memory() - before < limit
