@@ -13,7 +13,7 @@ from mlx_entk.lm.model import SELECTION, load_model
 from mlx_entk.lm.tagging import tag
 from mlx_entk.memory import parse_bytes
 from mlx_entk.plotting import lm_figures
-from mlx_entk.report import leading_windows_table
+from mlx_entk.report import window_tables
 from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study
 
@@ -198,16 +198,14 @@ def show_command(path: Path, layer: int | None, only: int | None, count: int) ->
     run = Run.load(path)
     if run.study != study.STUDY:
         raise InputError(f"{path} is a {run.study} run, not one of `mlx-entk lm`")
-    results, arrays = run.results, run.arrays
+    results = run.results
     known = [row["layer"] for row in results["layers"]]
     chosen = known[0] if layer is None else layer
     if chosen not in known:
         raise InputError(f"the run has no layer {chosen}: it has {', '.join(map(str, known))}")
-    scores = arrays[f"scores/layer-{chosen}"]
-    modes = range(min(10, scores.shape[1])) if only is None else [only]
-    if only is not None and not 0 <= only < scores.shape[1]:
-        raise InputError(f"the run has modes 0 to {scores.shape[1] - 1}, not {only}")
-    rows = windows.read_contexts(study.contexts_file(run))
-    for mode in modes:
-        top, bottom = study.leading_windows(scores, mode, count)
-        print_table(leading_windows_table(results, chosen, mode, scores, rows, top, bottom))
+    last = results["config"]["modes"] - 1
+    if only is not None and not 0 <= only <= last:
+        raise InputError(f"the run has modes 0 to {last}, not {only}")
+    modes = range(min(10, last + 1)) if only is None else [only]
+    for table in window_tables(run, chosen, modes, count):
+        print_table(table)

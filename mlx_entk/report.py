@@ -8,12 +8,11 @@ from importlib.resources import files
 from string import Template
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlx_entk.features import FREQUENCY_FAMILIES
-from mlx_entk.linalg import Float64Array
-from mlx_entk.lm.contexts import Context
+from mlx_entk.lm.contexts import read_contexts
 from mlx_entk.runs import Json, Run, read_json, write_atomically
+from mlx_entk.studies.lm import contexts_file, leading_windows
 
 # What each figure shows, in the order of the report.
 CAPTIONS = {
@@ -482,30 +481,42 @@ def _signed(entry: Json) -> str:
     return f"{'+' if entry['sign'] > 0 else '−'}{entry['direction']}"
 
 
-def leading_windows_table(
-    results: Json,
-    layer: int,
-    mode: int,
-    scores: Float64Array,
-    contexts: Sequence[Context],
-    top: NDArray[np.int64],
-    bottom: NDArray[np.int64],
-) -> Table:
-    """The ends of one mode: windows with their next words and labels."""
-    (row,) = [row for row in results["layers"] if row["layer"] == layer]
+def window_tables(run: Run, layer: int, modes: Sequence[int], count: int) -> list[Table]:
+    """The ends of some modes of a language model: windows with their next words and labels.
 
-    def cells(number: int) -> tuple[str, str, str, str]:
+    Parameters
+    ----------
+    run
+        A finished run of ``mlx-entk lm`` that has the layer and the modes.
+    count
+        Windows at each end.
+    """
+    (row,) = [row for row in run.results["layers"] if row["layer"] == layer]
+    scores = run.arrays[f"scores/layer-{layer}"]
+    contexts = read_contexts(contexts_file(run))
+
+    def cells(number: int, mode: int) -> tuple[str, str, str, str]:
         context = contexts[number]
         text = " ".join(context.text.split())[-56:]
         labels = " ".join(f"{name}={value}" for name, value in context.labels.items())
         return f"{scores[number, mode]:.2g}", f"…{text}", context.word, labels
 
-    return Table(
-        f"Layer {layer}, mode {mode}: eigenvalue {row['values'][mode]:.3g}, "
-        f"{row['shares'][mode]:.0%} of it in these scores",
-        ("score", "window", "next", "labels"),
-        [*(cells(int(i)) for i in top), ("", "⋮", "", ""), *(cells(int(i)) for i in bottom[::-1])],
-    )
+    found = []
+    for mode in modes:
+        top, bottom = leading_windows(scores, mode, count)
+        found.append(
+            Table(
+                f"Layer {layer}, mode {mode}: eigenvalue {row['values'][mode]:.3g}, "
+                f"{row['shares'][mode]:.0%} of it in these scores",
+                ("score", "window", "next", "labels"),
+                [
+                    *(cells(int(i), mode) for i in top),
+                    ("", "⋮", "", ""),
+                    *(cells(int(i), mode) for i in bottom[::-1]),
+                ],
+            )
+        )
+    return found
 
 
 def _figure(value: float | None) -> str:
@@ -583,10 +594,20 @@ def write_report(run: Run) -> None:
     results = run.results
     regression = run.regression
     verification = run.verification
+    windows = (
+        [
+            table
+            for row in results["layers"]
+            for table in window_tables(run, row["layer"], range(min(5, len(row["values"]))), 3)
+        ]
+        if run.study == "lm"
+        else []
+    )
     shown = [
         *tables(results),
         *(regression_tables(regression) if regression else []),
         *([verification_table(verification)] if verification else []),
+        *windows,
     ]
     parts = [_table_html(table) for table in shown]
     by_name = {path.stem: path for path in run.figures}

@@ -42,7 +42,7 @@ def scores_by_layer(results: Json) -> Figure:
         axis.set_xticks(range(len(layers)), [str(layer) for layer in layers])
         axis.set_xlim(-0.6, len(layers) - 0.4)
         axis.set_xlabel("layer")
-        axis.set_title(f"{title}, mean over {len(results['labels'])} labels")
+        axis.set_title(f"{title}, mean over labels")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=9)
     return figure
 

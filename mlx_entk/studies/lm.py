@@ -229,15 +229,13 @@ def _layer_modes(
     operator = entk_operator(function, hidden, memory_limit=int(_PASS * limit), group=group)
     folder = run.path / "modes" / f"{name}-{layer}"
     stage, start = f"{name}, layer {layer}", time.perf_counter()
-    counted = {"last": 0}
 
     def told(products: int) -> None:
-        counted["last"] = products
-        progress(stage, products, products + 1, "products")
+        progress(stage, products, products + 1, "products")  # how many it takes nobody knows
 
     recorded = RecordedOperator(operator, folder, told, group)
     modes = top_modes(recorded, config.modes, tolerance=config.tolerance, seed=config.seed)
-    progress(stage, counted["last"], counted["last"], "products")
+    progress(stage, recorded.products, recorded.products, "products")
     reduced = [mode_scores(vector, tokens.shape[0]) for vector in modes.spectrum.vectors.T]
     made = max(operator.products, 1)
     arrays: Arrays = {

@@ -79,6 +79,7 @@ def test_text_to_labels_and_windows(mlx_entk: Command, tiny: Path, contexts: Pat
     rows = read_contexts(contexts)
     assert rows[int(scores.argmax())].word in shown
     assert rows[int(scores.argmin())].word in shown
+    assert "Layer 0, mode 4" in Path("run/report.html").read_text()
 
 
 def test_a_killed_run_goes_on_from_its_last_product(
