@@ -220,3 +220,25 @@ def test_the_operator_stays_within_its_limit(tiny: Path, contexts: Path, tmp_pat
     study.run_lm(config, model, rows, Run.create(tmp_path, "lm", {}), memory_limit=limit)
 
     assert mx.get_peak_memory() - before < limit
+
+
+@pytest.mark.slow
+def test_a_trained_model_from_text_to_table(mlx_entk: Command, tmp_path: Path) -> None:
+    small_language_model.main(tmp_path / "model", small_language_model.Settings())
+    texts = tmp_path / "model" / "held-out.txt"
+    built = mlx_entk(
+        "lm", "contexts", "--model", "model", "--texts", texts, "--count", "256",
+        "--window", "24", "--out", "contexts.jsonl",
+    )  # fmt: skip
+    ran = mlx_entk(
+        "lm", "--model", "model", "--contexts", "contexts.jsonl", "--modes", "10", "--out", "run"
+    )
+
+    assert (built[0], ran[0]) == (0, 0)
+    (row,) = json.loads((tmp_path / "run" / "results.json").read_text())["layers"]
+    assert row["layer"] == 3
+    assert max(row["residuals"]) < 1e-2
+    found = {name: row["scores"][name]["average_precision"] for name in study.METHODS}
+    assert all(low < f["mean"] < high for f in found.values() for low, high in [f["interval"]])
+    # What training has put there: more than the same architecture drawn anew can tell.
+    assert found["eNTK"]["mean"] > found["eNTK at initialisation"]["mean"]
