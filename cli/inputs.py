@@ -2,15 +2,19 @@
 
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from onnx import ModelProto
 
-from mlx_entk import onnx
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import Model, as_parametric
+from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
 from mlx_entk.kernel import Reduction
+from mlx_entk.onnx.files import read_model
+from mlx_entk.onnx.importer import from_model
 from mlx_entk.runs import Run, read_arrays
 from mlx_entk.studies import kernel as kernel_study
 from mlx_entk.studies.networks import HELD_OUT, Network, network_of
@@ -19,19 +23,24 @@ from mlx_entk.studies.networks import HELD_OUT, Network, network_of
 IMPORTED = "imported"
 
 
-def load_model(source: str, weights: Path | None) -> nn.Module:
-    """The module that MODULE:FACTORY makes, with weights from a file, in evaluation mode."""
-    module_name, colon, factory_name = source.partition(":")
-    if not (module_name and colon and factory_name):
-        raise InputError(f"--model {source}: write MODULE:FACTORY, such as my_models:make")
+def load_function(option: str, source: str, form: str) -> Callable[..., Any]:
+    """What an option names as MODULE:NAME; the working folder is searched first."""
+    module, colon, name = source.partition(":")
+    if not (module and colon and name):
+        raise InputError(f"{option} {source}: write {form}")
     sys.path.insert(0, str(Path.cwd()))
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"--model {source} cannot be imported: {error}") from error
+        raise InputError(f"{option} {source} cannot be imported: {error}") from error
     finally:
         sys.path.pop(0)
-    model = factory()
+    return found
+
+
+def load_model(source: str, weights: Path | None) -> nn.Module:
+    """The module that MODULE:FACTORY makes, with weights from a file, in evaluation mode."""
+    model = load_function("--model", source, "MODULE:FACTORY, such as my_models:make")()
     if not isinstance(model, nn.Module):
         raise InputError(f"--model {source} returned {type(model).__name__}, not an mlx.nn.Module")
     if weights is not None:
@@ -50,13 +59,29 @@ def parse_reduction(text: str) -> Reduction:
     return text
 
 
+def parse_numbers(text: str) -> list[int]:
+    """``0-2,7`` as 0, 1, 2, 7; ValueError for anything else."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ValueError(f"{text!r} is no list of numbers")
+        numbers |= set(range(int(first), int(last if dash else first) + 1))
+    return sorted(numbers)
+
+
+def import_graph(graph: ModelProto, output: str, parameters: str) -> ParametricFunction:
+    """An ONNX model with the choices of its options, each empty for the default."""
+    patterns = parameters.split(",") if parameters else None
+    return from_model(graph, output or None, patterns).parametric()
+
+
 def models_of_kernel_run(run: Run) -> tuple[Model, Model | None]:
     """The model of a run of ``mlx-entk kernel``, and the same at initialisation where known."""
     run.require_finished()
     if run.graph_file(IMPORTED).exists():
-        patterns = run.config["parameters"].split(",") if run.config["parameters"] else None
-        output = run.config["output"] or None
-        return onnx.load(run.graph_file(IMPORTED), output, patterns).parametric(), None
+        graph = read_model(run.graph_file(IMPORTED))
+        return import_graph(graph, run.config["output"], run.config["parameters"]), None
     source = run.config["model"]
     return load_model(source, run.model_file), load_model(source, None)
 

@@ -13,13 +13,12 @@ from mlx_entk.jacobian import Model
 from mlx_entk.linalg import FloatArray
 from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx.files import read_model
-from mlx_entk.onnx.importer import from_model
 from mlx_entk.plotting import kernel_figures
 from mlx_entk.runs import Run, read_arrays, write_atomically
 from mlx_entk.studies.kernel import STUDY, KernelConfig, form_kernels, prepare, run_kernel
 
 from .display import finish, progress
-from .inputs import IMPORTED, load_model, parse_reduction
+from .inputs import IMPORTED, import_graph, load_model, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -51,6 +50,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--parameters",
+    default="",
     metavar="PATTERN,…",
     help="Of the ONNX model, the initializers to differentiate by, such as 'layers.*'; by "
     "default all of floating type but scalars and running statistics. From PyTorch: "
@@ -74,7 +74,7 @@ def kernel(
     weights: Path | None,
     graph: Path | None,
     output: str,
-    parameters: str | None,
+    parameters: str,
     inputs: Path,
     features: Path | None,
     reduction: str,
@@ -101,17 +101,14 @@ def kernel(
         if weights is not None:
             raise InputError("--weights belongs to --model; an ONNX model brings its own")
         imported = read_model(graph)
-        patterns = parameters.split(",") if parameters else None
-        model = from_model(imported, output or None, patterns).parametric()
+        model = import_graph(imported, output, parameters)
         content = hashlib.sha256(graph.read_bytes()).hexdigest()
         label = f"{graph.name} (SHA-256 {content[:16]})"
     else:
         raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
     x = mx.array(_load_inputs(inputs))
     bank = read_arrays(features) if features else {}
-    config = KernelConfig(
-        label, parse_reduction(reduction), by_layer, top, output, parameters or ""
-    )
+    config = KernelConfig(label, parse_reduction(reduction), by_layer, top, output, parameters)
     config = prepare(config, model, x, bank)
     group = ranks()
     if not is_first(group):

@@ -1,6 +1,5 @@
 """``mlx-entk lm``: language models."""
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study
 
 from .display import console, finish, print_table, progress, quiet_run
+from .inputs import load_function, parse_numbers
 
 _DEFAULT = study.LMConfig(model="", layers=())
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -80,8 +80,7 @@ def lm(
     limit = parse_bytes(memory_limit) if memory_limit else None
     rows = windows.read_contexts(contexts)
     loaded = load_model(model)
-    count = len(loaded.layers)
-    numbers = tuple(_parse_layers(layers, count)) if layers else (count - 1,)
+    numbers = _parse_layers(layers) if layers else (len(loaded.layers) - 1,)
     config = study.LMConfig(model=model, layers=numbers, **settings)
     config = study.prepare(config, loaded, rows)
     if not is_first(group):
@@ -98,16 +97,11 @@ def lm(
         finish(run, lm_figures(run))
 
 
-def _parse_layers(text: str, count: int) -> list[int]:
-    numbers: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise InputError(f"--layers {text}: write 12-17 or 0,5")
-        numbers |= set(range(int(first), int(last if dash else first) + 1))
-    if not numbers or max(numbers) >= count:
-        raise InputError(f"--layers {text}: the model has layers 0 to {count - 1}")
-    return sorted(numbers)
+def _parse_layers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(parse_numbers(text))
+    except ValueError as error:
+        raise InputError(f"--layers {text}: write 12-17 or 0,5") from error
 
 
 @lm.command(
@@ -145,7 +139,7 @@ def contexts_command(
     """Cut text into windows that end before a word whose class is known."""
     if min(count, window) < 1:
         raise InputError("--count and --window have to be at least 1")
-    function = _load_tagger(tagger) if tagger else tag
+    function = load_function("--tagger", tagger, "MODULE:FUNCTION") if tagger else tag
     tokenizer = load_model(model).tokenizer
 
     def encode(text: str) -> list[int]:
@@ -175,17 +169,6 @@ def _read_texts(paths: tuple[Path, ...]) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {file}: {error}") from error
     return texts
-
-
-def _load_tagger(source: str) -> windows.Tagger:
-    module, colon, name = source.partition(":")
-    if not (module and colon and name):
-        raise InputError(f"--tagger {source}: write MODULE:FUNCTION")
-    try:
-        function: windows.Tagger = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"--tagger {source} cannot be imported: {error}") from error
-    return function
 
 
 @lm.command("show", epilog="Example: mlx-entk lm show runs/lm --layer 16 --mode 3")

@@ -22,6 +22,7 @@ from mlx_entk.runs import Run
 from mlx_entk.studies.sweep import STUDY, summarise
 
 from .display import finish, progress
+from .inputs import parse_numbers
 
 # What the linear algebra libraries take as their number of threads.
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -29,15 +30,13 @@ _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLI
 
 def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
     """``0-2,7`` as 0, 1, 2, 7."""
-    seeds: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise click.BadParameter(f"{text!r} is no list of seeds: write 0-7 or 0,2,5")
-        seeds |= set(range(int(first), int(last if dash else first) + 1))
+    try:
+        seeds = parse_numbers(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is no list of seeds: write 0-7 or 0,2,5") from error
     if not seeds:
         raise click.BadParameter(f"{text!r} holds no seed: write 0-7 or 0,2,5")
-    return sorted(seeds)
+    return seeds
 
 
 @click.command(

@@ -65,6 +65,18 @@ def from_first(
     return np.array(sum_over([mx.array(mine)], group)[0])
 
 
+def first_says(flag: bool, group: Group | None) -> bool:
+    """A decision of the first rank, for all."""
+    return from_first(np.ones(1) if flag else None, (1,), group) is not None
+
+
+def numbers_of_first(numbers: Sequence[int], group: Group | None) -> list[int]:
+    """Whole numbers of the first rank, for all: another rank may have more memory, say."""
+    found = from_first(np.array(numbers), (len(numbers),), group)
+    assert found is not None
+    return [int(number) for number in found]
+
+
 def barrier(group: Group | None) -> None:
     """Wait until every rank is here."""
     sum_over([mx.zeros(1)], group)

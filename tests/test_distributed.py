@@ -16,7 +16,7 @@ from tests.reference import relative_error
 
 REPOSITORY = Path(__file__).parents[1]
 
-Outcome = tuple[int, str]
+Outcome = tuple[int, str, str]
 
 
 def free_ports(count: int) -> list[int]:
@@ -30,7 +30,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def launch(count: int, folder: Path, command: list[str]) -> list[Outcome]:
-    """Run a command as several ranks of a ring; gives exit code and errors of each."""
+    """Run a command as several ranks of a ring; gives exit code, output and errors of each."""
     folder.mkdir(parents=True, exist_ok=True)
     hosts = folder / "hosts.json"
     hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
@@ -40,11 +40,11 @@ def launch(count: int, folder: Path, command: list[str]) -> list[Outcome]:
         started.append(
             subprocess.Popen(
                 [sys.executable, *command], cwd=REPOSITORY, env=os.environ | ring,
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             )
         )  # fmt: skip
-    errors = [process.communicate(timeout=120)[1] for process in started]
-    return [(process.returncode, text) for process, text in zip(started, errors, strict=True)]
+    texts = [process.communicate(timeout=180) for process in started]
+    return [(process.returncode, *text) for process, text in zip(started, texts, strict=True)]
 
 
 def results(folder: Path, rank: int) -> dict[str, NDArray[Any]]:
@@ -55,7 +55,7 @@ def results(folder: Path, rank: int) -> dict[str, NDArray[Any]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, NDArray[Any]]:
     folder = tmp_path_factory.mktemp("alone")
-    assert launch(1, folder, ["-m", "tests.rank", str(folder), "0"]) == [(0, "")]
+    assert launch(1, folder, ["-m", "tests.rank", str(folder), "0"]) == [(0, "", "")]
     return results(folder, 0)
 
 
@@ -65,7 +65,7 @@ def test_several_ranks_give_what_one_gives(
 ) -> None:
     outcomes = launch(count, tmp_path, ["-m", "tests.rank", str(tmp_path), "0"])
 
-    assert [code for code, _ in outcomes] == [0] * count, outcomes
+    assert [code for code, _, _ in outcomes] == [0] * count, outcomes
     for rank in range(count):
         found = results(tmp_path, rank)
         for name in ("layers.0.weight", "layers.1.weight", "memory"):
@@ -82,7 +82,7 @@ def test_a_rank_that_dies_loses_no_tile(alone: dict[str, NDArray[Any]], tmp_path
     outcomes = launch(2, tmp_path, ["-m", "tests.rank", str(tmp_path), "3"])
 
     assert outcomes[1][0] == 9
-    code, errors = outcomes[0]
+    code, _, errors = outcomes[0]
     assert code == 1
     assert "Error: a rank is gone" in errors
     assert "the same command goes on" in errors

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
 import mlx.core as mx
-import numpy as np
 
-from mlx_entk.distributed import Group, from_first, share
+from mlx_entk.distributed import Group, numbers_of_first, share
 from mlx_entk.errors import InputError
 from mlx_entk.graph import UntraceableError
 from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
@@ -158,7 +157,8 @@ def entk(
             f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "
             f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
         )
-    tiling = _same_on_every_rank(work.fit(x, budget=limit - (size if out is None else 0)), group)
+    fitted = work.fit(x, budget=limit - (size if out is None else 0))
+    tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
     store: Store
     if out is None:
         store = MemoryStore(names, shape, group)
@@ -174,13 +174,6 @@ def entk(
     progress("kernel", len(tiles), len(tiles))
     kernels = store.finish()
     return kernels if by_layer else kernels[WHOLE]
-
-
-def _same_on_every_rank(tiling: Tiling, group: Group | None) -> Tiling:
-    """That of the first rank: another may have more memory."""
-    numbers = from_first(np.array([tiling.inputs, tiling.cotangents]), (2,), group)
-    assert numbers is not None
-    return Tiling(int(numbers[0]), int(numbers[1]))
 
 
 def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure | None:

@@ -86,7 +86,7 @@ class FileStore:
         group: Group | None,
     ):
         self._folder, self._names, self._group = folder, names, group
-        rank = 0 if is_first(group) else group.rank()  # type: ignore[union-attr]
+        rank = 0 if group is None else group.rank()
         self._record = folder / (f"tiles-{rank}.json" if rank else "tiles.json")
         self._identity = json.loads(json.dumps(identity))
         self._own: list[list[int]] = []

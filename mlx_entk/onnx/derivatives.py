@@ -59,19 +59,17 @@ def derivative(
         For an unknown ``what``, or a model whose outputs depend on the rest of the batch.
     """
     C = check_model(model, x)
-    names = list(model.params)
-
-    def tangents() -> list[mx.array]:
-        return [mx.zeros_like(value) for value in model.params.values()]
 
     if what == "model":
-        return Exported(lambda params, x: {OUTPUT: model.apply(flat(params), x)}, {"x": x}, ((0,),))
+        return Exported(
+            lambda params, x: {OUTPUT: model.apply(flatten_tree(params), x)}, {"x": x}, ((0,),)
+        )
     if what == "jacobian":
         basis = mx.eye(C)
         mx.eval(basis)
 
         def rows(params: Any, x: mx.array) -> dict[str, mx.array]:
-            found = _rows(model, flat(params), x, basis)
+            found = _rows(model, flatten_tree(params), x, basis)
             return {f"jacobian.{name}": value for name, value in found.items()}
 
         return Exported(rows, {"x": x}, ((0,),))
@@ -80,7 +78,7 @@ def derivative(
     if what == "vjp":
 
         def pull(params: Any, x: mx.array, cotangent: mx.array) -> dict[str, mx.array]:
-            values = flat(params)
+            values = flatten_tree(params)
             gradients = _vjp(model, values, x, cotangent)
             return {f"gradient.{n}": g for n, g in zip(values, gradients, strict=True)}
 
@@ -88,7 +86,7 @@ def derivative(
     if what == "jvp":
 
         def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
-            values = flat(params)
+            values = flatten_tree(params)
             tangent = jvp_or_transpose(
                 lambda *p: model.apply(dict(zip(values, p, strict=True)), x),
                 list(values.values()),
@@ -96,14 +94,9 @@ def derivative(
             )
             return {OUTPUT_TANGENT: tangent}
 
-        inputs = {f"tangent.{n}": t for n, t in zip(names, tangents(), strict=True)}
+        inputs = {f"tangent.{name}": mx.zeros_like(v) for name, v in model.params.items()}
         return Exported(push, {"x": x, **inputs}, ((0,),))
     raise InputError(f"{what!r} is no graph of a model: use model, jacobian, entk, vjp or jvp")
-
-
-def flat(params: Any) -> Params:
-    """A parameter tree by dotted name."""
-    return flatten_tree(params)
 
 
 def _vjp(
@@ -147,7 +140,7 @@ def _kernel(
     mx.eval(cotangents.left, cotangents.right)
 
     def kernel(params: Any, x: mx.array, x2: mx.array) -> dict[str, mx.array]:
-        values = flat(params)
+        values = flatten_tree(params)
         left = _rows(model, values, x, cotangents.left)
         right = _rows(model, values, x2, cotangents.right)
         parts = {

@@ -8,6 +8,7 @@ all; PyTorch differentiates the forward graph by ``torch.func``.
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,17 @@ class Subject:
     reduction: Reduction
     graphs: dict[What, Path]
 
+    @cached_property
+    def outputs(self) -> NDArray[Any]:
+        """By MLX, shape (N, C)."""
+        return linalg.as_numpy(self.model.apply(self.model.params, self.x))
+
+    @cached_property
+    def kernel(self) -> NDArray[Any]:
+        """By MLX, in the shape of the reduction."""
+        found: NDArray[Any] = entk(self.model, self.x, reduction=self.reduction)
+        return found
+
     @property
     def has_spectrum(self) -> bool:
         """Whether the kernel is symmetric; that of a pair of different classes is not."""
@@ -174,15 +186,6 @@ def _require_fit(subject: Subject, path: Path, graph: onnx.ModelProto) -> None:
         raise InputError(f"{path} has {', '.join(other)} of another shape: export it again")
 
 
-def _kernel_of(subject: Subject) -> NDArray[Any]:
-    found: NDArray[Any] = entk(subject.model, subject.x, reduction=subject.reduction)
-    return found
-
-
-def _outputs(subject: Subject) -> NDArray[Any]:
-    return linalg.as_numpy(subject.model.apply(subject.model.params, subject.x))
-
-
 def _by_onnxruntime(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Comparison]:
     import onnxruntime
 
@@ -196,10 +199,8 @@ def _by_onnxruntime(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> li
     outputs = run(graphs["model"], OUTPUT, {"x": x})
     kernel = run(graphs["entk"], KERNEL, {"x": x, "x2": x})
     return [
-        compare("onnxruntime", "outputs", outputs, _outputs(subject), "forward"),
-        compare(
-            "onnxruntime", "kernel", kernel, _kernel_of(subject), "kernel", subject.has_spectrum
-        ),
+        compare("onnxruntime", "outputs", outputs, subject.outputs, "forward"),
+        compare("onnxruntime", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum),
     ]
 
 
@@ -210,7 +211,7 @@ def _by_differences(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> li
     found = [
         compare(
             "finite-differences", "outputs in double",
-            forward({"x": x, **weights}), _outputs(subject), "forward",
+            forward({"x": x, **weights}), subject.outputs, "forward",
         )
     ]  # fmt: skip
 
@@ -286,8 +287,8 @@ def _by_torch(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Com
     J = torch.stack(rows).numpy()
     kernel = _reduce(J, subject.reduction)
     return [
-        compare("torch", "outputs", outputs, _outputs(subject), "forward"),
-        compare("torch", "kernel", kernel, _kernel_of(subject), "kernel", subject.has_spectrum),
+        compare("torch", "outputs", outputs, subject.outputs, "forward"),
+        compare("torch", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum),
     ]
 
 

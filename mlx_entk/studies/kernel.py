@@ -9,7 +9,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_entk.distributed import Group, from_first
+from mlx_entk.distributed import Group, first_says
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import alignment_rows, center, equivalent_families
@@ -206,7 +206,7 @@ def form_kernels(
     """
     folder = run_folder / KERNELS
     begun = not folder.exists() or (folder / "tiles.json").exists()
-    if from_first(np.ones(1) if begun else None, (1,), group) is None:
+    if not first_says(begun, group):
         return
     options: dict[str, Any] = {
         "reduction": config.reduction,

@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk.distributed import Group, from_first, is_first
+from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.eigensolvers import RecordedOperator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import entk_operator
@@ -148,7 +148,7 @@ def run_lm(
     dict
         What ``results.json`` holds.
     """
-    if from_first(np.ones(1) if run.finished else None, (1,), group) is not None:
+    if first_says(run.finished, group):
         return run.results if is_first(group) else {}
     limit = default_limit() if memory_limit is None else memory_limit
     tokens = tokens_of(contexts)
@@ -220,7 +220,7 @@ def _layer_modes(
 ) -> Arrays:
     """Values, residuals, per-input scores and what it took; from a file where that is there."""
     done = run.path / "modes" / f"{name}-{layer}.npz"
-    if from_first(np.ones(1) if done.exists() else None, (1,), group) is not None:
+    if first_says(done.exists(), group):
         return read_arrays(done) if is_first(group) else {}
     model = make()
     hidden = hidden_before(model, tokens, layer, _FORWARD)

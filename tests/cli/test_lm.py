@@ -1,8 +1,6 @@
 """``mlx-entk lm``: from text to labels, resumed, shown, and on several ranks."""
 
 import json
-import os
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -18,7 +16,7 @@ from mlx_entk.lm.model import load_model
 from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study
 from tests.cli.conftest import Command
-from tests.test_distributed import free_ports
+from tests.test_distributed import launch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about itself
 
@@ -116,23 +114,12 @@ def test_a_killed_run_goes_on_from_its_last_product(
 def test_ranks_find_the_modes_of_one_process(tiny: Path, contexts: Path, tmp_path: Path) -> None:
     found = []
     for count in (1, 2):
-        hosts = tmp_path / f"hosts-{count}.json"
-        hosts.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(count)]))
         out = tmp_path / f"run-{count}"
-        processes = []
-        for rank in range(count):
-            ring = {} if count == 1 else {"MLX_HOSTFILE": str(hosts), "MLX_RANK": str(rank)}
-            arguments = ("lm", "--model", tiny, "--contexts", contexts, "--modes", "5")
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", "from mlx_entk_cli.main import main; main()",
-                     *map(str, arguments), "--out", str(out)],
-                    env=os.environ | ring, stdout=subprocess.PIPE, text=True,
-                )
-            )  # fmt: skip
-        outputs = [process.communicate(timeout=180)[0] for process in processes]
-        assert [process.returncode for process in processes] == [0] * count
-        assert [bool(output) for output in outputs] == [True] + [False] * (count - 1)
+        arguments = ("lm", "--model", tiny, "--contexts", contexts, "--modes", "5", "--out", out)
+        command = ["-c", "from mlx_entk_cli.main import main; main()", *map(str, arguments)]
+        outcomes = launch(count, tmp_path, command)
+        assert [code for code, _, _ in outcomes] == [0] * count
+        assert [bool(output) for _, output, _ in outcomes] == [True] + [False] * (count - 1)
         found.append(Run.load(out).results["layers"][0]["values"])
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
 
