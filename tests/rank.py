@@ -18,6 +18,7 @@ from mlx_entk.kernel.store import FileStore
 from tests.models import MLP, Transformer
 
 LIMIT = 400_000
+UNEVEN = 15_000
 
 
 def main(folder: Path, fatal: int) -> None:
@@ -39,10 +40,14 @@ def main(folder: Path, fatal: int) -> None:
         RecordedOperator(operator, folder / f"products-{number}", group=group), 5
     )
     assert operator.products == recorded.products
+    # As where one machine has more memory than another: the batches must be the same.
+    uneven = mlx_entk.entk_operator(
+        model, x, reduction="full", memory_limit=UNEVEN * (1 + number), group=group
+    )
     np.savez(
         folder / f"rank-{number}.npz", allow_pickle=False, memory=in_memory,
         values=modes.spectrum.values, vectors=modes.spectrum.vectors,
-        again=again.spectrum.vectors, **in_files,
+        uneven=uneven @ np.arange(240.0), again=again.spectrum.vectors, **in_files,
     )  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def test_several_ranks_give_what_one_gives(
     assert [code for code, _, _ in outcomes] == [0] * count, outcomes
     for rank in range(count):
         found = results(tmp_path, rank)
-        for name in ("layers.0.weight", "layers.1.weight", "memory"):
+        for name in ("layers.0.weight", "layers.1.weight", "memory", "uneven"):
             assert relative_error(found[name], alone[name]) < 1e-6
         np.testing.assert_allclose(found["values"], alone["values"], rtol=1e-5)
         overlap = np.abs((found["vectors"] * alone["vectors"]).sum(axis=0))

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from mlx_entk.distributed import Group, share, sum_over
+from mlx_entk.distributed import Group, numbers_of_first, share, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.jacobian import Model, ParametricFunction, as_parametric, jvp_or_transpose
 from mlx_entk.kernel.checks import check_inputs, check_model
@@ -159,7 +159,8 @@ def entk_operator(
         raise InputError(f"batch is {batch}: it needs at least one input")
     if batch is None and memory_limit is not None:
         batch = _batch_within(memory_limit, function, x, C, reduction, chosen)
-    return EntkOperator(function, x, C, reduction, chosen, batch or BATCH, group)
+    (batch,) = numbers_of_first([batch or BATCH], group)
+    return EntkOperator(function, x, C, reduction, chosen, batch, group)
 
 
 def _batch_within(
