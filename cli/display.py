@@ -3,12 +3,11 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import click
-from matplotlib.figure import Figure
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
 from rich.progress import (
@@ -25,7 +24,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mlx_entk.progress import Progress
-from mlx_entk.report import Table, tables, write_report
+from mlx_entk.report import Table, save_figures, tables, write_report
 from mlx_entk.runs import Json, Run
 
 console = Console()
@@ -70,12 +69,9 @@ def _print_finished(stage: str, done: int, total: int, note: str = "") -> None:
         errors.print(Text(f"{stage}: {done} of {total}  {note}".rstrip()), soft_wrap=True)
 
 
-def finish(
-    run: Run, figures: Iterable[tuple[str, Figure]], shown: Sequence[Table] | None = None
-) -> None:
+def finish(run: Run, shown: Sequence[Table] | None = None) -> None:
     """Save the figures and the report of a run, and print its tables, or those given."""
-    for name, figure in figures:
-        run.save_figure(name, figure)
+    save_figures(run)
     write_report(run)
     for table in tables(run.results) if shown is None else shown:
         print_table(table)
@@ -86,7 +82,6 @@ def run_study(
     out: Path | None,
     name: str,
     settings: Json,
-    figures: Callable[[Run], Iterator[tuple[str, Figure]]],
     experiment: Callable[[Run, Progress], Json],
 ) -> None:
     """Run an experiment in its folder, the default one or ``out``, and show what it found."""
@@ -94,7 +89,7 @@ def run_study(
     with run.session():
         with progress() as update:
             experiment(run, update)
-        finish(run, figures(run))
+        finish(run)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from mlx_entk.jacobian import Model
 from mlx_entk.linalg import FloatArray
 from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx.files import read_model
-from mlx_entk.plotting import kernel_figures
 from mlx_entk.runs import Run, read_arrays, write_atomically
 from mlx_entk.studies.kernel import STUDY, KernelConfig, form_kernels, prepare, run_kernel
 
@@ -124,7 +123,7 @@ def kernel(
                 config, model, x, bank, run,
                 memory_limit=limit, explain=explain, group=group, progress=update,
             )  # fmt: skip
-        finish(run, kernel_figures(run))
+        finish(run)
 
 
 def _load_inputs(path: Path) -> FloatArray:

@@ -11,7 +11,6 @@ from mlx_entk.lm import contexts as windows
 from mlx_entk.lm.model import SELECTION, load_model
 from mlx_entk.lm.tagging import tag
 from mlx_entk.memory import parse_bytes
-from mlx_entk.plotting import lm_figures
 from mlx_entk.report import window_tables
 from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study
@@ -94,7 +93,7 @@ def lm(
             study.run_lm(
                 config, loaded, rows, run, memory_limit=limit, group=group, progress=update
             )
-        finish(run, lm_figures(run))
+        finish(run)
 
 
 def _parse_layers(text: str) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from typing import Any, get_args
 import click
 
 from mlx_entk.data import Embedding
-from mlx_entk.plotting import modular_figures, transformer_figures
 from mlx_entk.studies import mlp, transformer
 from mlx_entk.studies.modular import ModularConfig
 
@@ -72,7 +71,7 @@ def mlp_command(out: Path | None, **settings: Any) -> None:
     and report.html. Run the same command again to continue after an interruption.
     """
     config = mlp.MLPConfig(**settings)
-    run_study(out, mlp.STUDY, config.as_json(), modular_figures,
+    run_study(out, mlp.STUDY, config.as_json(),
          lambda run, update: mlp.run_mlp(config, run, update))  # fmt: skip
 
 
@@ -106,5 +105,5 @@ def transformer_command(out: Path | None, **settings: Any) -> None:
     interruption.
     """
     config = transformer.TransformerConfig(**settings)
-    run_study(out, transformer.STUDY, config.as_json(), transformer_figures,
+    run_study(out, transformer.STUDY, config.as_json(),
          lambda run, update: transformer.run_transformer(config, run, update))  # fmt: skip

@@ -6,7 +6,6 @@ import click
 import mlx.core as mx
 
 from mlx_entk.errors import InputError
-from mlx_entk.plotting import regression_figures
 from mlx_entk.report import regression_tables
 from mlx_entk.runs import Run, read_arrays
 from mlx_entk.studies import kernel as kernel_study
@@ -36,7 +35,7 @@ def regress_command(run: Path, targets: Path | None) -> None:
         with progress() as update:
             regression = regress(_fit(opened, targets), update)
         opened.save_regression(regression)
-        finish(opened, regression_figures(regression), regression_tables(regression))
+        finish(opened, regression_tables(regression))
 
 
 def _fit(run: Run, targets: Path | None) -> Fit:

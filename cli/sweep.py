@@ -16,7 +16,6 @@ from pathlib import Path
 import click
 
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
-from mlx_entk.plotting import sweep_figures
 from mlx_entk.progress import Progress
 from mlx_entk.runs import Run
 from mlx_entk.studies.sweep import STUDY, summarise
@@ -81,7 +80,7 @@ def sweep(seeds: list[int], jobs: int, out: Path | None, command: tuple[str, ...
         runs = {seed: Run.load(folder) for seed, folder in folders.items()}
         results = summarise(runs, list(command))
         run.save_results(results, {})
-        finish(run, sweep_figures(results, runs))
+        finish(run)
 
 
 def _default_folder(command: Sequence[str]) -> Path:

@@ -8,7 +8,6 @@ import click
 from click.core import ParameterSource
 
 from mlx_entk.errors import InputError
-from mlx_entk.plotting import descent_figures, paper_figures, tms_figures
 from mlx_entk.studies import tms as study
 
 from .display import run_study
@@ -90,10 +89,10 @@ def tms(context: click.Context, /, out: Path | None, paper: bool, **settings: An
         _refuse(context, ["n", "m", "sparsity", "dataset", "betas"], "is set by --paper: leave it")
     config = study.TMSConfig(**settings)
     if paper:
-        run_study(out, study.PAPER_STUDY, config.as_json(), paper_figures,
+        run_study(out, study.PAPER_STUDY, config.as_json(),
              lambda run, update: study.run_paper(config, run, update))  # fmt: skip
         return
-    run_study(out, study.STUDY, config.as_json(), tms_figures,
+    run_study(out, study.STUDY, config.as_json(),
          lambda run, update: study.run_tms(config, run, update))  # fmt: skip
 
 
@@ -119,5 +118,5 @@ def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
 def double_descent(out: Path | None, sizes: tuple[int, ...], **settings: Any) -> None:
     """Train on datasets of several sizes, and draw the loss on new inputs over the size."""
     config = study.TMSConfig(**settings)
-    run_study(out, study.DESCENT_STUDY, study.descent_config(config, sizes), descent_figures,
+    run_study(out, study.DESCENT_STUDY, study.descent_config(config, sizes),
          lambda run, update: study.run_double_descent(config, sizes, run, update))  # fmt: skip

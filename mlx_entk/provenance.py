@@ -1,6 +1,7 @@
 """What a result was made with."""
 
 import platform
+import shlex
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -57,7 +58,7 @@ def provenance() -> dict[str, object]:
     """Versions, device, BLAS, revision and command of this process."""
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "git_revision": git_revision(),
         "device": device(),
         "blas": _blas.LIBRARY,

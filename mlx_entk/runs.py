@@ -171,6 +171,12 @@ class Run:
             session["wall_seconds"] = round(time.perf_counter() - start, 3)
             write_json(self._provenance_file, record)
 
+    @property
+    def sessions(self) -> list[Json]:
+        """What each process that wrote to the folder was, in order; see :meth:`session`."""
+        sessions: list[Json] = read_json(self._provenance_file)["sessions"]
+        return sessions
+
     # Checkpoints
 
     @property

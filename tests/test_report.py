@@ -1,39 +1,120 @@
+"""What a report says; how it behaves in a browser is in test_report_in_browser.py."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from mlx_entk.plotting import modular_figures
-from mlx_entk.report import CAPTIONS, tables, write_report
+from mlx_entk.plotting.style import new_figure, styled
+from mlx_entk.report import save_figures, tables, write_comparison, write_report
+from mlx_entk.report.figures import CAPTIONS, figures
+from mlx_entk.report.headlines import headline
+from mlx_entk.report.svg import inline_svg
 from mlx_entk.runs import Run
+from mlx_entk.studies.compare import compare
 from mlx_entk.studies.mlp import STUDY, MLPConfig, run_mlp
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    config = MLPConfig(p=5, width=16, epochs=40)
-    run = Run.create(tmp_path_factory.mktemp("report") / "<run>", STUDY, config.as_json())
+def make_run(path: Path, seed: int = 0) -> Run:
+    config = MLPConfig(p=5, width=16, epochs=40, seed=seed)
+    run = Run.create(path, STUDY, config.as_json())
     with run.session():
         run_mlp(config, run)
-        for name, figure in modular_figures(run):
-            run.save_figure(name, figure)
+        save_figures(run)
         write_report(run)
     return run
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("report") / "<run>")
+
+
+def page_of(run: Run) -> str:
+    return (run.path / "report.html").read_text(encoding="utf-8")
+
+
 def test_the_report_holds_every_figure_and_table(run: Run) -> None:
-    page = (run.path / "report.html").read_text(encoding="utf-8")
+    page = page_of(run)
 
-    assert page.count("<img ") == len(run.figures) == 7
-    assert {path.stem for path in run.figures} <= CAPTIONS.keys()
+    names = [path.stem for path in run.figures]
+    assert len(names) == page.count('<svg class="drawing"') == 7
+    assert all(f'<figure id="{name}">' in page for name in names)
+    for name in names:
+        assert CAPTIONS[name].split("'")[0] in page
     for table in tables(run.results):
-        assert f"<h2>{table.title}</h2>" in page
+        assert f"{table.title}</h" in page
+    assert headline(run.results).replace("'", "&#x27;") in page
+    assert run.sessions[0]["command"] in page
     assert "git revision" in page
-    assert "src=" not in page.replace('src="data:image/png;base64,', "")  # one file, no links
 
 
-def test_names_are_escaped(run: Run) -> None:
-    page = (run.path / "report.html").read_text(encoding="utf-8")
+def test_the_report_needs_no_network(run: Run) -> None:
+    page = page_of(run)
+
+    assert set(re.findall(r'(?:src|href)="([^"]{8})', page)) <= {"data:ima", "#overlap"} | {
+        found for found in re.findall(r'href="([^"]{8})', page) if found.startswith("#")
+    }
+    assert "default-src 'none'" in page
+    assert not re.search(r"@import|<link|url\((?!#)", page)
+
+
+def test_names_are_escaped_and_identifiers_unique(run: Run) -> None:
+    page = page_of(run)
 
     assert "&lt;run&gt;" in page
     assert "<run>" not in page
+    identifiers = re.findall(r'\sid="([^"]+)"', page)
+    assert len(identifiers) == len(set(identifiers))
+
+
+def test_hints_say_mode_eigenvalue_family_and_frequency(run: Run) -> None:
+    drawn = dict(figures(run))
+
+    _, hints = inline_svg(drawn["spectra"], "spectra", "Spectra")
+
+    texts = hints["panels"][0]["points"]["texts"]
+    values, shares = run.arrays["values/full"], run.arrays["shares/full"]
+    best = run.results["mode_features"][shares[1].argmax()]
+    assert texts[1] == f"mode 1: eigenvalue {values[1]:.3g}; {shares[1].max():.0%} of it is {best}"
+    assert best in {f"{family}, k = {k}" for family in ("n", "m") for k in (1, 2)}
+
+
+def test_frames_are_the_spectra_of_every_checkpoint(run: Run) -> None:
+    drawn = dict(figures(run))
+
+    _, hints = inline_svg(drawn["spectra-over-training"], "s", "Spectra")
+
+    assert len(hints["labels"]) == len(run.checkpoints) == 5
+    assert hints["labels"][-1].startswith("epoch 40: test accuracy")
+    frames = hints["panels"][0]["frames"]
+    stored = run.arrays["values over training/full"]
+    np.testing.assert_allclose(frames["values"], stored[:, : len(frames["x"])], rtol=6e-3)
+
+
+def test_hints_lie_where_the_marks_are() -> None:
+    """On linear and logarithmic axes, of lines by themselves: in SVG points, y downwards."""
+
+    @styled
+    def draw():  # type: ignore[no-untyped-def]
+        figure, (axis,) = new_figure(4, 3)
+        axis.set_position((0.25, 0.25, 0.5, 0.5))
+        figure.set_layout_engine("none")
+        axis.set(xlim=(0, 10), ylim=(1, 100), yscale="log", xlabel="step")
+        axis.plot([0, 5, 10], [1, 10, 100], label="loss")
+        axis.axhline(3)
+        return figure
+
+    _, hints = inline_svg(draw(), "f", "f")
+
+    (panel,) = hints["panels"]
+    width, height = 4 * 72, 3 * 72
+    assert panel["box"] == [width / 4, height / 4, width * 3 / 4, height * 3 / 4]
+    assert panel["points"]["x"] == [width / 4, width / 2, width * 3 / 4]
+    assert panel["points"]["y"] == [height * 3 / 4, height / 2, height / 4]
+    assert panel["points"]["texts"][1] == "loss: step 5, 10"
 
 
 def test_the_overlap_table_shows_the_rows_of_the_results(run: Run) -> None:
@@ -50,3 +131,18 @@ def test_the_overlap_table_shows_the_rows_of_the_results(run: Run) -> None:
     column = overlaps.columns.index("sum")
     assert shown[column] == f"{row['overlap']:.2f}"
     assert chance[column] == f"{row['chance']:.2f}"
+
+
+def test_a_comparison_shows_what_differs_and_both_runs_figures(run: Run, tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", seed=1)
+    comparison = compare([run, other])
+
+    write_comparison(comparison, [run, other], tmp_path / "compare.html")
+
+    assert comparison["settings"] == {"seed": [0, 1]}
+    accuracies = [100 * r.results["accuracy"]["test"] for r in (run, other)]
+    assert comparison["figures"]["test accuracy"] == accuracies
+    page = (tmp_path / "compare.html").read_text(encoding="utf-8")
+    assert page.count('<svg class="drawing"') == 2 * len(run.figures)
+    hints = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
+    assert all(json.loads(text)["panels"] for text in hints)

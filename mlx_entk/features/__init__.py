@@ -5,7 +5,9 @@ from mlx_entk.features.alignment import (
     alignment_rows,
     center,
     equivalent_families,
+    family_shares,
     frequency_alignment,
+    frequency_shares,
     subspace_overlap,
 )
 from mlx_entk.features.bank import FREQUENCY_FAMILIES, FeatureBank, modular_features
@@ -42,8 +44,10 @@ __all__ = [
     "disentangle",
     "embedding_power",
     "equivalent_families",
+    "family_shares",
     "frequency_alignment",
     "frequency_features",
+    "frequency_shares",
     "kernel_power",
     "key_frequencies",
     "modular_features",

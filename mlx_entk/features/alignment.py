@@ -1,6 +1,6 @@
 """How much of a feature family an eigenspace holds, beside what chance would give."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +147,55 @@ def equivalent_families(bases: dict[str, Float64Array], rtol: float = 1e-6) -> l
         else:
             groups.append([name])
     return [group for group in groups if len(group) > 1]
+
+
+def family_shares(
+    modes: Float64Array, bases: Mapping[str, Float64Array]
+) -> tuple[Float64Array, list[str]]:
+    """How much of each single mode lies in each family: ‖Fᵀv‖², from 0 to 1.
+
+    Parameters
+    ----------
+    modes
+        Orthonormal columns, shape (N, d).
+    bases
+        Orthonormal bases of centred families, shapes (N, k).
+
+    Returns
+    -------
+    numpy.ndarray, list of str
+        Shape (d, families), and the families' names.
+    """
+    squared = [np.sum((modes.T @ basis) ** 2, axis=1) for basis in bases.values()]
+    return np.stack(squared, axis=1), list(bases)
+
+
+def frequency_shares(
+    modes: Float64Array, bank: Mapping[str, FloatArray], families: Sequence[str]
+) -> tuple[Float64Array, list[str]]:
+    """How much of each single mode is one frequency of one family: its squared alignment.
+
+    Parameters
+    ----------
+    modes
+        Orthonormal columns, shape (N, d).
+    bank
+        Fourier families by name, shape (N, 2K) each, as for :func:`frequency_alignment`.
+    families
+        Which of them.
+
+    Returns
+    -------
+    numpy.ndarray, list of str
+        Shape (d, families × K), and a name such as ``"sum, k = 3"`` for each column.
+    """
+    shares = [frequency_alignment(modes, bank[family]) ** 2 for family in families]
+    names = [
+        f"{family}, k = {k + 1}"
+        for family, of_family in zip(families, shares, strict=True)
+        for k in range(of_family.shape[1])
+    ]
+    return np.concatenate(shares, axis=1), names
 
 
 def frequency_alignment(modes: Float64Array, family: FloatArray) -> Float64Array:

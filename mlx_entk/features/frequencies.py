@@ -14,9 +14,6 @@ KEY_RULE = (
     "frequencies from 1 to ⌊p/2⌋"
 )
 
-# By which function of n and m, in the order of the figures.
-_NAMES = ("n", "m", "sum", "difference", "axis sum", "axis difference")
-
 
 def embedding_power(embedding: FloatArray) -> Float64Array:
     """Share of each frequency in the Fourier norm of an embedding (Nanda et al., 2023).
@@ -67,14 +64,40 @@ def key_frequencies(shares: Float64Array) -> list[int]:
     return [k + 1 for k, share in enumerate(shares) if share > 1 / shares.size]
 
 
+def frequency_families(n: NDArray[np.int64], m: NDArray[np.int64], p: int) -> FeatureBank:
+    """Fourier families of n, m, n+m and n−m, and of n and m added or subtracted as functions.
+
+    Parameters
+    ----------
+    n, m
+        The summands of each input, shape (N,).
+    p
+        The modulus, odd.
+
+    Returns
+    -------
+    dict
+        ``"n"``, ``"m"``, ``"sum"``, ``"difference"``, ``"axis sum"`` and ``"axis difference"``,
+        shape (N, 2⌊p/2⌋) each, as :func:`mlx_entk.features.bank.fourier_family` gives them.
+    """
+    of_n, of_m = fourier_family(n, p), fourier_family(m, p)
+    return {
+        "n": of_n,
+        "m": of_m,
+        "sum": fourier_family((n + m) % p, p),
+        "difference": fourier_family((n - m) % p, p),
+        "axis sum": of_n + of_m,
+        "axis difference": of_n - of_m,
+    }
+
+
 def frequency_features(
     n: NDArray[np.int64], m: NDArray[np.int64], p: int, keys: list[int], seed: int = 0
 ) -> FeatureBank:
     """Fourier families of modular addition at the key frequencies, and at the others as control.
 
-    Families of n, m, n+m ("sum") and n−m ("difference"), and n and m added or subtracted as
-    functions ("axis sum", "axis difference"), each as "NAME (key)" and "NAME (other)"; and as
-    many random columns as a key family has.
+    Each of the :func:`frequency_families` as "NAME (key)" and "NAME (other)", and as many random
+    columns as a key family has.
 
     Parameters
     ----------
@@ -87,15 +110,7 @@ def frequency_features(
     seed
         Of the random control.
     """
-    of_n, of_m = fourier_family(n, p), fourier_family(m, p)
-    every = (
-        of_n,
-        of_m,
-        fourier_family((n + m) % p, p),
-        fourier_family((n - m) % p, p),
-        of_n + of_m,
-        of_n - of_m,
-    )
+    every = frequency_families(n, m, p)
     K = p // 2
     others = [k for k in range(1, K + 1) if k not in keys]
     bank: FeatureBank = {}
@@ -103,9 +118,7 @@ def frequency_features(
         columns = [k - 1 for k in frequencies]
         columns += [K + k for k in columns]
         bank |= {
-            f"{name} ({label})": family[:, columns]
-            for name, family in zip(_NAMES, every, strict=True)
-            if columns
+            f"{name} ({label})": family[:, columns] for name, family in every.items() if columns
         }
     bank["random"] = np.random.default_rng(seed).standard_normal((n.size, 2 * len(keys)))
     return bank

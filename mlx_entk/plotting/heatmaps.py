@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from mlx_entk.linalg import Float64Array
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,
     DIVERGING,
     MUTED,
+    ON_BRIGHT,
     SEQUENTIAL,
     kernel_label,
     modes_label,
@@ -20,7 +21,7 @@ from mlx_entk.plotting.style import (
 
 
 @styled
-def alignment(rows: Sequence[dict[str, Any]]) -> Figure:
+def alignment(rows: Sequence[dict[str, Any]]) -> Drawing:
     """Overlap in per cent of the smaller dimension: kernel and mode group × family.
 
     What chance gives stands beside it, and where the rows have it, what the same modes had
@@ -33,6 +34,7 @@ def alignment(rows: Sequence[dict[str, Any]]) -> Figure:
     """
     groups = list(dict.fromkeys((row["kernel"], tuple(row["modes"])) for row in rows))
     families = list(dict.fromkeys(row["family"] for row in rows))
+    names = [f"{kernel_label(kernel)}, {modes_label(list(modes))}" for kernel, modes in groups]
     panels = {"after training": "overlap", "before training": "initial", "by chance": "chance"}
     shown = {title: key for title, key in panels.items() if key in rows[0]}
     percent = np.zeros((len(shown), len(groups), len(families)))
@@ -55,23 +57,20 @@ def alignment(rows: Sequence[dict[str, Any]]) -> Figure:
         for (i, j), value in np.ndenumerate(values):
             axis.text(
                 j, i, f"{value:.0f}", ha="center", va="center", fontsize=7,
-                color="black" if value > 55 else "white",
+                color=ON_BRIGHT if value > 55 else "white",
             )  # fmt: skip
         axis.set_xticks(range(len(families)), families, rotation=50, ha="right", fontsize=8)
-        axis.set_yticks(
-            range(len(groups)),
-            [f"{kernel_label(k)}, {modes_label(list(m))}" for k, m in groups],
-            fontsize=8,
-        )
+        axis.set_yticks(range(len(groups)), names, fontsize=8)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
         axis.set_title(title if len(shown) > 2 else title.removeprefix("after training"))
+        figure.hint_cells(axis, names, families, values, f"% {title}")
     figure.colorbar(image, ax=axes, label="overlap (%)", pad=0.01)
     return figure
 
 
 @styled
-def key_frequencies(power: dict[str, Float64Array], keys: dict[str, Sequence[int]]) -> Figure:
+def key_frequencies(power: dict[str, Float64Array], keys: dict[str, Sequence[int]]) -> Drawing:
     """Share of each frequency by source, the key ones in colour.
 
     Parameters
@@ -96,6 +95,10 @@ def key_frequencies(power: dict[str, Float64Array], keys: dict[str, Sequence[int
         )
         axis.set_xticks(frequencies[:: max(1, shares.size // 14)])
         axis.set_title(f"by the {source}")
+        texts = [
+            f"frequency {k}: {share:.1%}" for k, share in zip(frequencies, shares, strict=True)
+        ]
+        figure.hint_points(axis, frequencies, 100 * shares, texts)
         axis.set_xlabel("frequency k")
     axes[0].set_ylabel("share of the power (%)")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", fontsize=8.5)
@@ -105,7 +108,7 @@ def key_frequencies(power: dict[str, Float64Array], keys: dict[str, Sequence[int
 @styled
 def frequencies(
     maps: dict[tuple[int, int], Float64Array], families: Sequence[str], kernel: str
-) -> Figure:
+) -> Drawing:
     """|cosine| of each disentangled mode with each frequency of each family.
 
     Parameters
@@ -136,6 +139,13 @@ def frequencies(
                 ha="center", va="bottom",
             )  # fmt: skip
         axis.set_title(f"{kernel_label(kernel)}, {modes_label(list(modes))}", pad=18)
+        figure.hint_cells(
+            axis,
+            [f"rotated mode {number}" for number in range(len(heatmap))],
+            [f"{family}, k = {k + 1}" for family in families for k in range(K)],
+            heatmap[order],
+            "|cosine|",
+        )
         axis.set_ylabel("disentangled mode")
         axis.spines[:].set_visible(False)
         figure.colorbar(image, ax=axis, label="|cosine|, any phase")
@@ -144,7 +154,7 @@ def frequencies(
 
 
 @styled
-def preactivations(neurons: Float64Array) -> Figure:
+def preactivations(neurons: Float64Array) -> Drawing:
     """Preactivations of some neurons over ℤ_p².
 
     Parameters
@@ -160,6 +170,8 @@ def preactivations(neurons: Float64Array) -> Figure:
         axis.remove()
     for number, (axis, values) in enumerate(zip(axes, neurons, strict=False)):
         image = axis.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit, origin="lower")
+        rows_of, columns_of = ([f"{of} = {v}" for v in range(len(values))] for of in "nm")
+        figure.hint_cells(axis, rows_of, columns_of, values, "preactivation")
         if number % columns == 0:
             axis.set_ylabel("n")
         if number >= len(neurons) - columns:

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 
-from matplotlib.figure import Figure
-
 from mlx_entk.plotting import heatmaps, spectra
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.runs import Run, arrays_below
 
 
-def kernel_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def kernel_figures(run: Run) -> Iterator[tuple[str, Drawing]]:
     """Every figure of a finished run with its name, drawn one at a time."""
     results = run.results
     values = arrays_below(run.arrays, "values/")
     shown = max(v.size for v in values.values())
-    yield "spectra", spectra.spectra(values, results["cliffs"], shown)
+    shares = arrays_below(run.arrays, "shares/")
+    yield (
+        "spectra",
+        spectra.spectra(values, results["cliffs"], shown, shares, results["mode_features"]),
+    )
     if results["alignment"]:
         yield "alignment", heatmaps.alignment(results["alignment"])

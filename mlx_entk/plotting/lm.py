@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, new_figure, styled
 from mlx_entk.runs import Json, Run
 
 
-def lm_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def lm_figures(run: Run) -> Iterator[tuple[str, Drawing]]:
     """The figures of a run of ``mlx-entk lm``."""
     results = run.results
     yield "lm-scores", scores_by_layer(results)
@@ -18,7 +18,7 @@ def lm_figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 
 @styled
-def scores_by_layer(results: Json) -> Figure:
+def scores_by_layer(results: Json) -> Drawing:
     """Mean average precision and AUROC over the labels, by layer and kind of direction."""
     figure, axes = new_figure(9, 3.4, 1, 2)
     layers = [row["layer"] for row in results["layers"]]
@@ -48,7 +48,7 @@ def scores_by_layer(results: Json) -> Figure:
 
 
 @styled
-def labels_of_best_layer(results: Json) -> Figure:
+def labels_of_best_layer(results: Json) -> Drawing:
     """Average precision by label in the layer whose eNTK modes have the best mean."""
     best = max(
         results["layers"], key=lambda row: float(row["scores"]["eNTK"]["average_precision"]["mean"])
@@ -74,7 +74,7 @@ def labels_of_best_layer(results: Json) -> Figure:
 
 
 @styled
-def spectra_by_layer(results: Json) -> Figure:
+def spectra_by_layer(results: Json) -> Drawing:
     """Leading eigenvalues, a line a layer."""
     figure, (axis,) = new_figure(5.6, 3.4)
     for i, row in enumerate(results["layers"]):

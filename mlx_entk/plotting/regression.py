@@ -2,20 +2,19 @@
 
 from collections.abc import Iterator
 
-from matplotlib.figure import Figure
-
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styled
 from mlx_entk.runs import Json
 
 
-def regression_figures(regression: Json) -> Iterator[tuple[str, Figure]]:
+def regression_figures(regression: Json) -> Iterator[tuple[str, Drawing]]:
     """Every figure of ``regression.json`` with its name."""
     yield "regression-path", path(regression)
     yield "regression-modes", modes(regression)
 
 
 @styled
-def path(regression: Json) -> Figure:
+def path(regression: Json) -> Drawing:
     """R² against the network over the ridge, on held-out inputs; the chosen ridges marked."""
     figure, (axis,) = new_figure(6.6, 3.6)
     for color, row in zip(COLORS, regression["predictors"], strict=False):
@@ -35,7 +34,7 @@ def path(regression: Json) -> Figure:
 
 
 @styled
-def modes(regression: Json) -> Figure:
+def modes(regression: Json) -> Drawing:
     """What the pure kernel predictor keeps of the network with some of its modes."""
     found = regression["modes"]
     groups = found["without_group"]
@@ -56,6 +55,11 @@ def modes(regression: Json) -> Figure:
     whole, single = found["all"]["r2"], found["without_mode"]
     losses = [whole - row["r2"] for row in single]
     middle.bar([row["mode"] for row in single], losses, color=COLORS[0], width=0.9)
+    texts = [
+        f"without mode {row['mode']}: R² falls by {loss:.3g}"
+        for row, loss in zip(single, losses, strict=True)
+    ]
+    figure.hint_points(middle, [row["mode"] for row in single], losses, texts)
     middle.axhline(0, color=MUTED, linewidth=0.8)
     middle.set_xlabel("mode removed")
     middle.set_ylabel("loss of R²")

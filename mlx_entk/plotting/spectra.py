@@ -5,14 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from mlx_entk.linalg import Float64Array
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,
     MUTED,
     SEQUENTIAL,
     kernel_label,
+    mode_texts,
     modes_label,
     new_figure,
     styled,
@@ -24,7 +25,9 @@ def spectra(
     values: Mapping[str, Float64Array],
     cliffs: Mapping[str, Sequence[list[int]]],
     shown: int,
-) -> Figure:
+    shares: Mapping[str, Float64Array] | None = None,
+    features: Sequence[str] = (),
+) -> Drawing:
     """Leading eigenvalues of each kernel on a log scale, the groups that end at a cliff shaded.
 
     Parameters
@@ -35,11 +38,16 @@ def spectra(
         (first, last) modes of each group, by kernel.
     shown
         How many modes.
+    shares, features
+        How much of each mode lies in each feature, by kernel, and the features' names; for what
+        a report says under the pointer.
     """
     figure, axes = _panels(len(values))
     for axis, (kernel, of_kernel) in zip(axes, values.items(), strict=True):
         head = np.maximum(of_kernel[:shown], np.finfo(float).tiny)
         axis.semilogy(np.arange(head.size), head, ".", markersize=4, color=COLORS[0], zorder=3)
+        of_modes = shares.get(kernel) if shares else None
+        figure.hint_points(axis, np.arange(head.size), head, mode_texts(head, of_modes, features))
         for number, (first, last) in enumerate(cliffs[kernel]):
             color = COLORS[1 + number % 4]
             axis.axvspan(first - 0.5, last + 0.5, color=color, alpha=0.13, linewidth=0)
@@ -63,9 +71,13 @@ def spectra(
 
 @styled
 def spectra_over_training(
-    values: Mapping[str, Float64Array], epochs: Sequence[int], chosen: Sequence[int], shown: int
-) -> Figure:
-    """Leading eigenvalues of each kernel at some epochs of training.
+    values: Mapping[str, Float64Array],
+    epochs: Sequence[int],
+    chosen: Sequence[int],
+    shown: int,
+    labels: Sequence[str],
+) -> Drawing:
+    """Leading eigenvalues of each kernel at some epochs of training, in a report at each.
 
     Parameters
     ----------
@@ -77,13 +89,17 @@ def spectra_over_training(
         The epochs to draw.
     shown
         How many modes.
+    labels
+        What to say of each of the epochs.
     """
     figure, axes = _panels(len(values))
-    shades = colormaps[SEQUENTIAL](np.linspace(0.05, 0.85, len(chosen)))
+    shades = colormaps[SEQUENTIAL](np.linspace(0.3, 0.9, len(chosen)))
     for axis, (kernel, rows) in zip(axes, values.items(), strict=True):
         for epoch, shade in zip(chosen, shades, strict=True):
             head = np.maximum(rows[list(epochs).index(epoch)][:shown], np.finfo(float).tiny)
             axis.semilogy(head, color=shade, linewidth=1.6, label=f"epoch {epoch}")
+        every = np.maximum(rows[:, :shown], np.finfo(float).tiny)
+        figure.add_frames(axis, np.arange(every.shape[1]), every, labels)
         axis.set_title(kernel_label(kernel))
         axis.set_xlabel("mode")
     axes[0].set_ylabel("eigenvalue")
@@ -91,7 +107,7 @@ def spectra_over_training(
     return figure
 
 
-def _panels(count: int) -> tuple[Figure, list[Axes]]:
+def _panels(count: int) -> tuple[Drawing, list[Axes]]:
     """One panel a kernel, at most five in a row."""
     columns = min(count, 5)
     rows = -(-count // columns)

@@ -1,17 +1,21 @@
 """One look for all figures: colours that the colour-blind can tell apart, no global state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from mlx_entk.plotting.drawing import Drawing
 
 # Okabe and Ito (2008), in an order that keeps neighbours apart in lightness too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MUTED = "#6B6B6B"
+# Text on bright cells, dark in every theme: plain black stands for the page's ink in a report.
+ON_BRIGHT = "#111111"
 SEQUENTIAL = "cividis"
 DIVERGING = "PuOr"
 
@@ -29,11 +33,11 @@ _RC: Any = {  # matplotlib types its keys one by one
 P = ParamSpec("P")
 
 
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
     """Draw in the common look, and leave the reader's own settings alone."""
 
     @wraps(draw)
-    def in_style(*args: P.args, **kwargs: P.kwargs) -> Figure:
+    def in_style(*args: P.args, **kwargs: P.kwargs) -> Drawing:
         with mpl.rc_context(_RC):
             return draw(*args, **kwargs)
 
@@ -42,12 +46,37 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
-) -> tuple[Figure, list[Axes]]:
+) -> tuple[Drawing, list[Axes]]:
     """A figure of a size in inches and its axes, row by row; ``options`` go to ``subplots``."""
-    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    figure = Drawing(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(grid.flat)
+
+
+def mode_texts(
+    values: NDArray[Any], shares: NDArray[Any] | None = None, features: Sequence[str] = ()
+) -> list[str]:
+    """What to say of each mode: its number, its eigenvalue, and the feature that it holds most of.
+
+    Parameters
+    ----------
+    values
+        Eigenvalues, largest first, shape (k,).
+    shares
+        How much of the mode lies in each feature, from 0 to 1, shape (k, features); None where
+        no features are known.
+    features
+        Their names.
+    """
+    texts = [f"mode {number}: eigenvalue {value:.3g}" for number, value in enumerate(values)]
+    if shares is None:
+        return texts
+    best = shares.argmax(axis=1)
+    return [
+        f"{text}; {of_mode[i]:.0%} of it is {features[i]}"
+        for text, of_mode, i in zip(texts, shares, best, strict=False)
+    ]
 
 
 def modes_label(modes: list[int]) -> str:

@@ -4,13 +4,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, new_figure, styled
 from mlx_entk.runs import Json, Run
 
 
-def sweep_figures(results: Json, runs: Mapping[int, Run]) -> Iterator[tuple[str, Figure]]:
+def sweep_figures(results: Json, runs: Mapping[int, Run]) -> Iterator[tuple[str, Drawing]]:
     """Every figure of a sweep with its name.
 
     Parameters
@@ -29,7 +29,7 @@ def sweep_figures(results: Json, runs: Mapping[int, Run]) -> Iterator[tuple[str,
 
 
 @styled
-def figures(rows: Sequence[dict[str, Any]]) -> Figure:
+def figures(rows: Sequence[dict[str, Any]]) -> Drawing:
     """Every headline figure over the seeds, each on a scale of its own.
 
     Parameters
@@ -58,7 +58,7 @@ def figures(rows: Sequence[dict[str, Any]]) -> Figure:
 
 
 @styled
-def overlap(tracked: Mapping[int, dict[str, Any]]) -> Figure:
+def overlap(tracked: Mapping[int, dict[str, Any]]) -> Drawing:
     """Test accuracy, and the overlap of the main group with its family, of every seed.
 
     Parameters
@@ -91,7 +91,7 @@ def overlap(tracked: Mapping[int, dict[str, Any]]) -> Figure:
 
 
 @styled
-def leads(tracked: Mapping[int, dict[str, Any]]) -> Figure:
+def leads(tracked: Mapping[int, dict[str, Any]]) -> Drawing:
     """How far ahead of the test accuracy each kernel turned to its family, in every seed.
 
     Parameters

@@ -6,12 +6,20 @@ from typing import Any
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mlx_entk.linalg import Float64Array
-from mlx_entk.plotting.style import COLORS, DIVERGING, MUTED, SEQUENTIAL, new_figure, styled
+from mlx_entk.plotting.drawing import Drawing
+from mlx_entk.plotting.style import (
+    COLORS,
+    DIVERGING,
+    MUTED,
+    SEQUENTIAL,
+    mode_texts,
+    new_figure,
+    styled,
+)
 from mlx_entk.runs import Arrays, Json, Run
 
 _NETWORKS = ("trained", "initial", "shuffled")
@@ -22,7 +30,7 @@ _NETWORK_LABELS = {
 }
 
 
-def tms_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def tms_figures(run: Run) -> Iterator[tuple[str, Drawing]]:
     """Every figure of a finished run of one model, with its name."""
     results, arrays = run.results, run.arrays
     config = results["config"]
@@ -30,16 +38,17 @@ def tms_figures(run: Run) -> Iterator[tuple[str, Figure]]:
     yield "spectra-flattened", spectra(results["kernels"], arrays, config["n"])
     yield "recovery", recovery(results["kernels"], arrays, [beta for beta in betas if beta > 0])
     yield "superposition", superposition(arrays)
+    yield "features-over-training", over_training(results, arrays["values over training"])
     if config["m"] == 2:
         yield "geometry", geometry(arrays["W/trained"], arrays["x"])
 
 
-def paper_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def paper_figures(run: Run) -> Iterator[tuple[str, Drawing]]:
     """Every figure of the paper's three models, with its name."""
     yield "paper", paper(run.results["models"], run.arrays)
 
 
-def descent_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def descent_figures(run: Run) -> Iterator[tuple[str, Drawing]]:
     """Every figure of a double-descent sweep, with its name."""
     results, arrays = run.results, run.arrays
     yield "double-descent", double_descent(results["sizes"])
@@ -50,7 +59,7 @@ def descent_figures(run: Run) -> Iterator[tuple[str, Figure]]:
 
 
 @styled
-def spectra(rows: Sequence[Json], arrays: Arrays, n: int) -> Figure:
+def spectra(rows: Sequence[Json], arrays: Arrays, n: int) -> Drawing:
     """Leading eigenvalues of the flattened kernel of each network, cliffs marked.
 
     Parameters
@@ -67,6 +76,8 @@ def spectra(rows: Sequence[Json], arrays: Arrays, n: int) -> Figure:
         values = np.maximum(arrays[f"values/{network}/0"], np.finfo(float).tiny)
         row = next(row for row in rows if row["network"] == network and row["beta"] == 0)
         _spectrum(axis, values, [last + 1 for _, last in row["cliffs"]], n)
+        texts = mode_texts(values, arrays[f"alignment/{network}/0"] ** 2, _feature_names(n))
+        figure.hint_points(axis, np.arange(values.size), values, texts)
         axis.set_title(_NETWORK_LABELS[network])
         axis.set_xlabel("mode")
     axes[0].set_ylabel("eigenvalue")
@@ -95,7 +106,7 @@ def _spectrum(axis: Any, values: Float64Array, cliffs: Sequence[int], n: int) ->
 
 
 @styled
-def recovery(rows: Sequence[Json], arrays: Arrays, betas: Sequence[float]) -> Figure:
+def recovery(rows: Sequence[Json], arrays: Arrays, betas: Sequence[float]) -> Drawing:
     """|cosine| of modes with features, a network a row and an exponent β a column."""
     figure, axes = new_figure(
         4.4 * len(betas), 2.9 * len(_NETWORKS), len(_NETWORKS), len(betas), sharex=True, sharey=True
@@ -104,7 +115,7 @@ def recovery(rows: Sequence[Json], arrays: Arrays, betas: Sequence[float]) -> Fi
     image: Any = None
     for number, axis in enumerate(axes):
         network, beta = _NETWORKS[number // len(betas)], betas[number % len(betas)]
-        image = _heatmap(axis, arrays[f"alignment/{network}/{beta:g}"])
+        image = _heatmap(figure, axis, arrays[f"alignment/{network}/{beta:g}"])
         recovered = counts[network, beta]
         axis.set_title(f"{_NETWORK_LABELS[network]}, β = {beta:g}: {recovered} recovered")
         if number % len(betas) == 0:
@@ -115,8 +126,15 @@ def recovery(rows: Sequence[Json], arrays: Arrays, betas: Sequence[float]) -> Fi
     return figure
 
 
-def _heatmap(axis: Any, cosines: NDArray[Any]) -> Any:
+def _feature_names(n: int) -> list[str]:
+    return [f"feature {number}" for number in range(n)]
+
+
+def _heatmap(figure: Drawing, axis: Any, cosines: NDArray[Any]) -> Any:
     """Modes × features, each feature's column over its largest entry, as in the paper."""
+    modes, n = cosines.shape
+    names = [f"mode {number}" for number in range(modes)]
+    figure.hint_cells(axis, names, _feature_names(n), cosines, "|cosine|")
     largest = np.maximum(cosines.max(axis=0), np.finfo(float).tiny)
     return axis.imshow(
         cosines / largest, cmap=SEQUENTIAL, vmin=0, vmax=1, aspect="auto", interpolation="nearest"
@@ -124,7 +142,7 @@ def _heatmap(axis: Any, cosines: NDArray[Any]) -> Any:
 
 
 @styled
-def superposition(arrays: Mapping[str, NDArray[Any]]) -> Figure:
+def superposition(arrays: Mapping[str, NDArray[Any]]) -> Drawing:
     """WᵀW, and each feature's norm coloured by how much it shares its direction with others."""
     figure, (left, right) = new_figure(8.6, 3.4, 1, 2, width_ratios=(1, 1.35))
     W = arrays["W/trained"]
@@ -134,6 +152,8 @@ def superposition(arrays: Mapping[str, NDArray[Any]]) -> Figure:
     left.set_title("WᵀW")
     left.set_xlabel("feature")
     left.set_ylabel("feature")
+    names = _feature_names(len(gram))
+    figure.hint_cells(left, names, names, gram, "wᵢ·wⱼ")
     figure.colorbar(image, ax=left, pad=0.02)
     norms = np.linalg.norm(W, axis=0)
     units = W / np.maximum(norms, np.finfo(float).tiny)
@@ -141,6 +161,11 @@ def superposition(arrays: Mapping[str, NDArray[Any]]) -> Figure:
     shades = ScalarMappable(Normalize(0, 1), SEQUENTIAL)
     colors = shades.to_rgba(np.clip(shared, 0, 1))
     right.bar(np.arange(norms.size), norms, width=0.85, color=colors)
+    texts = [
+        f"{name}: norm {norm:.3g}, superposition {other:.3g}"
+        for name, norm, other in zip(names, norms, shared, strict=True)
+    ]
+    figure.hint_points(right, np.arange(norms.size), norms, texts)
     figure.colorbar(shades, ax=right, label="superposition Σⱼ (ŵᵢ·wⱼ)²", pad=0.01)
     right.set_title("‖wᵢ‖ of each feature")
     right.set_xlabel("feature")
@@ -148,7 +173,48 @@ def superposition(arrays: Mapping[str, NDArray[Any]]) -> Figure:
 
 
 @styled
-def geometry(W: NDArray[Any], x: NDArray[Any]) -> Figure:
+def over_training(results: Json, values: Float64Array) -> Drawing:
+    """Features reconstructed and recovered over training, and the spectrum at each checkpoint.
+
+    Parameters
+    ----------
+    results
+        With ``training``.
+    values
+        Eigenvalues of the flattened kernel, shape (checkpoints, modes).
+    """
+    rows = results["training"]
+    steps = [row["step"] for row in rows]
+    figure, (left, right) = new_figure(8.6, 3.4, 1, 2)
+    left.plot(
+        steps, [row["reconstructed"] for row in rows], "o-", color=COLORS[0], markersize=4,
+        label="reconstructed",
+    )  # fmt: skip
+    for color, beta in zip(COLORS[1:], rows[0]["recovered"], strict=False):
+        counts = [row["recovered"][beta] for row in rows]
+        label = f"recovered, β = {beta}"
+        left.plot(steps, counts, "o--", color=color, markersize=4, label=label)
+    left.set_ylim(bottom=0)
+    left.set_xlabel("step")
+    left.set_ylabel("features")
+    left.legend(fontsize=8.5)
+    positive = np.maximum(values, np.finfo(float).tiny)
+    for color, row, label in ((MUTED, 0, f"step {steps[0]}"), (COLORS[0], -1, f"step {steps[-1]}")):
+        right.semilogy(positive[row], color=color, linewidth=1.4, label=label)
+    counts_of = [
+        f"step {row['step']}: {row['reconstructed']} reconstructed, "
+        + ", ".join(f"{count} recovered at β = {beta}" for beta, count in row["recovered"].items())
+        for row in rows
+    ]
+    figure.add_frames(right, np.arange(positive.shape[1]), positive, counts_of)
+    right.set_xlabel("mode")
+    right.set_ylabel("eigenvalue")
+    right.legend(fontsize=8.5)
+    return figure
+
+
+@styled
+def geometry(W: NDArray[Any], x: NDArray[Any]) -> Drawing:
     """Features and hidden vectors of a model with two hidden units."""
     figure, (left, right) = new_figure(7.4, 3.7, 1, 2)
     _arrows(left, W)
@@ -164,7 +230,7 @@ def geometry(W: NDArray[Any], x: NDArray[Any]) -> Figure:
 @styled
 def geometry_by_size(
     sizes: Sequence[int], pairs: Sequence[tuple[NDArray[Any], NDArray[Any]]]
-) -> Figure:
+) -> Drawing:
     """Features above, hidden vectors below, one column for each dataset size."""
     figure, axes = new_figure(1.7 * len(sizes), 3.7, 2, len(sizes))
     for number, (size, (W, hidden)) in enumerate(zip(sizes, pairs, strict=True)):
@@ -194,7 +260,7 @@ def _centre(axis: Any) -> None:
 
 
 @styled
-def paper(models: Mapping[str, Json], arrays: Arrays) -> Figure:
+def paper(models: Mapping[str, Json], arrays: Arrays) -> Drawing:
     """The paper's grid: a model a column; its spectrum, and heatmaps at two exponents."""
     betas = (1.0, 0.3)
     figure, axes = new_figure(3.6 * len(models), 9.4, 3, len(models))
@@ -205,6 +271,10 @@ def paper(models: Mapping[str, Json], arrays: Arrays) -> Figure:
         values = np.maximum(arrays[f"{name}/values/trained/0"], np.finfo(float).tiny)
         axis = axes[column]
         _spectrum(axis, values, [last + 1 for _, last in of_kernel["cliffs"]], config["n"])
+        texts = mode_texts(
+            values, arrays[f"{name}/alignment/trained/0"] ** 2, _feature_names(config["n"])
+        )
+        figure.hint_points(axis, np.arange(values.size), values, texts)
         axis.axvline(results["reconstructed"]["trained"] - 0.5, color=COLORS[2], linestyle="--")
         axis.set_title(
             f"m = {config['m']}, S = {config['sparsity']:g}: "
@@ -213,7 +283,7 @@ def paper(models: Mapping[str, Json], arrays: Arrays) -> Figure:
         axis.set_xlabel("mode")
         for number, beta in enumerate(betas):
             below = axes[(number + 1) * len(models) + column]
-            image = _heatmap(below, arrays[f"{name}/alignment/trained/{beta:g}"])
+            image = _heatmap(figure, below, arrays[f"{name}/alignment/trained/{beta:g}"])
             count = next(
                 r["recovered"] for r in row if r["network"] == "trained" and r["beta"] == beta
             )
@@ -229,7 +299,7 @@ def paper(models: Mapping[str, Json], arrays: Arrays) -> Figure:
 
 
 @styled
-def double_descent(sizes: Sequence[Json]) -> Figure:
+def double_descent(sizes: Sequence[Json]) -> Drawing:
     """Losses and the kernel's effective rank over the size of the dataset."""
     rows = [row["rows"] for row in sizes]
     figure, (top, bottom) = new_figure(6.4, 5.2, 2, 1, sharex=True)

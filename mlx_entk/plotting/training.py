@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from matplotlib.figure import Figure
-
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,
     MUTED,
@@ -15,8 +14,36 @@ from mlx_entk.plotting.style import (
 )
 
 
+def epoch_labels(tracked: dict[str, Any]) -> list[str]:
+    """What to say of each tracked epoch: how accurate, and how far the kernel has turned.
+
+    Parameters
+    ----------
+    tracked
+        ``results["grokking"]``.
+    """
+    main = _main(tracked)
+    return [
+        f"epoch {epoch}: test accuracy {accuracy:.1%}, {modes_label(tracked['modes'])} of the "
+        f"{kernel_label(tracked['kernel'])} hold {overlap / main['dimension']:.0%} of "
+        f"{tracked['family']}"
+        for epoch, accuracy, overlap in zip(
+            tracked["epochs"], tracked["test_accuracy"], main["overlap"], strict=True
+        )
+    ]
+
+
+def _main(tracked: dict[str, Any]) -> dict[str, Any]:
+    """The series that is set against the test accuracy."""
+    return next(
+        row
+        for row in tracked["series"]
+        if all(row[key] == tracked[key] for key in ("kernel", "modes", "family"))
+    )
+
+
 @styled
-def grokking(metrics: Sequence[dict[str, Any]], tracked: dict[str, Any]) -> Figure:
+def grokking(metrics: Sequence[dict[str, Any]], tracked: dict[str, Any]) -> Drawing:
     """Test accuracy beside the overlap of the main group with its family, and its derivative.
 
     Parameters
@@ -26,11 +53,7 @@ def grokking(metrics: Sequence[dict[str, Any]], tracked: dict[str, Any]) -> Figu
     tracked
         ``results["grokking"]``.
     """
-    main = next(
-        row
-        for row in tracked["series"]
-        if all(row[key] == tracked[key] for key in ("kernel", "modes", "family"))
-    )
+    main = _main(tracked)
     epochs, onset = tracked["epochs"], tracked["onset"]
     figure, (top, middle, bottom) = new_figure(7, 6.4, 3, 1, sharex=True)
     every = [row["epoch"] for row in metrics]
@@ -76,7 +99,7 @@ def grokking(metrics: Sequence[dict[str, Any]], tracked: dict[str, Any]) -> Figu
 
 
 @styled
-def overlaps(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
+def overlaps(tracked: dict[str, Any], families: Sequence[str]) -> Drawing:
     """Overlap of each mode group of each kernel with some families over training, in per cent.
 
     Parameters
@@ -119,7 +142,7 @@ def overlaps(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
 
 
 @styled
-def by_parameter(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
+def by_parameter(tracked: dict[str, Any], families: Sequence[str]) -> Drawing:
     """Overlap of the two groups of every kernel with some families over training, in per cent.
 
     The leading group in full lines, the next one dashed; the test accuracy in grey.
@@ -165,7 +188,7 @@ def by_parameter(tracked: dict[str, Any], families: Sequence[str]) -> Figure:
 
 
 @styled
-def first_to_move(tracked: dict[str, Any]) -> Figure:
+def first_to_move(tracked: dict[str, Any]) -> Drawing:
     """When each kernel turned to its family, beside the rise of the test accuracy.
 
     Parameters

@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator
 
-from matplotlib.figure import Figure
-
 from mlx_entk.plotting import heatmaps, spectra, training
+from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.runs import Run, arrays_below
+from mlx_entk.studies.transformer import TransformerConfig, shown_modes
 
 # Followed over training: what the kernels turn to, and the control.
 _FAMILIES = ("sum (key)", "axis sum (key)", "difference (key)", "axis difference (key)", "random")
 
 
-def transformer_figures(run: Run) -> Iterator[tuple[str, Figure]]:
+def transformer_figures(run: Run) -> Iterator[tuple[str, Drawing]]:
     """Every figure of a finished run with its name, drawn one at a time."""
     results, arrays = run.results, run.arrays
     tracked, keys = results["grokking"], results["key_frequencies"]
@@ -24,7 +24,23 @@ def transformer_figures(run: Run) -> Iterator[tuple[str, Figure]]:
         yield f"localisation-{reduction.replace(' ', '-')}", heatmaps.alignment(rows)
     reduction, cliffs = next(iter(results["cliffs"].items()))
     values = arrays_below(arrays, f"values/{reduction}/")
-    shown = min(results["inputs"], 2 * (results["config"]["p"] - 1) + 4)
-    yield "spectra", spectra.spectra(values, cliffs, shown)
+    shown = shown_modes(TransformerConfig(**results["config"]))
+    shares = arrays_below(arrays, "shares/")
+    yield (
+        "spectra",
+        spectra.spectra(values, cliffs, shown, shares, results["mode_features"]),
+    )
+    over_training = arrays_below(arrays, "values over training/")
+    last = tracked["epochs"][-1]
+    yield (
+        "spectra-over-training",
+        spectra.spectra_over_training(
+            over_training,
+            tracked["epochs"],
+            [tracked["epochs"][0], last],
+            len(next(iter(over_training.values()))[0]),
+            training.epoch_labels(tracked),
+        ),
+    )
     yield "overlaps-by-parameter", training.by_parameter(tracked, _FAMILIES)
     yield "first-to-move", training.first_to_move(tracked)

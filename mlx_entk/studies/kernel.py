@@ -12,7 +12,7 @@ import numpy as np
 from mlx_entk.distributed import Group, first_says
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
-from mlx_entk.features import alignment_rows, center, equivalent_families
+from mlx_entk.features import alignment_rows, center, equivalent_families, family_shares
 from mlx_entk.jacobian import Model, as_parametric
 from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.kernel.checks import check_inputs, check_model
@@ -138,11 +138,14 @@ def run_kernel(
         "effective_rank": ranks,
         "equivalent_families": equivalent_families(bases),
         "alignment": alignment_rows(spectra, groups, bases),
+        "mode_features": list(bases),
     }
     arrays: Arrays = {}
     for name, spectrum in spectra.items():
         arrays[f"values/{name}"] = spectrum.values
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
+        if bases:
+            arrays[f"shares/{name}"] = family_shares(spectrum.vectors, bases)[0].astype(np.float32)
     # What `mlx-entk regress` needs to have the model again.
     run.save_model(_weights(model), {"x": np.array(x)})
     run.save_results(results, arrays)
@@ -237,3 +240,15 @@ def _decompose(matrix: FloatArray, top: int) -> tuple[Spectrum, float | None]:
     whole = eigendecompose(np.asarray(matrix))
     leading = Spectrum(whole.values[:top], whole.vectors[:, :top], whole.noise_floor)
     return leading, effective_rank(whole.values)
+
+
+def headline(results: Json) -> dict[str, float | None]:
+    """The figures of a run that a comparison sets side by side; overlaps in per cent."""
+    ranks = {f"effective rank, {name}": rank for name, rank in results["effective_rank"].items()}
+    cliffs = {f"cliffs, {name}": float(len(rows)) for name, rows in results["cliffs"].items()}
+    overlaps = {
+        f"{row['family']} in modes {row['modes'][0]}–{row['modes'][1]}": row["percent"]
+        for row in results["alignment"]
+        if row["kernel"] == "full"
+    }
+    return {**ranks, **cliffs, **overlaps}

@@ -280,3 +280,12 @@ def leading_windows(
 def contexts_file(run: Run) -> Path:
     """Where a run keeps its contexts."""
     return run.path / "contexts.jsonl"
+
+
+def headline(results: Json) -> dict[str, float | None]:
+    """The figures of a run that a comparison sets side by side: mean average precisions."""
+    return {
+        f"layer {row['layer']}, {method}": found["average_precision"]["mean"]
+        for row in results["layers"]
+        for method, found in row["scores"].items()
+    }

@@ -23,6 +23,7 @@ from mlx_entk.features import (
     disentangle,
     equivalent_families,
     frequency_alignment,
+    frequency_shares,
     modular_features,
 )
 from mlx_entk.kernel import entk
@@ -121,6 +122,10 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
     last = max(modes[1] for of_kernel in groups.values() for modes in of_kernel)
     top = min(config.p**2, max(6 * (config.p - 1), last + 1))
     trajectory = track(kernels_at, run.checkpoints, groups, bases, top, progress)
+    shares = {
+        name: frequency_shares(s.modes(0, top - 1), bank, FREQUENCY_FAMILIES)
+        for name, s in spectra.items()
+    }
 
     load_parameters(model, run, config.epochs)
     # The sum family is the function itself, so its cliff is the one that tells of grokking.
@@ -136,6 +141,7 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
         "effective_rank": {name: effective_rank(s.values) for name, s in spectra.items()},
         "equivalent_families": equivalent_families(bases),
         "alignment": alignment,
+        "mode_features": shares["full"][1],
         "disentangled": [
             {"kernel": "full", "modes": modes, "single_frequency": _single_frequency(heatmap)}
             for modes, heatmap in rotations.items()
@@ -144,6 +150,7 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
     }
     arrays: Arrays = {
         **{f"values/{name}": s.values for name, s in spectra.items()},
+        **{f"shares/{name}": found.astype(np.float32) for name, (found, _) in shares.items()},
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
         **{
             f"values per epoch/{name}": derivative(trajectory.epochs, rows)

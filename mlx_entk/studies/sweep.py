@@ -6,13 +6,15 @@ import numpy as np
 
 from mlx_entk.errors import InputError
 from mlx_entk.runs import Json, Run
-from mlx_entk.studies import mlp, tms, transformer
+from mlx_entk.studies import kernel, lm, mlp, tms, transformer
 
 STUDY = "sweep"
 
 Headline = dict[str, float | None]
 
 HEADLINES: dict[str, Callable[[Json], Headline]] = {
+    kernel.STUDY: kernel.headline,
+    lm.STUDY: lm.headline,
     mlp.STUDY: mlp.headline,
     tms.STUDY: tms.headline,
     transformer.STUDY: transformer.headline,

@@ -189,6 +189,8 @@ def run_tms(config: TMSConfig, run: Run, progress: Progress = silent) -> Json:
             rows.append(row)
             arrays |= {f"{kind}/{name}/{row['beta']:g}": array for kind, array in of_row.items()}
     progress("kernels", len(networks), len(networks))
+    training, values = _over_training(config, run, data.x, progress)
+    arrays["values over training"] = values
     results: Json = {
         "study": STUDY,
         "config": config.as_json(),
@@ -201,6 +203,7 @@ def run_tms(config: TMSConfig, run: Run, progress: Progress = silent) -> Json:
         "recovery_rule": RECOVERY_RULE,
         "recovered_by_constants": int((np.abs(constant_alignment(data.x)) >= RECOVERED).sum()),
         "kernels": rows,
+        "training": training,
     }
     run.save_results(results, arrays)
     return results
@@ -281,6 +284,35 @@ def _decompose(
             "contained": int((found.contained >= np.sqrt(0.5)).sum()),
         }
         yield row, {"values": spectrum.values, "alignment": np.abs(cosines).astype(np.float32)}
+
+
+def _over_training(
+    config: TMSConfig, run: Run, x: FloatArray, progress: Progress
+) -> tuple[list[Json], Float64Array]:
+    """What each checkpoint has learned and what its kernel shows of it.
+
+    Returns
+    -------
+    list of dict, numpy.ndarray
+        A row a checkpoint: ``step``, features ``reconstructed``, and ``recovered`` by β > 0; and
+        the leading eigenvalues of the kernel itself, shape (checkpoints, modes).
+    """
+    rows: list[Json] = []
+    values: list[Float64Array] = []
+    model = ToyModel(config.n, config.m, config.seed)
+    steps = run.checkpoints
+    for done, step in enumerate(steps):
+        progress("kernels over training", done, len(steps), f"step {step}")
+        load_parameters(model, run, step)
+        recovered: Json = {}
+        for row, of_row in _decompose(model, "trained", x, config):
+            if row["beta"] == 0:
+                values.append(np.asarray(of_row["values"], dtype=np.float64))
+            else:
+                recovered[f"{row['beta']:g}"] = row["recovered"]
+        rows.append({"step": step, "reconstructed": reconstructed(model), "recovered": recovered})
+    progress("kernels over training", len(steps), len(steps))
+    return rows, np.stack(values)
 
 
 def paper_configs(base: TMSConfig) -> dict[str, TMSConfig]:

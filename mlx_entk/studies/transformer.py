@@ -23,10 +23,12 @@ from mlx_entk.features import (
     embedding_power,
     equivalent_families,
     frequency_features,
+    frequency_shares,
     kernel_power,
     key_frequencies,
 )
 from mlx_entk.features.bank import fourier_family
+from mlx_entk.features.frequencies import frequency_families
 from mlx_entk.kernel import entk
 from mlx_entk.kernel.reduction import Reduction
 from mlx_entk.linalg import FloatArray, orthonormal_basis
@@ -147,6 +149,11 @@ def run_transformer(config: TransformerConfig, run: Run, progress: Progress = si
         if reduction == MAIN:
             sums = fourier_family(data.labels, config.p)
             arrays["kernel power"] = kernel_power(spectra["unembedding"], sums)
+            planes = frequency_families(data.n, data.m, config.p)
+            for name, spectrum in spectra.items():
+                leading = spectrum.modes(0, shown_modes(config) - 1)
+                shares, mode_features = frequency_shares(leading, planes, list(planes))
+                arrays[f"shares/{name}"] = shares.astype(np.float32)
         every = {name: list(groups) for name in spectra}
         before = {
             name: eigendecompose(kernel, top) for name, kernel in kernels_at(0, reduction).items()
@@ -193,6 +200,7 @@ def run_transformer(config: TransformerConfig, run: Run, progress: Progress = si
         "effective_rank": ranks,
         "equivalent_families": equivalent_families(bases),
         "alignment": alignment,
+        "mode_features": mode_features,
         "grokking": _first_to_move(
             grokking(trajectory, main, metrics, ("unembedding", groups[0], "sum (key)"))
         ),
@@ -241,6 +249,11 @@ def stop_rule(config: TransformerConfig) -> str:
         f"once the test accuracy has been {GROKKED:.0%} or more for {config.hold} epochs, "
         f"at the latest after {config.epochs}; evaluated every {EVALUATE_EVERY}"
     )
+
+
+def shown_modes(config: TransformerConfig) -> int:
+    """How many leading modes figures show: those that families of single frequencies can fill."""
+    return min(config.p**2, 2 * (config.p - 1) + 4)
 
 
 def expected_groups(keys: int) -> tuple[Modes, Modes, Modes]:

@@ -26,11 +26,16 @@ def test_spectra_mark_the_groups_that_end_at_a_cliff() -> None:
 def test_spectra_over_training_show_the_chosen_epochs() -> None:
     values = {"full": np.geomspace(1, 1e-3, 12).reshape(3, 4)}
 
-    figure = spectra.spectra_over_training(values, [0, 10, 20], [0, 20], shown=4)
+    figure = spectra.spectra_over_training(
+        values, [0, 10, 20], [0, 20], shown=4, labels=["a", "b", "c"]
+    )
 
     (axis,) = figure.axes
     assert [line.get_label() for line in axis.lines] == ["epoch 0", "epoch 20"]
     np.testing.assert_array_equal(axis.lines[1].get_ydata(), values["full"][2])
+    (frames,) = figure.hints.frames
+    assert list(frames.labels) == ["a", "b", "c"]
+    np.testing.assert_array_equal(frames.y, values["full"])
 
 
 def test_the_alignment_heatmap_prints_each_percentage_beside_initialisation_and_chance() -> None:

@@ -1,73 +1,15 @@
-"""The report of a run: one HTML file that holds its tables and figures."""
+"""The tables of a run, the same in the terminal and in the report."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
-from importlib.resources import files
-from string import Template
+from pathlib import Path
 
 import numpy as np
 
 from mlx_entk.features import FREQUENCY_FAMILIES
 from mlx_entk.lm.contexts import read_contexts
-from mlx_entk.runs import Json, Run, read_json, write_atomically
+from mlx_entk.runs import Json, Run
 from mlx_entk.studies.lm import contexts_file, leading_windows
-
-# What each figure shows, in the order of the report.
-CAPTIONS = {
-    "grokking": "Accuracy, the overlap of the second cliff with the sum family, and how fast it "
-    "grows. The grey bands are the rises that the stated rule finds.",
-    "overlaps-over-training": "Overlap of each mode group of each kernel with the families of "
-    "single frequencies over training, in per cent of the smaller dimension. Epoch 0 is the "
-    "network before training.",
-    "key-frequencies": "Which frequencies the network uses: shares of the Fourier norm of its "
-    "embedding, and of the unembedding's kernel by its modes; key ones in orange.",
-    "localisation-sum-of-logits": "Where each family lives, by the sum-of-logits kernel of each "
-    "parameter: overlap of its leading two mode groups with the families at the key frequencies "
-    "and, as control, at the others.",
-    "localisation-trace": "The same by the trace kernels.",
-    "localisation-class-0": "The same by the kernels of class 0.",
-    "overlaps-by-parameter": "Overlap of the leading mode group (full lines) and the next one "
-    "(dashed) of each kernel with the families over training; in grey the test accuracy.",
-    "first-to-move": "When each kernel turned to its family, the one at the key frequencies whose "
-    "overlap rose the most: the epoch of half the rise, beside that of the test accuracy; pale "
-    "where it rose by less than 20%.",
-    "sweep": "The headline figures of every seed; dotted, their mean.",
-    "sweep-overlap": "Test accuracy, and the overlap of the leading modes with the sum at the key "
-    "frequencies, of every seed.",
-    "sweep-leads": "How far ahead of the test accuracy each kernel turned to its family: a dot a "
-    "seed, hollow where the overlap rose by less than 20%, the median in orange.",
-    "lm-scores": "How well the directions tell labels of the next word, mean over the labels, with "
-    "95% bootstrap intervals; dotted, the labels' mean share.",
-    "lm-labels": "Average precision of each label by the best layer's modes, beside the other "
-    "directions and the label's share.",
-    "lm-spectra": "Leading eigenvalues of each layer's kernel.",
-    "spectra": "Leading eigenvalues of the full and the layerwise kernels after training; each "
-    "shaded group ends at a cliff that the stated criterion finds.",
-    "spectra-over-training": "The same spectra at some epochs of training.",
-    "alignment": "Overlap of each mode group with each feature family, in per cent of the "
-    "smaller of the two dimensions.",
-    "frequencies": "The modes of each group rotated into single frequencies. A bright cell is a "
-    "mode that is one frequency of one family.",
-    "preactivations": "What single hidden neurons compute before the activation.",
-    "paper": "Above, the leading eigenvalues of the flattened kernel of each model: cliffs in "
-    "orange, the number of reconstructed features dashed, that of all features dotted. Below, "
-    "how nearly each mode is one feature, for two exponents of the importance rescaling.",
-    "spectra-flattened": "Leading eigenvalues of the flattened kernel of the network and of its "
-    "two null models, cliffs marked; dotted, the number of features.",
-    "recovery": "How nearly each mode is one feature: a bright diagonal is a kernel that tells "
-    "features apart. The same for the network before training and for one trained on shuffled "
-    "targets.",
-    "superposition": "Which features share directions, and how long each one's vector is.",
-    "geometry": "Features and hidden vectors of a model with two hidden units.",
-    "double-descent": "Loss on the dataset and on new inputs, and the effective rank of the "
-    "flattened kernel on new inputs, over the size of the dataset.",
-    "regression-path": "How near the kernel's predictors come to the network on held-out inputs, "
-    "over the ridge. Dots are the ridges that are reported.",
-    "regression-modes": "What the pure kernel predictor keeps of the network: by its leading "
-    "modes alone, and with single modes removed.",
-}
 
 
 @dataclass(frozen=True)
@@ -85,14 +27,6 @@ class Table:
         return bool(cells) and all(
             cell.removeprefix("-").replace(".", "", 1).isdigit() for cell in cells
         )
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def tables(results: Json) -> list[Table]:
@@ -481,6 +415,26 @@ def _signed(entry: Json) -> str:
     return f"{'+' if entry['sign'] > 0 else '−'}{entry['direction']}"
 
 
+def comparison_table(comparison: Json) -> Table:
+    """The table of :func:`mlx_entk.studies.compare.compare`: a column a run."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, float) and abs(value) < 1:
+            return f"{value:.3g}"
+        return _figure(value) if isinstance(value, int | float) else str(value)
+
+    rows = [
+        *((name, *map(str, values)) for name, values in comparison["settings"].items()),
+        *((name, *map(cell, values)) for name, values in comparison["figures"].items()),
+    ]
+    return Table(
+        f"{len(comparison['runs'])} runs of {comparison['study']}",
+        ("", *(Path(run).name for run in comparison["runs"])),
+        rows,
+        "First the settings in which they differ, then their headline figures.",
+    )
+
+
 def window_tables(run: Run, layer: int, modes: Sequence[int], count: int) -> list[Table]:
     """The ends of some modes of a language model: windows with their next words and labels.
 
@@ -587,71 +541,6 @@ def _alignment(results: Json) -> list[Table]:
             f"families, percentages and angles.{apart}",
         )
     ]
-
-
-def write_report(run: Run) -> None:
-    """Write report.html of a finished run whose figures are drawn."""
-    results = run.results
-    regression = run.regression
-    verification = run.verification
-    windows = (
-        [
-            table
-            for row in results["layers"]
-            for table in window_tables(run, row["layer"], range(min(5, len(row["values"]))), 3)
-        ]
-        if run.study == "lm"
-        else []
-    )
-    shown = [
-        *tables(results),
-        *(regression_tables(regression) if regression else []),
-        *([verification_table(verification)] if verification else []),
-        *windows,
-    ]
-    parts = [_table_html(table) for table in shown]
-    by_name = {path.stem: path for path in run.figures}
-    for name, caption in CAPTIONS.items():
-        if name in by_name:
-            data = base64.b64encode(by_name[name].read_bytes()).decode()
-            parts.append(
-                f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-                f"<figcaption>{escape(caption)}</figcaption></figure>"
-            )
-    parts.append(_table_html(_provenance_table(run)))
-    template = Template(files("mlx_entk").joinpath("report.html").read_text(encoding="utf-8"))
-    page = template.substitute(
-        title=escape(f"{results['study']}: {run.path.resolve().name}"), body="\n".join(parts)
-    )
-    write_atomically(
-        run.path / "report.html", lambda temporary: temporary.write_text(page, encoding="utf-8")
-    )
-
-
-def _provenance_table(run: Run) -> Table:
-    session = read_json(run.path / "provenance.json")["sessions"][-1]
-    versions = ", ".join(f"{name} {version}" for name, version in session["versions"].items())
-    keys = ("command", "started", "git_revision", "device", "blas", "platform", "python")
-    rows = [(key.replace("_", " "), str(session[key])) for key in keys]
-    return Table("Made with", ("", ""), [*rows, ("versions", versions)])
-
-
-def _table_html(table: Table) -> str:
-    classes = [' class="number"' if table.is_numeric(i) else "" for i in range(len(table.columns))]
-    head = _row_html("th", table.columns, classes) if any(table.columns) else ""
-    body = "\n".join(_row_html("td", row, classes) for row in table.rows)
-    note = f"<p>{escape(table.note)}</p>" if table.note else ""
-    return (
-        f'<h2>{escape(table.title)}</h2><div class="wide"><table>{head}\n{body}</table></div>{note}'
-    )
-
-
-def _row_html(tag: str, cells: Sequence[str], classes: Sequence[str]) -> str:
-    return "<tr>{}</tr>".format(
-        "".join(
-            f"<{tag}{css}>{escape(cell)}</{tag}>" for cell, css in zip(cells, classes, strict=True)
-        )
-    )
 
 
 def _modes(modes: Sequence[int]) -> str:

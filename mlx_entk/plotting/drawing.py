@@ -1,0 +1,84 @@
+"""A figure that knows what its marks stand for, so that a report can say it under the pointer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Points:
+    """Marks at places (x, y) of an axis, a text each."""
+
+    axes: Axes
+    x: NDArray[Any]
+    y: NDArray[Any]
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells of an image: what its rows and columns are called, and the value of each.
+
+    Cell (i, j) is centred on (x, y) = (j, i), where ``imshow`` puts it.
+    """
+
+    axes: Axes
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: NDArray[Any]
+    quantity: str
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Marks that move from frame to frame: y has a row a frame, ``labels`` name them."""
+
+    axes: Axes
+    x: NDArray[Any]
+    y: NDArray[Any]
+    labels: Sequence[str]
+
+
+@dataclass
+class Hints:
+    """All that a figure has to say beyond its picture."""
+
+    points: list[Points] = field(default_factory=list)
+    cells: list[Cells] = field(default_factory=list)
+    frames: list[Frames] = field(default_factory=list)
+
+
+class Drawing(Figure):
+    """A matplotlib figure with :class:`Hints`; without a report it is like any other."""
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.hints = Hints()
+
+    def hint_points(
+        self, axes: Axes, x: Sequence[float] | NDArray[Any], y: Any, texts: Sequence[str]
+    ) -> None:
+        """Say a text at each of the places (x, y)."""
+        self.hints.points.append(Points(axes, np.asarray(x), np.asarray(y), texts))
+
+    def hint_cells(
+        self,
+        axes: Axes,
+        rows: Sequence[str],
+        columns: Sequence[str],
+        values: NDArray[Any],
+        quantity: str,
+    ) -> None:
+        """Say row, column and value of each cell of an image."""
+        self.hints.cells.append(Cells(axes, rows, columns, values, quantity))
+
+    def add_frames(
+        self, axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[str]
+    ) -> None:
+        """Let a slider move marks from row to row of y, shape (frames, marks)."""
+        self.hints.frames.append(Frames(axes, x, y, labels))

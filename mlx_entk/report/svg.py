@@ -1,0 +1,155 @@
+"""A figure as SVG inside a page: in the page's colours and font, with its hints as data.
+
+matplotlib draws; what the page's script adds (the text under the pointer, the marks that a slider
+moves) needs to know only where the axes are, which the transforms of the drawn figure say.
+"""
+
+import io
+import json
+import re
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+
+from mlx_entk.plotting.drawing import Drawing, Points
+from mlx_entk.plotting.style import MUTED
+from mlx_entk.runs import Json
+
+# SVG counts in points, 72 to the inch.
+_POINTS = 72
+
+_COLORS = {"#000000": "var(--ink)", MUTED.lower(): "var(--muted)", "#e6e6e6": "var(--line)"}
+
+
+def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
+    """The figure as an ``<svg>`` element, and its hints in the coordinates of that element.
+
+    Parameters
+    ----------
+    name
+        Unique within the page: it keeps the identifiers of several figures apart.
+    label
+        What a screen reader says of the figure.
+
+    Returns
+    -------
+    str, dict
+        The element; and ``panels``, a list with ``box`` (left, top, right, bottom), and
+        ``points`` or ``cells`` or ``frames``, and ``labels`` of the frames.
+    """
+    buffer = io.StringIO()
+    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
+    text = re.sub(r'<style type="text/css">.*?</style>', "", text, flags=re.DOTALL)
+    text = re.sub(r'(<image [^>]*?)\bid="[^"]*" ?', r"\1", text)  # equal images share theirs
+    text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: _COLORS.get(found[0], found[0]), text)
+    width, height = figure.get_size_inches() * _POINTS
+    # From a little below to a little above the size at which it was drawn: text stays readable.
+    smallest, largest = 0.8 * width, 1.35 * width
+    head = (
+        f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" '
+        f'style="min-width:{smallest:.0f}px;max-width:{largest:.0f}px" role="img" tabindex="0" '
+        f'aria-label="{escape(label)}" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        'xmlns="http://www.w3.org/2000/svg">'
+    )
+    return head + text[text.index(">") + 1 :].rstrip(), _hints(figure)
+
+
+def _hints(figure: Drawing) -> Json:
+    panels: dict[Axes, Json] = {}
+
+    def panel(axes: Axes) -> Json:
+        return panels.setdefault(axes, {"box": _box(figure, axes)})
+
+    hints = figure.hints
+    for frames in hints.frames:
+        x, _ = _places(figure, frames.axes, frames.x, np.ones_like(frames.x, dtype=float))
+        # Values, not places: the script says them, and places them by this line in log10.
+        _, ends = _places(figure, frames.axes, np.ones(2), np.array([1.0, 10.0]))
+        panel(frames.axes)["frames"] = {
+            "x": _rounded(x),
+            "values": [_significant(row) for row in frames.y],
+            "line": [round(float(ends[0]), 3), round(float(ends[1] - ends[0]), 3)],
+        }
+    for cells in hints.cells:
+        x, y = _places(figure, cells.axes, np.arange(2), np.arange(2))
+        panel(cells.axes)["cells"] = {
+            "origin": _rounded(np.array([x[0], y[0]])),
+            "step": [float(x[1] - x[0]), float(y[1] - y[0])],
+            "rows": cells.rows,
+            "columns": cells.columns,
+            "quantity": cells.quantity,
+            "values": [_significant(row) for row in cells.values],
+        }
+    explicit = {*panels, *(points.axes for points in hints.points)}
+    for points in [*hints.points, *_lines(figure, explicit)]:
+        x, y = _places(figure, points.axes, points.x, points.y)
+        found = panel(points.axes).setdefault("points", {"x": [], "y": [], "texts": []})
+        there = np.isfinite(x) & np.isfinite(y)
+        found["x"] += _rounded(x[there])
+        found["y"] += _rounded(y[there])
+        found["texts"] += [text for text, keep in zip(points.texts, there, strict=True) if keep]
+    labels = hints.frames[0].labels if hints.frames else []
+    return {"panels": list(panels.values()), "labels": list(labels)}
+
+
+def _lines(figure: Drawing, explicit: set[Axes]) -> list[Points]:
+    """What the lines of axes without hints of their own stand for: their label and their data."""
+    found = []
+    for axes in figure.axes:
+        if axes in explicit:
+            continue
+        for line in axes.lines:
+            if line.get_transform() != axes.transData:
+                continue  # a line across the axes marks a place, and is no data
+            x, y = (np.asarray(line.get_data()[i], dtype=float) for i in (0, 1))
+            label = str(line.get_label())
+            name = "" if label.startswith("_") else f"{label}: "
+            of_x = axes.get_xlabel() or "x"
+            texts = [f"{name}{of_x} {a:g}, {b:.4g}" for a, b in zip(x, y, strict=True)]
+            found.append(Points(axes, x, y, texts))
+    return found
+
+
+def _places(figure: Drawing, axes: Axes, x: Any, y: Any) -> tuple[Any, Any]:
+    """Data coordinates in those of the SVG, whose y grows downwards."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        pixels = axes.transData.transform(np.column_stack([x, y]))
+    places = pixels / figure.dpi * _POINTS
+    return places[:, 0], figure.get_size_inches()[1] * _POINTS - places[:, 1]
+
+
+def _box(figure: Drawing, axes: Axes) -> list[float]:
+    width, height = figure.get_size_inches() * _POINTS
+    bounds = axes.get_position()
+    return _rounded(
+        np.array(
+            [
+                bounds.x0 * width,
+                height - bounds.y1 * height,
+                bounds.x1 * width,
+                height - bounds.y0 * height,
+            ]
+        )
+    )
+
+
+def _rounded(values: Any) -> list[float]:
+    return [round(float(value), 1) for value in values]
+
+
+def _significant(values: Any) -> list[float]:
+    """Three digits: what a hint shows."""
+    return [float(f"{value:.3g}") for value in values]
+
+
+def as_script(hints: Json) -> str:
+    """Hints as JSON that may stand inside a ``<script>`` element."""
+    return json.dumps(hints, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
