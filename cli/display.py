@@ -1,4 +1,4 @@
-"""What commands show: one progress bar, and tables."""
+"""What commands show: one progress bar, and tables or JSON."""
 
 import hashlib
 import json
@@ -23,9 +23,14 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mlx_entk.progress import Progress
-from mlx_entk.report import Table, save_figures, tables, write_report
-from mlx_entk.runs import Json, Run
+from mlx_entk.files import Json
+from mlx_entk.progress import Progress, silent
+from mlx_entk.report import Table, estimate_table, save_figures, tables, write_report
+from mlx_entk.report.headlines import headline
+from mlx_entk.runs import Run
+from mlx_entk.studies.estimate import Stage
+
+from .base import is_quiet, wants_json
 
 console = Console()
 errors = Console(stderr=True)
@@ -41,6 +46,9 @@ def progress() -> Iterator[Progress]:
     outer = click.get_current_context().obj
     if outer is not None:
         yield outer
+        return
+    if is_quiet():
+        yield silent
         return
     if not errors.is_terminal:
         yield _print_finished
@@ -69,13 +77,47 @@ def _print_finished(stage: str, done: int, total: int, note: str = "") -> None:
         errors.print(Text(f"{stage}: {done} of {total}  {note}".rstrip()), soft_wrap=True)
 
 
+def show(shown: Sequence[Table], **facts: object) -> None:
+    """Print tables and what else is to be known, such as the files written, or all as JSON."""
+    if wants_json():
+        document = {name: _plain(fact) for name, fact in facts.items()}
+        document["tables"] = [table.as_json() for table in shown]
+        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        return
+    if is_quiet():
+        return
+    for table in shown:
+        _print_table(table)
+    for name, fact in facts.items():
+        console.print(Text(f"{name.capitalize()}: {fact}"), soft_wrap=True)
+
+
+def _plain(fact: object) -> object:
+    return str(fact) if isinstance(fact, Path) else fact
+
+
+@contextmanager
+def session(run: Run) -> Iterator[None]:
+    """Hold a run folder while writing to it; an interruption remembers which one that was."""
+    try:
+        with run.session():
+            yield
+    except BaseException as error:
+        if not isinstance(error, Exception):
+            error.add_note(str(run.path))
+        raise
+
+
 def finish(run: Run, shown: Sequence[Table] | None = None) -> None:
-    """Save the figures and the report of a run, and print its tables, or those given."""
+    """Save the figures and the report of a run, and show its tables, or those given."""
     save_figures(run)
-    write_report(run)
-    for table in tables(run.results) if shown is None else shown:
-        print_table(table)
-    console.print(f"Report: {run.path / 'report.html'}", soft_wrap=True)
+    report = write_report(run)
+    results = run.results
+    show(
+        tables(results) if shown is None else shown,
+        found=headline(results),
+        report=report,
+    )
 
 
 def run_study(
@@ -83,13 +125,35 @@ def run_study(
     name: str,
     settings: Json,
     experiment: Callable[[Run, Progress], Json],
-) -> None:
-    """Run an experiment in its folder, the default one or ``out``, and show what it found."""
-    run = Run.create(out or default_folder(name, settings), name, settings)
-    with run.session():
+    dry_run: bool,
+    estimate: Callable[[], list[Stage]],
+) -> list[Stage] | None:
+    """Run an experiment in its folder, the default one or ``out``, and show what it found.
+
+    With ``dry_run`` say instead what it would take; the estimate is returned to the command
+    that asked for it.
+    """
+    path = out or default_folder(name, settings)
+    if dry_run:
+        return show_estimate(path, estimate())
+    run = Run.create(path, name, settings)
+    with session(run):
         with progress() as update:
             experiment(run, update)
         finish(run)
+    return None
+
+
+def show_estimate(path: Path, stages: list[Stage]) -> list[Stage]:
+    """Print what a run would take, and where it would be; returns the stages."""
+    state = "would be made"
+    if (path / "config.json").exists():
+        run = Run.load(path)
+        state = "is finished: nothing would be computed" if run.finished else "would go on"
+        if not run.finished and run.checkpoints:
+            state += f" from the checkpoint at {run.checkpoints[-1]}"
+    show([estimate_table(stages)], run=f"{path} {state}")
+    return stages
 
 
 @contextmanager
@@ -107,8 +171,7 @@ def default_folder(study: str, settings: Json) -> Path:
     return Path("runs") / f"{study}-{sizes}-seed{settings['seed']}-{digest}"
 
 
-def print_table(table: Table) -> None:
-    """Print a table and its note."""
+def _print_table(table: Table) -> None:
     grid = RichTable(
         title=table.title,
         title_justify="left",

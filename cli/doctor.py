@@ -6,23 +6,33 @@ import click
 from rich.table import Table
 from rich.text import Text
 
-from mlx_entk.doctor import examine
+from mlx_entk import report
+from mlx_entk.doctor import Finding, examine
 
-from .display import console
+from .base import Command, is_quiet, wants_json
+from .display import console, show
 
 
-@click.command()
+@click.command(cls=Command)
 def doctor() -> None:
     """Check what this machine has, and say how to install what is missing.
 
     Exits with 1 if a required package is missing or the matrix product is slow.
     """
     findings = examine()
+    if wants_json() or is_quiet():
+        rows = [(f.subject, f.found, "" if f.fine else f.remedy) for f in findings]
+        show([report.Table("What this machine has", ("subject", "found", "remedy"), rows)])
+    else:
+        _print(findings)
+    if any(not finding.fine and finding.required for finding in findings):
+        sys.exit(1)
+
+
+def _print(findings: list[Finding]) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for finding in findings:
         cells = (finding.subject, finding.found, "" if finding.fine else finding.remedy)
         mark = "[green]ok[/]" if finding.fine else "[yellow]--[/]"
         table.add_row(mark, *(Text(cell) for cell in cells))
     console.print(table)
-    if any(not finding.fine and finding.required for finding in findings):
-        sys.exit(1)

@@ -12,15 +12,19 @@ from mlx_entk.report import verification_table, write_report
 from mlx_entk.runs import Run
 from mlx_entk.studies.networks import export_graph, verify_run
 
-from .display import console, print_table, progress
+from .base import Command, RunFolder
+from .display import progress, session, show
 from .inputs import network_of_run, parse_reduction
 
 
 @click.command(
-    epilog="Examples: mlx-entk export runs/demo; "
-    "mlx-entk export runs/demo --what entk --reduction sum-of-logits --out kernel.onnx"
+    cls=Command,
+    examples=[
+        "mlx-entk export runs/demo",
+        "mlx-entk export runs/demo --what entk --reduction sum-of-logits --out kernel.onnx",
+    ],
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=RunFolder())
 @click.option(
     "--what",
     type=click.Choice(get_args(What)),
@@ -52,13 +56,13 @@ def export(run: Path, what: What, reduction: str | None, out: Path | None) -> No
     if out is not None:
         written = export_graph(opened, network_of_run(opened), what, wanted, out)
     else:
-        with opened.session():
+        with session(opened):
             written = export_graph(opened, network_of_run(opened), what, wanted)
-    console.print(f"Graph: {written}", soft_wrap=True)
+    show([], graph=written)
 
 
-@click.command(epilog="Example: mlx-entk verify runs/demo --against onnxruntime,torch")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.command(cls=Command, examples=["mlx-entk verify runs/demo --against onnxruntime,torch"])
+@click.argument("run", type=RunFolder())
 @click.option(
     "--against",
     metavar="CHECKER,…",
@@ -73,12 +77,11 @@ def verify(context: click.Context, run: Path, against: str | None) -> None:
     """
     opened = Run.load(run)
     names = [name.strip() for name in against.split(",")] if against else installed_checkers()
-    with opened.session():
+    with session(opened):
         with progress() as update:
             verification = verify_run(opened, network_of_run(opened), names, update)
         opened.save_verification(verification)
-        write_report(opened)
-    print_table(verification_table(verification))
-    console.print(f"Report: {opened.path / 'report.html'}", soft_wrap=True)
+        report = write_report(opened)
+    show([verification_table(verification)], passed=verification["passed"], report=report)
     if not verification["passed"]:
         context.exit(1)

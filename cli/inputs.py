@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 from onnx import ModelProto
 
@@ -15,7 +14,7 @@ from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.importer import from_model
-from mlx_entk.runs import Run, read_arrays
+from mlx_entk.runs import Run
 from mlx_entk.studies import kernel as kernel_study
 from mlx_entk.studies.networks import HELD_OUT, Network, network_of
 
@@ -46,7 +45,7 @@ def load_model(source: str, weights: Path | None) -> nn.Module:
     if weights is not None:
         try:
             model.load_weights(str(weights))
-        except (ValueError, RuntimeError) as error:
+        except Exception as error:  # a damaged archive makes MLX's readers raise almost anything
             raise InputError(f"--weights {weights} do not fit {source}: {error}") from error
     return model.eval()
 
@@ -81,9 +80,13 @@ def models_of_kernel_run(run: Run) -> tuple[Model, Model | None]:
     run.require_finished()
     if run.graph_file(IMPORTED).exists():
         graph = read_model(run.graph_file(IMPORTED))
-        return import_graph(graph, run.config["output"], run.config["parameters"]), None
+        imported = import_graph(graph, run.config["output"], run.config["parameters"])
+        kernel_study.require_weights(run, imported)
+        return imported, None
     source = run.config["model"]
-    return load_model(source, run.model_file), load_model(source, None)
+    model = load_model(source, run.model_file)
+    kernel_study.require_weights(run, model)
+    return model, load_model(source, None)
 
 
 def network_of_run(run: Run) -> Network:
@@ -91,7 +94,7 @@ def network_of_run(run: Run) -> Network:
     if run.study != kernel_study.STUDY:
         return network_of(run)
     model, _ = models_of_kernel_run(run)
-    x = mx.array(read_arrays(run.inputs_file)["x"][:HELD_OUT])
+    x = kernel_study.stored_inputs(run)[:HELD_OUT]
     reduction = run.config["reduction"]
     return Network(
         as_parametric(model), x, reduction if isinstance(reduction, str) else tuple(reduction)

@@ -9,24 +9,37 @@ import numpy as np
 
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
+from mlx_entk.files import read_arrays, write_atomically
 from mlx_entk.jacobian import Model
 from mlx_entk.linalg import FloatArray
 from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx.files import read_model
-from mlx_entk.runs import Run, read_arrays, write_atomically
-from mlx_entk.studies.kernel import STUDY, KernelConfig, form_kernels, prepare, run_kernel
+from mlx_entk.runs import Run
+from mlx_entk.studies.estimate import Stage
+from mlx_entk.studies.kernel import (
+    STUDY,
+    KernelConfig,
+    estimate,
+    form_kernels,
+    prepare,
+    run_kernel,
+)
 
-from .display import finish, progress
+from .base import Command
+from .display import finish, progress, session, show_estimate
 from .inputs import IMPORTED, import_graph, load_model, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command(
-    epilog="Examples: mlx-entk kernel --model examples.sparse_parity:make_model "
-    "--weights parity/weights.safetensors --inputs parity/inputs.npz "
-    "--features parity/features.npz --by-layer --out runs/parity; "
-    "mlx-entk kernel --onnx model.onnx --inputs x.npz --out runs/mine",
+    cls=Command,
+    examples=[
+        "mlx-entk kernel --onnx model.onnx --inputs x.npz --out runs/mine",
+        "mlx-entk kernel --model examples.sparse_parity:make_model --by-layer \\\n"
+        "    --weights parity/weights.safetensors --inputs parity/inputs.npz \\\n"
+        "    --features parity/features.npz --out runs/parity",
+    ],
 )
 @click.option(
     "--model",
@@ -67,7 +80,10 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--top", default=200, show_default=True, help="Modes to keep.")
 @click.option("--memory-limit", metavar="SIZE", help="Such as 4GB; default half of what is free.")
 @click.option("--explain", is_flag=True, help="Print how each parameter's part is computed.")
-@click.option("--out", required=True, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder."
+)
+@click.option("--dry-run", is_flag=True, help="Say what it would take on this device, and stop.")
 def kernel(
     source: str | None,
     weights: Path | None,
@@ -82,7 +98,8 @@ def kernel(
     memory_limit: str | None,
     explain: bool,
     out: Path,
-) -> None:
+    dry_run: bool,
+) -> list[Stage] | None:
     """Compute, decompose and align the eNTK of your own model.
 
     Writes a run folder with the kernels as .npy files, results.json, spectra.npz, figures/ and
@@ -109,12 +126,14 @@ def kernel(
     bank = read_arrays(features) if features else {}
     config = KernelConfig(label, parse_reduction(reduction), by_layer, top, output, parameters)
     config = prepare(config, model, x, bank)
+    if dry_run:
+        return show_estimate(out, estimate(config, model, x, limit))
     group = ranks()
     if not is_first(group):
         form_kernels(config, model, x, out, memory_limit=limit, group=group)
-        return
+        return None
     run = Run.create(out, STUDY, config.as_json())
-    with run.session():
+    with session(run):
         if imported is not None:
             data = imported.SerializeToString()
             write_atomically(run.graph_file(IMPORTED), lambda path: path.write_bytes(data))
@@ -124,6 +143,7 @@ def kernel(
                 memory_limit=limit, explain=explain, group=group, progress=update,
             )  # fmt: skip
         finish(run)
+    return None
 
 
 def _load_inputs(path: Path) -> FloatArray:

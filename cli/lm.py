@@ -14,8 +14,10 @@ from mlx_entk.memory import parse_bytes
 from mlx_entk.report import window_tables
 from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study
+from mlx_entk.studies.estimate import Stage
 
-from .display import console, finish, print_table, progress, quiet_run
+from .base import Group, RunFolder
+from .display import finish, progress, quiet_run, session, show, show_estimate
 from .inputs import load_function, parse_numbers
 
 _DEFAULT = study.LMConfig(model="", layers=())
@@ -23,9 +25,13 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group(
+    cls=Group,
     invoke_without_command=True,
-    epilog="Examples: mlx-entk lm contexts --model DIR --texts notes.txt --out contexts.jsonl; "
-    "mlx-entk lm --model DIR --contexts contexts.jsonl --layers 12-17 --out runs/lm",
+    examples=[
+        "mlx-entk lm contexts --model DIR --texts notes.txt --out contexts.jsonl",
+        "mlx-entk lm --model DIR --contexts contexts.jsonl --layers 12-17 --out runs/lm",
+        "mlx-entk lm show runs/lm --layer 16",
+    ],
 )
 @click.option("--model", help="A folder or hub id that mlx-lm loads.")
 @click.option("--contexts", type=click.Path(path_type=Path), help="Windows, one JSON a line.")
@@ -45,9 +51,15 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     show_default=True,
     help="Residual, as a part of the largest eigenvalue, at which the solver stops.",
 )
-@click.option("--seed", default=_DEFAULT.seed, show_default=True)
+@click.option(
+    "--seed",
+    default=_DEFAULT.seed,
+    show_default=True,
+    help="Of halves, random directions, initialisation and solver.",
+)
 @click.option("--memory-limit", metavar="SIZE", help="Such as 4GB; default half of what is free.")
 @click.option("--out", type=_FOLDER, help="Run folder.")
+@click.option("--dry-run", is_flag=True, help="Say what it would take on this device, and stop.")
 @click.pass_context
 def lm(
     context: click.Context,
@@ -57,8 +69,9 @@ def lm(
     layers: str | None,
     memory_limit: str | None,
     out: Path | None,
+    dry_run: bool,
     **settings: Any,
-) -> None:
+) -> list[Stage] | None:
     """Find what the layers of a language model know of the next word, by their kernels' modes.
 
     For each layer the leading modes of S^½ J Jᵀ S^½, with J the Jacobian of the last hidden state
@@ -68,7 +81,7 @@ def lm(
     mlx.launch, the ranks share the work.
     """
     if context.invoked_subcommand is not None:
-        return
+        return None
     for name, value in {"--model": model, "--contexts": contexts, "--out": out}.items():
         if value is None:
             raise InputError(f"{name} is missing: `mlx-entk lm --help` shows an example")
@@ -82,18 +95,21 @@ def lm(
     numbers = _parse_layers(layers) if layers else (len(loaded.layers) - 1,)
     config = study.LMConfig(model=model, layers=numbers, **settings)
     config = study.prepare(config, loaded, rows)
+    if dry_run:
+        return show_estimate(out, study.estimate(config, loaded, rows, limit))
     if not is_first(group):
         with quiet_run(study.STUDY, config.as_json()) as scratch:
             study.run_lm(config, loaded, rows, scratch, memory_limit=limit, group=group)
-        return
+        return None
     run = Run.create(out, study.STUDY, config.as_json())
-    with run.session():
+    with session(run):
         windows.write_contexts(study.contexts_file(run), rows)
         with progress() as update:
             study.run_lm(
                 config, loaded, rows, run, memory_limit=limit, group=group, progress=update
             )
         finish(run)
+    return None
 
 
 def _parse_layers(text: str) -> tuple[int, ...]:
@@ -105,8 +121,10 @@ def _parse_layers(text: str) -> tuple[int, ...]:
 
 @lm.command(
     "contexts",
-    epilog="Example: mlx-entk lm contexts --model DIR --texts docs/ --count 1024 --window 64 "
-    "--out contexts.jsonl",
+    examples=[
+        "mlx-entk lm contexts --model DIR --texts docs/ --count 1024 --window 64 \\\n"
+        "    --out contexts.jsonl"
+    ],
 )
 @click.option("--model", required=True, help="Whose tokenizer to use.")
 @click.option(
@@ -124,8 +142,10 @@ def _parse_layers(text: str) -> tuple[int, ...]:
     help="Of a text, words as (start, end, labels); by default a small rule set for English. "
     "Imports and runs that code.",
 )
-@click.option("--seed", default=0, show_default=True)
-@click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
+@click.option(
+    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file."
+)
 def contexts_command(
     model: str,
     texts: tuple[Path, ...],
@@ -151,7 +171,7 @@ def contexts_command(
             progress=update,
         )  # fmt: skip
     windows.write_contexts(out, rows)
-    console.print(f"Contexts: {out}", soft_wrap=True)
+    show([], contexts=out)
 
 
 def _read_texts(paths: tuple[Path, ...]) -> list[str]:
@@ -170,8 +190,8 @@ def _read_texts(paths: tuple[Path, ...]) -> list[str]:
     return texts
 
 
-@lm.command("show", epilog="Example: mlx-entk lm show runs/lm --layer 16 --mode 3")
-@click.argument("path", metavar="RUN", type=click.Path(path_type=Path))
+@lm.command("show", examples=["mlx-entk lm show runs/lm --layer 16 --mode 3"])
+@click.argument("path", metavar="RUN", type=RunFolder())
 @click.option("--layer", type=int, help="By default the first of the run.")
 @click.option("--mode", "only", type=int, help="Number from 0; by default the first ten.")
 @click.option("--windows", "count", default=5, show_default=True, help="At each end of a mode.")
@@ -189,5 +209,4 @@ def show_command(path: Path, layer: int | None, only: int | None, count: int) ->
     if only is not None and not 0 <= only <= last:
         raise InputError(f"the run has modes 0 to {last}, not {only}")
     modes = range(min(10, last + 1)) if only is None else [only]
-    for table in window_tables(run, chosen, modes, count):
-        print_table(table)
+    show(window_tables(run, chosen, modes, count))

@@ -8,19 +8,21 @@ import click
 
 from mlx_entk.data import Embedding
 from mlx_entk.studies import mlp, transformer
+from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.modular import ModularConfig
 
+from .base import Group
 from .display import run_study
 
-Command = Callable[..., None]
+Function = Callable[..., Any]
 
 
-@click.group()
+@click.group(cls=Group)
 def modular() -> None:
     """Study networks that add modulo p."""
 
 
-def _options(default: ModularConfig) -> Callable[[Command], Command]:
+def _options(default: ModularConfig) -> Callable[[Function], Function]:
     """The settings that every network has, with a network's own defaults."""
     options = [
         click.option("--p", default=default.p, help="Modulus, odd and at least 3."),
@@ -38,9 +40,12 @@ def _options(default: ModularConfig) -> Callable[[Command], Command]:
             type=click.Path(file_okay=False, path_type=Path),
             help="Run folder; by default one below runs/ named after the settings.",
         ),
+        click.option(
+            "--dry-run", is_flag=True, help="Say what it would take on this device, and stop."
+        ),
     ]
 
-    def decorate(command: Command) -> Command:
+    def decorate(command: Function) -> Function:
         for option in reversed(options):
             command = option(command)
         return command
@@ -54,7 +59,7 @@ _MLP = mlp.MLPConfig()
 @modular.command(
     "mlp",
     context_settings={"show_default": True},
-    epilog="Example: mlx-entk modular mlp --seed 1 --out runs/seed-1",
+    examples=["mlx-entk modular mlp --seed 1 --out runs/seed-1", "mlx-entk modular mlp --dry-run"],
 )
 @_options(_MLP)
 @click.option("--width", default=_MLP.width, help="Hidden units.")
@@ -64,15 +69,21 @@ _MLP = mlp.MLPConfig()
     default=_MLP.embedding,
     help="How n and m enter: unit vectors, or cyclic shifts of one random vector.",
 )
-def mlp_command(out: Path | None, **settings: Any) -> None:
+def mlp_command(out: Path | None, dry_run: bool, **settings: Any) -> list[Stage] | None:
     """Train the MLP, decompose its trace eNTK, align it with Fourier families.
 
     Writes a run folder with checkpoints every 10 epochs, results.json, spectra.npz, figures/
     and report.html. Run the same command again to continue after an interruption.
     """
     config = mlp.MLPConfig(**settings)
-    run_study(out, mlp.STUDY, config.as_json(),
-         lambda run, update: mlp.run_mlp(config, run, update))  # fmt: skip
+    return run_study(
+        out,
+        mlp.STUDY,
+        config.as_json(),
+        lambda run, update: mlp.run_mlp(config, run, update),
+        dry_run,
+        lambda: mlp.estimate(config),
+    )
 
 
 _TRANSFORMER = transformer.TransformerConfig()
@@ -81,8 +92,10 @@ _TRANSFORMER = transformer.TransformerConfig()
 @modular.command(
     "transformer",
     context_settings={"show_default": True},
-    epilog="Examples: mlx-entk modular transformer --seed 0 --epochs 20000; "
-    "mlx-entk sweep --seeds 0-7 modular transformer --epochs 20000",
+    examples=[
+        "mlx-entk modular transformer --seed 0 --epochs 20000",
+        "mlx-entk sweep --seeds 0-7 modular transformer --epochs 20000",
+    ],
 )
 @_options(_TRANSFORMER)
 @click.option("--d-model", default=_TRANSFORMER.d_model, help="Width of the residual stream.")
@@ -95,7 +108,7 @@ _TRANSFORMER = transformer.TransformerConfig()
     help="Epochs that the test accuracy has to hold 99% before training stops; 0 trains to the "
     "last epoch.",
 )
-def transformer_command(out: Path | None, **settings: Any) -> None:
+def transformer_command(out: Path | None, dry_run: bool, **settings: Any) -> list[Stage] | None:
     """Train the transformer until it groks, and find which parameter's kernel holds what.
 
     Reads its key frequencies off the embedding and off the kernel's modes, and aligns the
@@ -105,5 +118,11 @@ def transformer_command(out: Path | None, **settings: Any) -> None:
     interruption.
     """
     config = transformer.TransformerConfig(**settings)
-    run_study(out, transformer.STUDY, config.as_json(),
-         lambda run, update: transformer.run_transformer(config, run, update))  # fmt: skip
+    return run_study(
+        out,
+        transformer.STUDY,
+        config.as_json(),
+        lambda run, update: transformer.run_transformer(config, run, update),
+        dry_run,
+        lambda: transformer.estimate(config),
+    )

@@ -3,20 +3,21 @@
 from pathlib import Path
 
 import click
-import mlx.core as mx
 
 from mlx_entk.errors import InputError
+from mlx_entk.files import read_arrays
 from mlx_entk.report import regression_tables
-from mlx_entk.runs import Run, read_arrays
+from mlx_entk.runs import Run
 from mlx_entk.studies import kernel as kernel_study
 from mlx_entk.studies.regress import Fit, fit_of, fit_of_model, regress
 
-from .display import finish, progress
+from .base import Command, RunFolder
+from .display import finish, progress, session
 from .inputs import models_of_kernel_run
 
 
-@click.command("regress", epilog="Example: mlx-entk regress runs/demo")
-@click.argument("run", type=click.Path(path_type=Path))
+@click.command("regress", cls=Command, examples=["mlx-entk regress runs/demo"])
+@click.argument("run", type=RunFolder())
 @click.option(
     "--targets",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
@@ -31,7 +32,7 @@ def regress_command(run: Path, targets: Path | None) -> None:
     it. Writes regression.json and figures into the run folder.
     """
     opened = Run.load(run)
-    with opened.session():
+    with session(opened):
         with progress() as update:
             regression = regress(_fit(opened, targets), update)
         opened.save_regression(regression)
@@ -49,5 +50,5 @@ def _fit(run: Run, targets: Path | None) -> Fit:
     if "y" not in arrays:
         raise InputError(f"{targets} has no array y; it has {', '.join(arrays) or 'nothing'}")
     model, initial = models_of_kernel_run(run)
-    x = mx.array(read_arrays(run.inputs_file)["x"])
+    x = kernel_study.stored_inputs(run)
     return fit_of_model(model, initial, x, arrays["y"])

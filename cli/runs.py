@@ -1,23 +1,33 @@
-"""``mlx-entk runs`` and ``mlx-entk show``: look at run folders."""
+"""Look at run folders: ``mlx-entk runs``, ``show``, ``report`` and ``compare``."""
 
 from pathlib import Path
 
 import click
 
-from mlx_entk.report import Table, tables
+from mlx_entk.report import (
+    Table,
+    comparison_table,
+    save_figures,
+    tables,
+    write_comparison,
+    write_report,
+)
+from mlx_entk.report.headlines import headline
 from mlx_entk.runs import Run, list_runs
+from mlx_entk.studies.compare import compare
 
-from .display import console, print_table
+from .base import Command, RunFolder, wants_json
+from .display import console, session, show
 
 
-@click.command()
+@click.command(cls=Command, examples=["mlx-entk runs", "mlx-entk runs --json"])
 @click.argument(
     "root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs")
 )
 def runs(root: Path) -> None:
     """List the runs below ROOT (by default runs/), finished or not."""
     found = list_runs(root)
-    if not found:
+    if not found and not wants_json():
         console.print(f"No runs below {root}. Make one with `mlx-entk modular mlp`.")
         return
     rows = [
@@ -28,19 +38,54 @@ def runs(root: Path) -> None:
         )
         for run in found
     ]
-    print_table(Table(f"Runs below {root}", ("folder", "settings", "state"), rows))
+    show([Table(f"Runs below {root}", ("folder", "settings", "state"), rows)])
 
 
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-def show(run: Path) -> None:
+@click.command("show", cls=Command, examples=["mlx-entk show runs/demo"])
+@click.argument("run", type=RunFolder())
+def show_command(run: Path) -> None:
     """Print the tables of a finished RUN folder."""
     opened = Run.load(run)
-    for table in tables(opened.results):
-        print_table(table)
+    results = opened.results
     report = opened.path / "report.html"
-    if report.exists():
-        console.print(f"Report: {report}", soft_wrap=True)
+    written = {"report": report} if report.exists() else {}
+    show(tables(results), found=headline(results), **written)
+
+
+@click.command(cls=Command, examples=["mlx-entk report runs/demo"])
+@click.argument("run", type=RunFolder())
+def report(run: Path) -> None:
+    """Draw the figures of a finished RUN again, and write its report.html.
+
+    Every study does that at its end; after an update of mlx-entk this makes it anew.
+    """
+    opened = Run.load(run)
+    opened.require_finished()
+    with session(opened):
+        save_figures(opened)
+        written = write_report(opened)
+    show([], report=written)
+
+
+@click.command(
+    "compare",
+    cls=Command,
+    examples=["mlx-entk compare runs/seed-0 runs/seed-1 --out seeds.html"],
+)
+@click.argument("folders", metavar="RUN RUN…", nargs=-1, type=RunFolder())
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("compare.html"),
+    show_default=True,
+    help="The page with their figures beside each other.",
+)
+def compare_command(folders: tuple[Path, ...], out: Path) -> None:
+    """Set finished runs of one study beside each other: settings, headline figures, figures."""
+    opened = [Run.load(path) for path in folders]
+    comparison = compare(opened)
+    write_comparison(comparison, opened, out)
+    show([comparison_table(comparison)], page=out)
 
 
 def _state(run: Run) -> str:

@@ -8,19 +8,22 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
 from mlx_entk.progress import Progress
 from mlx_entk.runs import Run
+from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.sweep import STUDY, summarise
 
-from .display import finish, progress
+from .base import Command, device_options
+from .display import finish, progress, session, show_estimate
 from .inputs import parse_numbers
 
 # What the linear algebra libraries take as their number of threads.
@@ -39,8 +42,9 @@ def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) 
 
 
 @click.command(
+    cls=Command,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    epilog="Example: mlx-entk sweep --seeds 0-7 --jobs 2 modular transformer --epochs 20000",
+    examples=["mlx-entk sweep --seeds 0-7 --jobs 2 modular transformer --epochs 20000"],
 )
 @click.option(
     "--seeds",
@@ -61,8 +65,11 @@ def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) 
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the sweep, with a run folder for each seed inside; by default below runs/.",
 )
+@click.option("--dry-run", is_flag=True, help="Say what it would take on this device, and stop.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def sweep(seeds: list[int], jobs: int, out: Path | None, command: tuple[str, ...]) -> None:
+def sweep(
+    seeds: list[int], jobs: int, out: Path | None, dry_run: bool, command: tuple[str, ...]
+) -> None:
     """Run COMMAND, an experiment of mlx-entk with its options, once for each seed.
 
     Seeds that are finished are not run again: the same command goes on after an interruption.
@@ -72,15 +79,35 @@ def sweep(seeds: list[int], jobs: int, out: Path | None, command: tuple[str, ...
     for name in ("--seed", "--out"):
         if any(word == name or word.startswith(f"{name}=") for word in command):
             raise InputError(f"{name} is set by the sweep: leave it out of the command")
-    run = Run.create(out or _default_folder(command), STUDY, {"command": list(command)})
-    with run.session():
-        folders = {seed: run.path / f"seed-{seed}" for seed in seeds}
+    path = out or _default_folder(command)
+    folders = {seed: path / f"seed-{seed}" for seed in seeds}
+    if dry_run:
+        show_estimate(path, _estimate(command, folders))
+        return
+    run = Run.create(path, STUDY, {"command": list(command)})
+    with session(run):
         with progress() as update:
             _run_all(command, folders, jobs, update)
         runs = {seed: Run.load(folder) for seed, folder in folders.items()}
         results = summarise(runs, list(command))
         run.save_results(results, {})
         finish(run)
+
+
+def _estimate(command: Sequence[str], folders: dict[int, Path]) -> list[Stage]:
+    """What the seeds that are not finished would take, by the first of them, one at a time."""
+    waiting = [seed for seed, folder in folders.items() if not _finished(folder)]
+    if not waiting:
+        return [Stage("nothing is left to run", 0, 0.0, 0)]
+    first = waiting[0]
+    arguments = [*command, "--seed", str(first), "--out", str(folders[first]), "--dry-run", "-q"]
+    stages = _invoke(arguments)
+    return [
+        replace(
+            stage, name=f"{stage.name}; seeds: {len(waiting)}", seconds=len(waiting) * stage.seconds
+        )
+        for stage in stages
+    ]
 
 
 def _default_folder(command: Sequence[str]) -> Path:
@@ -130,7 +157,7 @@ def _start(command: Sequence[str], seed: int, folder: Path) -> _Job:
     # A fresh interpreter: MLX's threads and a GPU's queue do not survive a fork.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    arguments = [*command, "--seed", str(seed), "--out", str(folder)]
+    arguments = [*command, "--seed", str(seed), "--out", str(folder), *device_options()]
     process = context.Process(target=_work, args=(arguments, sender), daemon=True)
     # Ctrl-C reaches the whole terminal; the sweep alone answers it, and stops its jobs.
     answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -165,9 +192,15 @@ def _read(job: _Job, update: Progress) -> bool:
     return True
 
 
+def _invoke(arguments: Sequence[str], **context: Any) -> Any:
+    """Run a command of mlx-entk in this process; what it returns."""
+    from .main import cli  # it imports this module
+
+    return cli.main(list(arguments), standalone_mode=False, **context)
+
+
 def _work(arguments: list[str], messages: Connection) -> None:
     """What the process of a seed does: the command, telling its progress to the sweep."""
-    from .main import cli  # it imports this module
 
     def tell(stage: str, done: int, total: int, note: str = "") -> None:
         messages.send((stage, done, total, note))
@@ -175,7 +208,7 @@ def _work(arguments: list[str], messages: Connection) -> None:
     sys.argv = ["mlx-entk", *arguments]  # for the provenance of the run
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            cli.main(arguments, standalone_mode=False, obj=tell)
+            _invoke(arguments, obj=tell)
     except MlxEntkError as error:
         messages.send(error)
     except click.ClickException as error:

@@ -9,14 +9,16 @@ from click.core import ParameterSource
 
 from mlx_entk.errors import InputError
 from mlx_entk.studies import tms as study
+from mlx_entk.studies.estimate import Stage
 
+from .base import Group
 from .display import run_study
 
 _DEFAULT = study.TMSConfig()
-Command = Callable[..., None]
+Function = Callable[..., Any]
 
 
-def _options(command: Command) -> Command:
+def _options(command: Function) -> Function:
     """The settings that every experiment with toy models has."""
     for option in reversed(
         [
@@ -39,6 +41,9 @@ def _options(command: Command) -> Command:
                 type=click.Path(file_okay=False, path_type=Path),
                 help="Run folder; by default one below runs/ named after the settings.",
             ),
+            click.option(
+                "--dry-run", is_flag=True, help="Say what it would take on this device, and stop."
+            ),
         ]
     ):
         command = option(command)
@@ -46,8 +51,9 @@ def _options(command: Command) -> Command:
 
 
 @click.group(
+    cls=Group,
     invoke_without_command=True,
-    epilog="Examples: mlx-entk tms --m 2 --n 5; mlx-entk tms --paper",
+    examples=["mlx-entk tms --m 2 --n 5", "mlx-entk tms --paper", "mlx-entk tms double-descent"],
 )
 @_options
 @click.option(
@@ -75,7 +81,9 @@ def _options(command: Command) -> Command:
 )
 @click.option("--paper", is_flag=True, help="The three models of the paper side by side.")
 @click.pass_context
-def tms(context: click.Context, /, out: Path | None, paper: bool, **settings: Any) -> None:
+def tms(
+    context: click.Context, /, out: Path | None, paper: bool, dry_run: bool, **settings: Any
+) -> list[Stage] | None:
     """Train a toy model of superposition, and count the features that its eNTK's modes recover.
 
     Writes a run folder with checkpoints, results.json, spectra.npz, figures/ and report.html.
@@ -83,28 +91,40 @@ def tms(context: click.Context, /, out: Path | None, paper: bool, **settings: An
     same command again to continue after an interruption.
     """
     if context.invoked_subcommand is not None:
-        _refuse(context, [*settings, "out", "paper"], "belongs after double-descent")
-        return
+        names = [*settings, "out", "paper", "dry-run"]
+        _refuse(context, names, "belongs after double-descent")
+        return None
     if paper:
         _refuse(context, ["n", "m", "sparsity", "dataset", "betas"], "is set by --paper: leave it")
     config = study.TMSConfig(**settings)
     if paper:
-        run_study(out, study.PAPER_STUDY, config.as_json(),
-             lambda run, update: study.run_paper(config, run, update))  # fmt: skip
-        return
-    run_study(out, study.STUDY, config.as_json(),
-         lambda run, update: study.run_tms(config, run, update))  # fmt: skip
+        return run_study(
+            out,
+            study.PAPER_STUDY,
+            config.as_json(),
+            lambda run, update: study.run_paper(config, run, update),
+            dry_run,
+            lambda: study.estimate_paper(config),
+        )
+    return run_study(
+        out,
+        study.STUDY,
+        config.as_json(),
+        lambda run, update: study.run_tms(config, run, update),
+        dry_run,
+        lambda: study.estimate(config),
+    )
 
 
 def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
     """Say so where an option was given that would not count."""
     for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+        if context.get_parameter_source(name.replace("-", "_")) is ParameterSource.COMMANDLINE:
             option = "beta" if name == "betas" else name
             raise InputError(f"--{option} {why}")
 
 
-@tms.command("double-descent", epilog="Example: mlx-entk tms double-descent --m 2")
+@tms.command("double-descent", examples=["mlx-entk tms double-descent --m 2"])
 @_options
 @click.option("--sparsity", default=0.3, show_default=True, help="Probability of absence.")
 @click.option(
@@ -115,8 +135,16 @@ def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
     default=study.DESCENT_ROWS,
     help="Dataset size; may be given more than once. By default 16 sizes from 3 to 1000.",
 )
-def double_descent(out: Path | None, sizes: tuple[int, ...], **settings: Any) -> None:
+def double_descent(
+    out: Path | None, sizes: tuple[int, ...], dry_run: bool, **settings: Any
+) -> list[Stage] | None:
     """Train on datasets of several sizes, and draw the loss on new inputs over the size."""
     config = study.TMSConfig(**settings)
-    run_study(out, study.DESCENT_STUDY, study.descent_config(config, sizes),
-         lambda run, update: study.run_double_descent(config, sizes, run, update))  # fmt: skip
+    return run_study(
+        out,
+        study.DESCENT_STUDY,
+        study.descent_config(config, sizes),
+        lambda run, update: study.run_double_descent(config, sizes, run, update),
+        dry_run,
+        lambda: study.estimate_double_descent(config, sizes),
+    )

@@ -11,8 +11,8 @@ from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 
 from mlx_entk.distributed import Group, from_first, is_first
 from mlx_entk.errors import InputError, RunFailedError
+from mlx_entk.files import read_arrays, write_arrays
 from mlx_entk.linalg import Float64Array, FloatArray, eigh
-from mlx_entk.runs import read_arrays, write_arrays
 from mlx_entk.spectrum import Spectrum
 
 Method = Literal["lanczos", "subspace"]

@@ -6,71 +6,44 @@ goes on from its last checkpoint.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
-from zipfile import BadZipFile
+from typing import IO, TYPE_CHECKING, Self
 
 import mlx.core as mx
-import numpy as np
-from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
+from mlx_entk.files import (
+    TEMPORARY,
+    Arrays,
+    Json,
+    append_line,
+    digest,
+    digest_of_file,
+    read_arrays,
+    read_json,
+    read_tensors,
+    write_arrays,
+    write_atomically,
+    write_json,
+    write_tensors,
+)
 from mlx_entk.provenance import provenance
 
 if TYPE_CHECKING:  # importing matplotlib takes longer than the rest together
     from matplotlib.figure import Figure
 
-Arrays = dict[str, NDArray[Any]]
-Json = dict[str, Any]
-
-_TEMPORARY = ".*.tmp*"
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON atomically, with NaN refused."""
-    text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-
-
-def read_json(path: Path) -> Json:
-    """Read a JSON object of a run folder.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing or is no JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise InputError(f"{path} is damaged: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object")
-    return value
+# The key under which results.json keeps the digest of spectra.npz.
+_ARRAYS_DIGEST = "spectra_sha256"
+# The key under which a row of metrics keeps its checksum.
+_CHECKSUM = "crc32"
+# Counts up when a run folder of an earlier version can no longer be read.
+FORMAT = 1
 
 
 class Run:
@@ -94,10 +67,10 @@ class Run:
             Where the folder holds something else, another configuration, or cannot be written.
         """
         run = cls(path, study, config)
-        if run._config_file.exists():
-            run._refuse_other(cls.load(path))
-            return run
         try:
+            if run._config_file.exists():
+                run._refuse_other(cls.load(path))
+                return run
             path.mkdir(parents=True, exist_ok=True)
             foreign = [item.name for item in path.iterdir() if not item.name.startswith(".")]
         except OSError as error:
@@ -106,7 +79,7 @@ class Run:
             raise InputError(
                 f"{path} is no run folder (it holds {foreign[0]}): choose another --out"
             )
-        write_json(run._config_file, {"study": study, "config": config})
+        write_json(run._config_file, {"format": FORMAT, "study": study, "config": config})
         return run
 
     @classmethod
@@ -118,13 +91,19 @@ class Run:
         InputError
             Where there is none.
         """
-        if not path.is_dir():
-            raise InputError(f"{path} is no folder: `mlx-entk runs` lists the runs there are")
-        if not (path / "config.json").exists():
-            raise InputError(f"{path} is no run folder: it has no config.json")
+        try:
+            if not path.is_dir():
+                raise InputError(f"{path} is no folder: `mlx-entk runs` lists the runs there are")
+            if not (path / "config.json").exists():
+                raise InputError(f"{path} is no run folder: it has no config.json")
+        except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
+            raise InputError(f"{str(path)[:80]!r} is no folder: {error}") from error
         stored = read_json(path / "config.json")
-        if not isinstance(stored.get("study"), str) or not isinstance(stored.get("config"), dict):
-            raise InputError(f"{path / 'config.json'} is damaged: study or config is missing")
+        if stored.get("format") != FORMAT:
+            raise InputError(
+                f"{path} was made by another version of mlx-entk (format {stored.get('format')}, "
+                f"this one reads {FORMAT}): run its command again with another --out"
+            )
         return cls(path, stored["study"], stored["config"])
 
     def _refuse_other(self, stored: "Run") -> None:
@@ -151,14 +130,8 @@ class Run:
         InputError
             Where another process holds the folder.
         """
-        with (self.path / ".lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"another process is writing to {self.path}: wait for it"
-                ) from error
-            for left_over in self.path.rglob(_TEMPORARY):
+        with self._locked():
+            for left_over in self.path.rglob(TEMPORARY):
                 left_over.unlink(missing_ok=True)
             record: Json = {"seed": self.config.get("seed"), "sessions": []}
             if self._provenance_file.exists():
@@ -170,6 +143,30 @@ class Run:
             yield
             session["wall_seconds"] = round(time.perf_counter() - start, 3)
             write_json(self._provenance_file, record)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes out; the lock falls with the process, however that ends."""
+        try:
+            lock = (self.path / ".lock").open("a+")
+        except OSError as error:
+            raise InputError(f"cannot write to {self.path}: {error.strerror or error}") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(
+                    f"another process{_holder(lock)} is writing to {self.path}: wait for it"
+                ) from error
+            except OSError as error:
+                raise InputError(
+                    f"{self.path} cannot be locked: {error.strerror or error}"
+                ) from error
+            with suppress(OSError):  # on a full disk the number is missing, the lock holds
+                lock.truncate(0)
+                lock.write(str(os.getpid()))
+                lock.flush()
+            yield
 
     @property
     def sessions(self) -> list[Json]:
@@ -187,10 +184,7 @@ class Run:
     def save_checkpoint(self, epoch: int, arrays: dict[str, mx.array]) -> None:
         """Store arrays for an epoch, with their checksum."""
         metadata = {"epoch": str(epoch), "sha256": digest(arrays)}
-        write_atomically(
-            self._checkpoint_file(epoch),
-            lambda temporary: mx.save_safetensors(str(temporary), arrays, metadata),
-        )
+        write_tensors(self._checkpoint_file(epoch), arrays, metadata)
 
     def load_checkpoint(self, epoch: int) -> dict[str, mx.array]:
         """Read back what :meth:`save_checkpoint` stored.
@@ -202,10 +196,9 @@ class Run:
         """
         path = self._checkpoint_file(epoch)
         try:
-            loaded: Any = mx.load(str(path), return_metadata=True)
-            arrays: dict[str, mx.array] = loaded[0]
-            intact = loaded[1].get("sha256") == digest(arrays)
-        except (RuntimeError, ValueError, OSError):
+            arrays, metadata = read_tensors(path)
+            intact = metadata.get("sha256") == digest(arrays)
+        except InputError:
             intact = False
         if not intact:
             raise InputError(
@@ -218,10 +211,7 @@ class Run:
 
     def save_model(self, parameters: dict[str, mx.array], inputs: Arrays) -> None:
         """Store model.safetensors and inputs.npz."""
-        write_atomically(
-            self.model_file,
-            lambda temporary: mx.save_safetensors(str(temporary), parameters),
-        )
+        write_tensors(self.model_file, parameters, {})
         write_arrays(self.inputs_file, inputs)
 
     @property
@@ -238,25 +228,39 @@ class Run:
 
     @property
     def metrics(self) -> list[Json]:
-        """Rows of metrics.jsonl; a last line cut off by a kill does not count."""
-        rows = []
-        if self._metrics_file.exists():
-            for line in self._metrics_file.read_text(encoding="utf-8").splitlines():
-                try:
-                    rows.append(json.loads(line))
-                except ValueError:
-                    break
-        return rows
+        """Rows of metrics.jsonl; a last line cut off by a kill does not count.
+
+        Raises
+        ------
+        InputError
+            Where another line is damaged, or the file cannot be read.
+        """
+        try:
+            text = self._metrics_file.read_bytes().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise InputError(
+                f"cannot read {self._metrics_file}: {error.strerror or error}"
+            ) from error
+        lines = text.split("\n")[:-1]
+        rows = [_unsealed(line) for line in lines]
+        whole = [row for row in rows if row is not None]
+        if len(whole) < len(rows):
+            raise InputError(
+                f"{self._metrics_file} is damaged at line {rows.index(None) + 1}: run the same "
+                "command with another --out"
+            )
+        return whole
 
     def append_metrics(self, row: Json) -> None:
-        """Add a row to metrics.jsonl."""
-        with self._metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, allow_nan=False) + "\n")
+        """Add a row to metrics.jsonl, with its checksum."""
+        append_line(self._metrics_file, _sealed(row))
 
     def cut_metrics(self, epoch: int) -> None:
         """Drop the rows after an epoch, which a resumed run makes again."""
         kept = [row for row in self.metrics if row["epoch"] <= epoch]
-        text = "".join(json.dumps(row) + "\n" for row in kept)
+        text = "".join(f"{_sealed(row)}\n" for row in kept)
         write_atomically(self._metrics_file, lambda temporary: temporary.write_text(text))
 
     # Results
@@ -269,7 +273,8 @@ class Run:
     def save_results(self, results: Json, arrays: Arrays) -> None:
         """Write spectra.npz, then results.json, whose presence says that all is there."""
         write_arrays(self._arrays_file, arrays)
-        write_json(self._results_file, results)
+        sealed = {**results, _ARRAYS_DIGEST: digest_of_file(self._arrays_file)}
+        write_json(self._results_file, sealed)
 
     def save_regression(self, regression: Json) -> None:
         """Write regression.json, which comes after the results."""
@@ -304,11 +309,24 @@ class Run:
     def results(self) -> Json:
         """The results of a finished run."""
         self.require_finished()
-        return read_json(self._results_file)
+        results = read_json(self._results_file)
+        results.pop(_ARRAYS_DIGEST, None)
+        return results
 
     @property
     def arrays(self) -> Arrays:
-        """The arrays of a finished run, from spectra.npz."""
+        """The arrays of a finished run, from spectra.npz.
+
+        Raises
+        ------
+        InputError
+            Where the file is missing, or not what the results came with.
+        """
+        self.require_finished()
+        if digest_of_file(self._arrays_file) != read_json(self._results_file)[_ARRAYS_DIGEST]:
+            raise InputError(
+                f"{self._arrays_file} is damaged: it is not what the results came with"
+            )
         return read_arrays(self._arrays_file)
 
     def save_figure(self, name: str, figure: "Figure") -> None:
@@ -349,39 +367,28 @@ class Run:
         return self._checkpoint_folder / f"{epoch:06d}.safetensors"
 
 
-def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Write an .npz atomically."""
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(path, write)
+def _sealed(row: Json) -> str:
+    """A row of metrics as a line, with its checksum."""
+    plain = json.dumps(row, allow_nan=False)
+    return json.dumps({**row, _CHECKSUM: zlib.crc32(plain.encode())})
 
 
-def read_arrays(path: Path) -> Arrays:
-    """The arrays of an .npz.
-
-    Raises
-    ------
-    InputError
-        Where the file is missing, damaged, or holds something else than arrays.
-    """
+def _unsealed(line: str) -> Json | None:
+    """A row of metrics again, None where the line was altered."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (
-        ValueError,
-        TypeError,
-        AttributeError,
-        KeyError,
-        EOFError,
-        BadZipFile,
-        zlib.error,
-    ) as error:
-        raise InputError(f"{path} is no .npz of arrays: {error}") from error
+        row = json.loads(line)
+        checksum = row.pop(_CHECKSUM)
+        intact = zlib.crc32(json.dumps(row).encode()) == checksum
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None
+    return row if intact else None
+
+
+def _holder(lock: IO[str]) -> str:
+    """Which process holds a lock, as far as it has said so."""
+    lock.seek(0)
+    number = lock.read(20).strip()
+    return f" ({number})" if number.isdigit() else ""
 
 
 def list_runs(root: Path) -> list[Run]:
@@ -394,13 +401,3 @@ def list_runs(root: Path) -> list[Run]:
 def arrays_below(arrays: Arrays, prefix: str) -> Arrays:
     """The arrays whose name begins with a prefix, by the rest of their name."""
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def digest(arrays: dict[str, mx.array]) -> str:
-    """SHA-256 of names, types, shapes and contents."""
-    hash_ = hashlib.sha256()
-    for name in sorted(arrays):
-        array = arrays[name]
-        hash_.update(f"{name} {array.dtype} {array.shape}".encode())
-        hash_.update(np.asarray(array.reshape(-1).view(mx.uint8)).tobytes())
-    return hash_.hexdigest()

@@ -9,9 +9,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 
 from mlx_entk.errors import InputError, RunFailedError
+from mlx_entk.files import Json
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Json, Run
+from mlx_entk.runs import Run
 
 Batch = tuple[mx.array, ...]
 Stop = Callable[[Sequence[Json]], bool]

@@ -1,5 +1,6 @@
 import fcntl
 import json
+import os
 from pathlib import Path
 
 import mlx.core as mx
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
-from mlx_entk.runs import Run, list_runs, write_json
+from mlx_entk.files import read_json, write_json
+from mlx_entk.runs import Run, list_runs
 
 CONFIG = {"seed": 1, "p": 5}
 
@@ -54,7 +56,12 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is damaged"), ("[]", "holds no JSON object"), ("{}", "study or config is missing")],
+    [
+        ("{", "is damaged"),
+        ("[]", "holds no JSON object"),
+        ("{}", "is not what mlx-entk wrote there"),
+        ("[" * 100_000, "is damaged"),
+    ],
 )
 def test_a_damaged_configuration_is_said(run: Run, text: str, message: str) -> None:
     (run.path / "config.json").write_text(text)
@@ -76,8 +83,43 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(run: Run) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(run.path / "value.json", {"a": float("nan")})
 
-    assert json.loads((run.path / "value.json").read_text()) == {"a": 1}
+    assert read_json(run.path / "value.json") == {"a": 1}
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "value.json"]
+
+
+def test_an_altered_number_is_noticed(run: Run) -> None:
+    path = run.path / "value.json"
+    write_json(path, {"accuracy": 0.75, "3": ["ö", None]})
+    assert read_json(path) == {"accuracy": 0.75, "3": ["ö", None]}
+
+    path.write_text(path.read_text().replace("0.75", "0.95"))
+
+    with pytest.raises(InputError, match="is not what mlx-entk wrote there"):
+        read_json(path)
+
+
+def test_a_folder_of_another_version_says_so(run: Run) -> None:
+    write_json(run.path / "config.json", {"format": 0, "study": "study", "config": CONFIG})
+
+    with pytest.raises(InputError, match="made by another version of mlx-entk"):
+        Run.load(run.path)
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
+def test_names_that_no_file_can_have_are_said(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match="is no folder: "):
+        Run.load(tmp_path / name)
+
+
+def test_long_and_unicode_paths_work(tmp_path: Path) -> None:
+    path = tmp_path.joinpath(*["d" * 50] * 10, "Läufe 実験 🧪 'q' $x")
+    run = Run.create(path, "study", CONFIG)
+    with run.session():
+        run.save_checkpoint(0, {"w": mx.ones(3)})
+        run.save_results({"a": 1}, {"x": np.ones(3)})
+
+    assert Run.load(path).results == {"a": 1}
+    assert Run.load(path).load_checkpoint(0)["w"].shape == (3,)
 
 
 def test_checkpoints_come_back_as_they_were(run: Run) -> None:
@@ -115,9 +157,21 @@ def test_metrics_survive_a_line_cut_off_and_can_be_cut_back(run: Run) -> None:
         file.write('{"epoch": 4, "lo')
 
     assert [row["epoch"] for row in run.metrics] == [0, 1, 2, 3]
+    assert run.metrics[2] == {"epoch": 2, "loss": 0.5}
     run.cut_metrics(2)
     run.append_metrics({"epoch": 3, "loss": 0.25})
     assert [row["loss"] for row in run.metrics] == [0.5, 0.5, 0.5, 0.25]
+
+
+def test_an_altered_row_of_metrics_is_noticed(run: Run) -> None:
+    for epoch in range(3):
+        run.append_metrics({"epoch": epoch, "loss": 0.5})
+    text = (run.path / "metrics.jsonl").read_text()
+
+    (run.path / "metrics.jsonl").write_text(text.replace("0.5", "0.6", 1))
+
+    with pytest.raises(InputError, match=r"metrics.jsonl is damaged at line 1"):
+        _ = run.metrics
 
 
 def test_a_session_keeps_others_out_and_clears_what_a_killed_one_left(run: Run) -> None:
@@ -127,7 +181,8 @@ def test_a_session_keeps_others_out_and_clears_what_a_killed_one_left(run: Run) 
 
     with run.session():
         assert not left_over.exists()
-        with pytest.raises(InputError, match="another process is writing"), run.session():
+        match = rf"another process \({os.getpid()}\) is writing"
+        with pytest.raises(InputError, match=match), run.session():
             pass
 
     with (run.path / ".lock").open("w") as lock:
@@ -158,7 +213,7 @@ def test_results_need_both_their_files(run: Run) -> None:
     np.testing.assert_array_equal(run.arrays["values"], [0, 1, 2])
 
     (run.path / "spectra.npz").write_bytes(b"PK")
-    with pytest.raises(InputError, match=r"spectra.npz is no .npz of arrays"):
+    with pytest.raises(InputError, match=r"spectra.npz is damaged"):
         _ = run.arrays
 
 

@@ -8,6 +8,7 @@ import mlx.core as mx
 
 from mlx_entk.distributed import Group, numbers_of_first, share
 from mlx_entk.errors import InputError
+from mlx_entk.files import digest
 from mlx_entk.graph import UntraceableError
 from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
 from mlx_entk.kernel.checks import check_inputs, check_model
@@ -20,7 +21,6 @@ from mlx_entk.kernel.work import WHOLE, Work
 from mlx_entk.linalg import FloatArray
 from mlx_entk.memory import default_limit, format_bytes
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import digest
 
 Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "structured-derivatives"]
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from mlx_entk.distributed import Group, barrier, is_first, sum_over
 from mlx_entk.errors import InputError
+from mlx_entk.files import map_array, read_json, reserve, write_json
 from mlx_entk.kernel.tiling import Tile
 from mlx_entk.linalg import FloatArray
-from mlx_entk.runs import read_json, write_json
 
 Blocks = dict[str, FloatArray]
 
@@ -113,11 +113,14 @@ class FileStore:
         for name in names:
             if self._path(name, ".npy").exists():
                 raise InputError(f"{self._path(name, '.npy')} exists: choose another folder")
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
         for name in names:
-            np.lib.format.open_memmap(
-                self._path(name, ".part"), mode="w+", dtype=np.float32, shape=shape
-            )
+            path = self._path(name, ".part")
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            reserve(path, path.stat().st_size)
         self._save()
 
     def has(self, tile: Tile) -> bool:
@@ -144,7 +147,7 @@ class FileStore:
             for record in self._records():  # tiles.json, which says that there are any, last
                 record.unlink()
         barrier(self._group)
-        return {name: np.load(self._path(name, ".npy"), mmap_mode="r") for name in self._names}
+        return {name: map_array(self._path(name, ".npy")) for name in self._names}
 
     def _path(self, name: str, suffix: str) -> Path:
         return self._folder / f"{name}{suffix}"

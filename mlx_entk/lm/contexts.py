@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
+from mlx_entk.files import write_atomically
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import write_atomically
 
 Labels = dict[str, str]
 # Of a text, words with labels as (first character, end, labels), in order.

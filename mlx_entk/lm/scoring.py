@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
+from mlx_entk.files import Json
 from mlx_entk.linalg import Float64Array
-from mlx_entk.runs import Json
 
 RESAMPLES = 200
 INTERVAL = 0.95

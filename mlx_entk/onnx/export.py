@@ -16,6 +16,7 @@ import onnx
 from onnx import helper
 
 from mlx_entk.errors import InputError
+from mlx_entk.files import write_atomically
 from mlx_entk.graph import UntraceableError
 from mlx_entk.onnx.builders import BUILDERS, Primitive
 from mlx_entk.onnx.emitter import PRODUCER, TYPES, Emitter, as_onnx_array
@@ -28,7 +29,6 @@ from mlx_entk.onnx.symbolic import (
 )
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.provenance import provenance
-from mlx_entk.runs import write_atomically
 
 # ReduceMax with axes as input needs 18; everything else is older.
 OPSET = 18

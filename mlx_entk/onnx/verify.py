@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from mlx_entk import linalg
 from mlx_entk.errors import InputError
+from mlx_entk.files import Arrays, Json
 from mlx_entk.jacobian import ParametricFunction
 from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.linalg import Float64Array
@@ -28,7 +29,6 @@ from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.precision import in_double, is_weight
 from mlx_entk.onnx.torch_runtime import as_torch
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Arrays, Json
 
 CHECKERS = ("onnxruntime", "finite-differences", "torch")
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
+from mlx_entk.files import Json
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styled
-from mlx_entk.runs import Json
 
 
 def regression_figures(regression: Json) -> Iterator[tuple[str, Drawing]]:

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from mlx_entk.files import Json
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, new_figure, styled
-from mlx_entk.runs import Json, Run
+from mlx_entk.runs import Run
 
 
 def sweep_figures(results: Json, runs: Mapping[int, Run]) -> Iterator[tuple[str, Drawing]]:

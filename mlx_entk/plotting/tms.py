@@ -9,6 +9,7 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from mlx_entk.files import Arrays, Json
 from mlx_entk.linalg import Float64Array
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
@@ -20,7 +21,7 @@ from mlx_entk.plotting.style import (
     new_figure,
     styled,
 )
-from mlx_entk.runs import Arrays, Json, Run
+from mlx_entk.runs import Run
 
 _NETWORKS = ("trained", "initial", "shuffled")
 _NETWORK_LABELS = {

@@ -4,6 +4,7 @@ from mlx_entk.report.page import save_figures, write_comparison, write_report
 from mlx_entk.report.tables import (
     Table,
     comparison_table,
+    estimate_table,
     regression_tables,
     tables,
     verification_table,
@@ -13,6 +14,7 @@ from mlx_entk.report.tables import (
 __all__ = [
     "Table",
     "comparison_table",
+    "estimate_table",
     "regression_tables",
     "save_figures",
     "tables",

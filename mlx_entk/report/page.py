@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from mlx_entk.files import Json, write_atomically
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.report.figures import CAPTIONS, figures
 from mlx_entk.report.headlines import TITLES, headline
@@ -18,7 +19,7 @@ from mlx_entk.report.tables import (
     verification_table,
     window_tables,
 )
-from mlx_entk.runs import Json, Run, write_atomically
+from mlx_entk.runs import Run
 from mlx_entk.studies import lm
 
 # Modes of each layer of a language model whose windows the report shows, and windows at each end.

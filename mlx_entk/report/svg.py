@@ -14,9 +14,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
+from mlx_entk.files import Json
 from mlx_entk.plotting.drawing import Drawing, Points
 from mlx_entk.plotting.style import MUTED
-from mlx_entk.runs import Json
 
 # SVG counts in points, 72 to the inch.
 _POINTS = 72
@@ -51,8 +51,8 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
     text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: _COLORS.get(found[0], found[0]), text)
     width, height = figure.get_size_inches() * _POINTS
-    # From a little below to a little above the size at which it was drawn: text stays readable.
-    smallest, largest = 0.8 * width, 1.35 * width
+    # Never below the size at which it was drawn, so that text stays readable: a page scrolls it.
+    smallest, largest = width, 1.4 * width
     head = (
         f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" '
         f'style="min-width:{smallest:.0f}px;max-width:{largest:.0f}px" role="img" tabindex="0" '

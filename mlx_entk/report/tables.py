@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from mlx_entk.features import FREQUENCY_FAMILIES
+from mlx_entk.files import Json
 from mlx_entk.lm.contexts import read_contexts
-from mlx_entk.runs import Json, Run
+from mlx_entk.memory import format_bytes
+from mlx_entk.runs import Run
+from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.lm import contexts_file, leading_windows
 
 
@@ -28,6 +31,26 @@ class Table:
             cell.removeprefix("-").replace(".", "", 1).isdigit() for cell in cells
         )
 
+    def as_json(self) -> Json:
+        """Title, note, and the rows by column: of a table without a head, value by name."""
+        rows: Json | list[Json]
+        if any(self.columns):
+            names = [column or "name" for column in self.columns]
+            rows = [dict(zip(names, map(_value, row), strict=True)) for row in self.rows]
+        else:
+            rows = {name: _value(value) for name, value in self.rows}
+        return {"title": self.title, "rows": rows, "note": self.note}
+
+
+def _value(cell: str) -> str | int | float | None:
+    """What a cell says, for JSON: a number where it is one, None where it is empty."""
+    for parse in (int, float):
+        try:
+            return parse(cell) if cell.isascii() else cell
+        except ValueError:
+            pass
+    return cell or None
+
 
 def tables(results: Json) -> list[Table]:
     """The tables of a finished run of any study."""
@@ -46,6 +69,34 @@ def tables(results: Json) -> list[Table]:
         return [_seeds(results), _spread(results)]
     overview = _modular_overview if "grokking" in results else _kernel_overview
     return [overview(results), _cliffs(results), *_alignment(results)]
+
+
+def estimate_table(stages: Sequence[Stage]) -> Table:
+    """What a study would take, by stage and altogether."""
+    whole = sum(stage.seconds for stage in stages)
+    return Table(
+        "Estimate, by trying small parts on this device",
+        ("stage", "how many", "time", "memory"),
+        [
+            *(
+                (
+                    s.name,
+                    str(s.count),
+                    _duration(s.seconds),
+                    format_bytes(s.memory) if s.memory else "",
+                )
+                for s in stages
+            ),
+            ("altogether", "", _duration(whole), format_bytes(max(s.memory for s in stages))),
+        ],
+        "Memory is the most at a time, beside the process itself. Figures and report come on top.",
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def _tms_overview(results: Json) -> Table:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from mlx_entk.errors import InputError
-from mlx_entk.runs import Json, Run
+from mlx_entk.files import Json
+from mlx_entk.runs import Run
 from mlx_entk.studies.sweep import HEADLINES
 
 

@@ -13,14 +13,16 @@ from mlx_entk.distributed import Group, first_says
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import alignment_rows, center, equivalent_families, family_shares
+from mlx_entk.files import Arrays, Json, digest, map_array, read_arrays
 from mlx_entk.jacobian import Model, as_parametric
 from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.kernel.checks import check_inputs, check_model
 from mlx_entk.kernel.reduction import cotangents_of
 from mlx_entk.linalg import FloatArray, orthonormal_basis
+from mlx_entk.memory import default_limit
 from mlx_entk.parameters import Params, flatten_tree
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Arrays, Json, Run, digest
+from mlx_entk.runs import Run
 from mlx_entk.spectrum import (
     CLIFF_RULE,
     Spectrum,
@@ -28,6 +30,13 @@ from mlx_entk.spectrum import (
     eigendecompose,
     find_cliffs,
     mode_groups,
+)
+from mlx_entk.studies.estimate import (
+    Stage,
+    memory_of_kernels,
+    seconds_of,
+    seconds_of_decomposition,
+    seconds_of_kernel,
 )
 
 STUDY = "kernel"
@@ -38,6 +47,8 @@ KERNELS = "kernels"
 # Up to this size all modes are found by a dense decomposition, above it the leading ones by
 # Lanczos on the kernel.
 DENSE = 4000
+# Products that Lanczos takes for each mode of such kernels, about.
+_PRODUCTS_PER_MODE = 4
 
 
 @dataclass(frozen=True)
@@ -152,6 +163,29 @@ def run_kernel(
     return results
 
 
+def estimate(
+    config: KernelConfig, model: Model, x: mx.array, memory_limit: int | None = None
+) -> list[Stage]:
+    """What :func:`run_kernel` would take on this device."""
+    function = as_parametric(model)
+    size = x.shape[0] * (check_model(function, x) if config.reduction == "full" else 1)
+    kernels = len(function.params) + 1 if config.by_layer else 1
+    formed = seconds_of_kernel(model, x, config.reduction, config.by_layer)
+    if size > DENSE and config.top < size:
+        tried = np.ones((DENSE // 4, DENSE // 4), np.float32)
+        product = seconds_of(lambda: tried @ tried[0]) * (size / len(tried)) ** 2
+        decomposed = _PRODUCTS_PER_MODE * config.top * product
+        memory = 8 * size * 3 * config.top
+    else:
+        decomposed = seconds_of_decomposition(size)
+        memory = memory_of_kernels(size, kernels)
+    limit = default_limit() if memory_limit is None else memory_limit
+    return [
+        Stage("kernel, in files", 1, formed, limit),
+        Stage("spectra", kernels, kernels * decomposed, memory),
+    ]
+
+
 def prepare(
     config: KernelConfig, model: Model, x: mx.array, features: Mapping[str, FloatArray]
 ) -> KernelConfig:
@@ -192,6 +226,28 @@ def _weights(model: Model) -> Params:
     return as_parametric(model).params
 
 
+def stored_inputs(run: Run) -> mx.array:
+    """The inputs that a run keeps.
+
+    Raises
+    ------
+    InputError
+        Where the file is missing or was altered.
+    """
+    arrays = read_arrays(run.inputs_file)
+    if "x" in arrays:
+        x = mx.array(arrays["x"])
+        if digest({"x": x})[:16] == run.config["inputs"]:
+            return x
+    raise InputError(f"{run.inputs_file} is damaged: it is not what the run was made with")
+
+
+def require_weights(run: Run, model: Model) -> None:
+    """Raise InputError where a model's weights are not those that a run was made with."""
+    if digest(_weights(model))[:16] != run.config["weights"]:
+        raise InputError(f"the model of {run.path} is damaged: its weights are not the run's")
+
+
 def form_kernels(
     config: KernelConfig,
     model: Model,
@@ -225,7 +281,7 @@ def form_kernels(
 
 def _stored_kernels(config: KernelConfig, folder: Path) -> dict[str, FloatArray]:
     kernels: dict[str, FloatArray] = {
-        path.stem: np.load(path, mmap_mode="r") for path in sorted(folder.glob("*.npy"))
+        path.stem: map_array(path) for path in sorted(folder.glob("*.npy"))
     }
     if config.by_layer:
         return {"full": np.sum(list(kernels.values()), axis=0), **kernels}

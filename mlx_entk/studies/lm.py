@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.eigensolvers import RecordedOperator, top_modes
 from mlx_entk.errors import InputError
+from mlx_entk.files import Arrays, Json, digest, read_arrays, write_arrays
 from mlx_entk.kernel import entk_operator
 from mlx_entk.linalg import Float64Array
 from mlx_entk.lm.contexts import Context, LabelRule, halves, indicators, tokens_of
@@ -34,7 +35,8 @@ from mlx_entk.lm.scoring import mode_scores, principal_scores, random_scores, sc
 from mlx_entk.memory import default_limit
 from mlx_entk.parameters import flatten_tree
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Arrays, Json, Run, digest, read_arrays, write_arrays
+from mlx_entk.runs import Run
+from mlx_entk.studies.estimate import Stage, seconds_of
 
 STUDY = "lm"
 
@@ -42,6 +44,8 @@ STUDY = "lm"
 _PASS = 0.5
 # Inputs of a forward pass that is not differentiated.
 _FORWARD = 32
+# Products that the solver takes for each mode, about.
+_PRODUCTS_PER_MODE = 2.4
 
 TRAINED, INITIAL = "trained", "initialisation"
 METHODS = ("eNTK", "PCA", "random", "eNTK at initialisation")
@@ -205,6 +209,27 @@ def run_lm(
         run.save_results(results, arrays)
         shutil.rmtree(run.path / "modes", ignore_errors=True)
     return results
+
+
+def estimate(
+    config: LMConfig,
+    model: LanguageModel,
+    contexts: Sequence[Context],
+    memory_limit: int | None = None,
+) -> list[Stage]:
+    """What :func:`run_lm` would take on this device, by one product of the first layer."""
+    limit = default_limit() if memory_limit is None else memory_limit
+    tokens = tokens_of(contexts)[:_FORWARD]
+    layer = min(config.layers)
+    hidden = hidden_before(model, tokens, layer, _FORWARD)
+    root = square_root_of_readout(model.unembedding)
+    function = layer_function(model, layer, config.selection, root)
+    operator = entk_operator(function, hidden, memory_limit=int(_PASS * limit))
+    vector = np.ones(operator.shape[0])
+    operator @ vector  # compiles
+    one = seconds_of(lambda: operator @ vector) * len(contexts) / tokens.shape[0]
+    products = round(_PRODUCTS_PER_MODE * config.modes) * len(config.layers) * 2
+    return [Stage("products, trained and at initialisation", products, products * one, limit)]
 
 
 def _layer_modes(

@@ -5,7 +5,8 @@ eNTK of all p² inputs, find its cliffs, align them with Fourier families, and f
 over training.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -26,12 +27,13 @@ from mlx_entk.features import (
     frequency_shares,
     modular_features,
 )
+from mlx_entk.files import Arrays, Json
 from mlx_entk.kernel import entk
 from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.parameters import flatten_tree
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Arrays, Json, Run
+from mlx_entk.runs import Run
 from mlx_entk.spectrum import (
     CLIFF_RULE,
     Spectrum,
@@ -39,6 +41,13 @@ from mlx_entk.spectrum import (
     eigendecompose,
     find_cliffs,
     mode_groups,
+)
+from mlx_entk.studies.estimate import (
+    Stage,
+    memory_of_kernels,
+    seconds_of_decomposition,
+    seconds_of_kernel,
+    seconds_of_training,
 )
 from mlx_entk.studies.modular import (
     ModularConfig,
@@ -161,6 +170,30 @@ def run_mlp(config: MLPConfig, run: Run, progress: Progress = silent) -> Json:
     }
     run.save_results(results, arrays)
     return results
+
+
+def estimate(config: MLPConfig) -> list[Stage]:
+    """What :func:`run_mlp` would take on this device."""
+    data = modular_addition(config.p, config.train_fraction, config.seed, config.embedding)
+    make = partial(QuadraticMLP, config.p, config.width, config.seed)
+    inputs, size = mx.array(data.x), config.p**2
+    snapshots = config.epochs // config.checkpoint_every + 3  # two more for the final analysis
+    kernel = seconds_of_kernel(make(), inputs, "trace", by_layer=True)
+    modes = 3 * seconds_of_decomposition(size, 6 * (config.p - 1))
+    training = seconds_of_training(
+        lambda epochs, run: train_mlp(make(), data, replace(config, epochs=epochs), run),
+        config.epochs,
+        few=2 * config.checkpoint_every,
+    )
+    return [
+        Stage("training, epochs", config.epochs, training, 0),
+        Stage(
+            "kernels and their modes, checkpoints",
+            snapshots,
+            snapshots * (kernel + modes),
+            memory_of_kernels(size, 6),
+        ),
+    ]
 
 
 def train_mlp(

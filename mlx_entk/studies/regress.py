@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlx_entk.data import ModularAddition, modular_addition
 from mlx_entk.errors import InputError
+from mlx_entk.files import Json
 from mlx_entk.jacobian import Model, as_parametric, flattened_jacobian
 from mlx_entk.kernel import entk
 from mlx_entk.linalg import Float64Array
@@ -24,7 +25,7 @@ from mlx_entk.regression import (
     predict,
     quality,
 )
-from mlx_entk.runs import Json, Run
+from mlx_entk.runs import Run
 from mlx_entk.spectrum import find_cliffs, mode_groups
 from mlx_entk.studies import mlp, tms, transformer
 from mlx_entk.training import load_parameters

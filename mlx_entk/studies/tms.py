@@ -26,12 +26,14 @@ from mlx_entk.features import (
     constant_alignment,
     recovery,
 )
+from mlx_entk.files import Arrays, Json
 from mlx_entk.jacobian import flattened_jacobian
 from mlx_entk.linalg import Float64Array, FloatArray
 from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Arrays, Json, Run
+from mlx_entk.runs import Run
 from mlx_entk.spectrum import CLIFF_RULE, effective_rank, find_cliffs, mode_groups
+from mlx_entk.studies.estimate import Stage, seconds_of, seconds_of_training
 from mlx_entk.training import Batch, load_parameters, train
 
 STUDY = "tms"
@@ -43,6 +45,8 @@ Dataset = Literal["fixed", "fresh"]
 LEARNING_RATE = 1e-3
 FRESH_BATCH = 1024
 HELD_OUT = 1000
+# Held-out inputs of the kernels of the double-descent sweep.
+PROBE = 200
 CHECKPOINTS = 10
 
 # A feature counts as reconstructed where (WᵀW)ᵢᵢ reaches this; the paper's criterion.
@@ -209,6 +213,58 @@ def run_tms(config: TMSConfig, run: Run, progress: Progress = silent) -> Json:
     return results
 
 
+def estimate(config: TMSConfig) -> list[Stage]:
+    """What :func:`run_tms` would take on this device."""
+    training = _seconds_of_training(config)
+    rows = min(config.rows, 200)
+    model = ToyModel(config.n, config.m, config.seed)
+    x = tms_data(replace(config, rows=rows)).x
+    one = seconds_of(lambda: list(_decompose(model, "trained", x, config)))
+    count = 3 + CHECKPOINTS + 1
+    return [
+        Stage("training, two networks, steps each", config.steps, 2 * training, 0),
+        Stage(
+            "flattened kernels and their modes",
+            count,
+            count * one * config.rows / rows,
+            _memory_of_jacobian(config, config.rows),
+        ),
+    ]
+
+
+def estimate_paper(base: TMSConfig) -> list[Stage]:
+    """What :func:`run_paper` would take on this device."""
+    return [
+        replace(stage, name=f"{name}: {stage.name}")
+        for name, config in paper_configs(base).items()
+        for stage in estimate(config)
+    ]
+
+
+def estimate_double_descent(base: TMSConfig, sizes: tuple[int, ...]) -> list[Stage]:
+    """What :func:`run_double_descent` would take on this device."""
+    seconds = [_seconds_of_training(replace(base, rows=size)) for size in (min(sizes), max(sizes))]
+    return [
+        Stage(
+            "training and one kernel, dataset sizes",
+            len(sizes),
+            len(sizes) * sum(seconds) / 2,
+            _memory_of_jacobian(base, PROBE),
+        )
+    ]
+
+
+def _seconds_of_training(config: TMSConfig) -> float:
+    return seconds_of_training(
+        lambda steps, run: train_tms(replace(config, steps=steps), run), config.steps, few=100
+    )
+
+
+def _memory_of_jacobian(config: TMSConfig, rows: int) -> int:
+    """The Jacobian in float32, rescaled, and in float64 for its modes."""
+    return 16 * rows * config.n * config.n * (config.m + 1)
+
+
 def train_tms(config: TMSConfig, run: Run, progress: Progress = silent) -> ToyModel:
     """Train a toy model in a run folder, or load it where that is done."""
     model = ToyModel(config.n, config.m, config.seed)
@@ -295,7 +351,8 @@ def _over_training(
     -------
     list of dict, numpy.ndarray
         A row a checkpoint: ``step``, features ``reconstructed``, and ``recovered`` by β > 0; and
-        the leading eigenvalues of the kernel itself, shape (checkpoints, modes).
+        the leading eigenvalues of the kernel itself, as many as each checkpoint's kernel has,
+        shape (checkpoints, modes).
     """
     rows: list[Json] = []
     values: list[Float64Array] = []
@@ -312,7 +369,8 @@ def _over_training(
                 recovered[f"{row['beta']:g}"] = row["recovered"]
         rows.append({"step": step, "reconstructed": reconstructed(model), "recovered": recovered})
     progress("kernels over training", len(steps), len(steps))
-    return rows, np.stack(values)
+    rank = min(of_step.size for of_step in values)
+    return rows, np.stack([of_step[:rank] for of_step in values])
 
 
 def paper_configs(base: TMSConfig) -> dict[str, TMSConfig]:
@@ -352,7 +410,7 @@ def run_double_descent(
     """
     if run.finished:
         return run.results
-    probe = tms_data(replace(base, rows=1)).held_out[:200]
+    probe = tms_data(replace(base, rows=1)).held_out[:PROBE]
     rows: list[Json] = []
     arrays: Arrays = {}
     for done, size in enumerate(sizes):

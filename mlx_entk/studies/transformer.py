@@ -6,7 +6,7 @@ of its nine parameters are aligned with Fourier families at those frequencies an
 after training and over it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -29,19 +29,27 @@ from mlx_entk.features import (
 )
 from mlx_entk.features.bank import fourier_family
 from mlx_entk.features.frequencies import frequency_families
+from mlx_entk.files import Arrays, Json
 from mlx_entk.kernel import entk
 from mlx_entk.kernel.reduction import Reduction
 from mlx_entk.linalg import FloatArray, orthonormal_basis
 from mlx_entk.models import ModularTransformer
 from mlx_entk.parameters import flatten_tree
 from mlx_entk.progress import Progress, silent
-from mlx_entk.runs import Arrays, Json, Run
+from mlx_entk.runs import Run
 from mlx_entk.spectrum import (
     CLIFF_RULE,
     effective_rank,
     eigendecompose,
     find_cliffs,
     mode_groups,
+)
+from mlx_entk.studies.estimate import (
+    Stage,
+    memory_of_kernels,
+    seconds_of_decomposition,
+    seconds_of_kernel,
+    seconds_of_training,
 )
 from mlx_entk.studies.modular import (
     ModularConfig,
@@ -207,6 +215,44 @@ def run_transformer(config: TransformerConfig, run: Run, progress: Progress = si
     }
     run.save_results(results, arrays)
     return results
+
+
+def estimate(config: TransformerConfig) -> list[Stage]:
+    """What :func:`run_transformer` would take on this device, if it trained to the last epoch."""
+    data = modular_addition(config.p, config.train_fraction, config.seed)
+    inputs, size = mx.array(data.tokens), config.p**2
+    model = make_model(config)
+    kernels = len(flatten_tree(model.parameters())) + 1
+    tracked = len(_tracked(list(range(0, config.epochs + 1, config.checkpoint_every))))
+    training = seconds_of_training(
+        lambda epochs, run: train_transformer(
+            make_model(config), data, replace(config, epochs=epochs, hold=0), run
+        ),
+        config.epochs,
+        few=2 * config.checkpoint_every,
+    )
+    formed = {
+        name: seconds_of_kernel(model, inputs, reduction, by_layer=True)
+        for name, reduction in REDUCTIONS.items()
+    }
+    whole = kernels * seconds_of_decomposition(size)
+    leading = kernels * seconds_of_decomposition(size, shown_modes(config))
+    memory = memory_of_kernels(size, 2 * kernels)
+    return [
+        Stage("training, epochs at most", config.epochs, training, 0),
+        Stage(
+            "kernels after and before training, reductions",
+            len(REDUCTIONS),
+            2 * sum(formed.values()) + len(REDUCTIONS) * (whole + leading),
+            memory,
+        ),
+        Stage(
+            "kernels and their modes, checkpoints at most",
+            tracked,
+            tracked * (formed[MAIN] + leading),
+            memory,
+        ),
+    ]
 
 
 def make_model(config: TransformerConfig) -> ModularTransformer:

@@ -34,7 +34,7 @@ def test_the_transformer_study_shows_where_families_live(mlx_entk: Command) -> N
     for figure in ("key-frequencies", "localisation-trace", "first-to-move"):
         assert Path(f"run/figures/{figure}.png").stat().st_size > 0
     report = Path("run/report.html").read_text(encoding="utf-8")
-    assert report.count("<figure>") == len(list(Path("run/figures").glob("*.png")))
+    assert report.count("<figure id=") == len(list(Path("run/figures").glob("*.png")))
     assert mlx_entk("show", "run")[1] == output
 
 

@@ -98,7 +98,7 @@ def test_a_sweep_that_is_stopped_goes_on(
     assert not (tmp_path / "s" / "results.json").exists()
     if stop is signal.SIGINT:
         assert process.returncode == 130
-        assert b"goes on from the last checkpoint" in errors
+        assert b"interrupted: s keeps what is done; go on with: mlx-entk " in errors
         assert b"Traceback" not in errors
 
     code, _, message = mlx_entk("sweep", "--seeds", "0-1", "--out", "s", *SMALL)

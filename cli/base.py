@@ -1,0 +1,124 @@
+"""What every command has: options of its output and its device, and examples in its help."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import mlx.core as mx
+from click.shell_completion import CompletionItem
+
+from mlx_entk.errors import InputError
+
+# Where the settings of the output are kept, in the metadata that nested contexts share.
+_META = "mlx_entk"
+
+
+def wants_json() -> bool:
+    """Whether the command is to print JSON."""
+    return _wants("json")
+
+
+def is_quiet() -> bool:
+    """Whether the command is to print errors alone."""
+    return _wants("quiet")
+
+
+def device_options() -> list[str]:
+    """The device as it was asked for, for a process that does a part of the work."""
+    device = click.get_current_context().meta.get(f"{_META}.device")
+    return ["--device", device] if device else []
+
+
+def _wants(setting: str) -> bool:
+    return bool(click.get_current_context().meta.get(f"{_META}.{setting}"))
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        context.meta[f"{_META}.{parameter.name}"] = True
+
+
+def _set_device(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is None:
+        return
+    context.meta[f"{_META}.device"] = value
+    if value == "gpu" and not mx.is_available(mx.Device(mx.gpu)):
+        raise InputError("--device gpu: MLX has no GPU on this machine; leave it out for the CPU")
+    mx.set_default_device(mx.Device(mx.gpu if value == "gpu" else mx.cpu))
+
+
+def _common_options() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--device"],
+            type=click.Choice(["cpu", "gpu"]),
+            callback=_set_device,
+            expose_value=False,
+            is_eager=True,
+            show_default=False,
+            help="Where MLX computes; by default the GPU where there is one.",
+        ),
+        click.Option(
+            ["--json"],
+            is_flag=True,
+            callback=_remember,
+            expose_value=False,
+            is_eager=True,
+            show_default=False,
+            help="Print one JSON document in place of tables.",
+        ),
+        click.Option(
+            ["-q", "--quiet"],
+            is_flag=True,
+            callback=_remember,
+            expose_value=False,
+            is_eager=True,
+            show_default=False,
+            help="Print nothing but errors, and JSON where asked for.",
+        ),
+    ]
+
+
+class _WithExamples(click.Command):
+    """Adds the common options, and prints examples as they are to be typed."""
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any):
+        super().__init__(*args, **options)
+        self.examples = examples
+        self.params = [*self.params, *_common_options()]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the examples, a line each."""
+        if self.examples:
+            with formatter.section("Examples" if len(self.examples) > 1 else "Example"):
+                for example in self.examples:
+                    formatter.write("".join(f"  {line}\n" for line in example.splitlines()))
+
+
+class Command(_WithExamples):
+    """A command with the common options and ``examples``."""
+
+
+class Group(_WithExamples, click.Group):
+    """A group whose commands are of :class:`Command`, and which may be a command itself."""
+
+    command_class = Command
+
+
+class RunFolder(click.Path):
+    """A run folder; the shell completes those that there are."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        """Run folders below what is typed, by default below runs/."""
+        typed = Path(incomplete or "runs")
+        parent = typed if typed.is_dir() else typed.parent
+        found = [path.parent for path in sorted(parent.glob("*/config.json"))]
+        if (parent / "config.json").exists():
+            found.append(parent)
+        return [CompletionItem(str(path)) for path in found if str(path).startswith(incomplete)]

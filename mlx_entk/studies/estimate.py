@@ -1,0 +1,100 @@
+"""What a study will take, by trying small parts of it on this device."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk.jacobian import Model
+from mlx_entk.kernel import Reduction, entk
+from mlx_entk.runs import Run
+from mlx_entk.spectrum import eigendecompose
+
+# Inputs and matrix sizes up to which things are tried as they are; above, smaller ones are scaled.
+_INPUTS = 512
+_SIZE = 600
+# Float64 arrays of the kernel's size that an eigendecomposition has: matrix, vectors, workspace.
+_DECOMPOSITION = 4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a study.
+
+    Attributes
+    ----------
+    name
+        What is done.
+    count
+        How many times.
+    seconds
+        Of all of it.
+    memory
+        Bytes that it holds at the most, beside the process itself.
+    """
+
+    name: str
+    count: int
+    seconds: float
+    memory: int
+
+
+def seconds_of_training(train: Callable[[int, Run], object], epochs: int, few: int) -> float:
+    """Train for ``few`` epochs and for three times as many; the difference, scaled to all.
+
+    Parameters
+    ----------
+    train
+        Trains for a number of epochs in a run folder to throw away.
+    """
+    taken = []
+    with tempfile.TemporaryDirectory() as folder:
+        for count in (few, 3 * few):
+            run = Run.create(Path(folder) / str(count), "estimate", {})
+            taken.append(seconds_of(partial(train, count, run)))
+    return max(0.0, taken[1] - taken[0]) / (2 * few) * epochs
+
+
+def seconds_of_kernel(model: Model, x: mx.array, reduction: Reduction, by_layer: bool) -> float:
+    """One kernel of all inputs; of many, by the linear and quadratic part of smaller ones."""
+    N = x.shape[0]
+
+    def measure(n: int) -> float:
+        def form() -> None:
+            entk(model, x[:n], reduction=reduction, by_layer=by_layer)  # type: ignore[call-overload]
+
+        form()  # what is compiled is compiled once
+        return seconds_of(form)
+
+    if N <= _INPUTS:
+        return measure(N)
+    n = _INPUTS // 2
+    one, two = measure(n), measure(2 * n)
+    quadratic = max(0.0, two - 2 * one) / (2 * n * n)
+    return (one / n - quadratic * n) * N + quadratic * N * N
+
+
+def seconds_of_decomposition(size: int, top: int | None = None) -> float:
+    """One dense eigendecomposition, all modes or the leading ones: cubic in the size."""
+    tried = min(size, _SIZE)
+    rows = np.random.default_rng(0).standard_normal((tried, tried))
+    matrix = rows @ rows.T
+    modes = None if top is None else min(top, tried)
+    return seconds_of(lambda: eigendecompose(matrix, modes)) * (size / tried) ** 3
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """How long something takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def memory_of_kernels(size: int, kernels: int) -> int:
+    """Bytes of float32 kernels and of one decomposition in float64."""
+    return size * size * (4 * kernels + 8 * _DECOMPOSITION)
