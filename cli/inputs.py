@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.nn as nn
+import numpy as np
 from onnx import ModelProto
 
 from mlx_entk.errors import InputError
+from mlx_entk.files import read_arrays
 from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
 from mlx_entk.kernel import Reduction
+from mlx_entk.linalg import FloatArray
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.importer import from_model
 from mlx_entk.runs import Run
@@ -48,6 +51,18 @@ def load_model(source: str, weights: Path | None) -> nn.Module:
         except Exception as error:  # a damaged archive makes MLX's readers raise almost anything
             raise InputError(f"--weights {weights} do not fit {source}: {error}") from error
     return model.eval()
+
+
+def load_inputs(path: Path) -> FloatArray:
+    """The array x of an .npz, in a type that MLX has."""
+    arrays = read_arrays(path)
+    if "x" not in arrays:
+        raise InputError(f"{path} has no array x; it has {', '.join(arrays) or 'nothing'}")
+    x = arrays["x"]
+    narrow = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}.get(x.dtype.kind)
+    if narrow is None:
+        raise InputError(f"{path}: x has type {x.dtype}, which MLX has no array for")
+    return np.asarray(x, dtype=narrow)
 
 
 def parse_reduction(text: str) -> Reduction:

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import click
 import mlx.core as mx
-import numpy as np
 
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
 from mlx_entk.files import read_arrays, write_atomically
 from mlx_entk.jacobian import Model
-from mlx_entk.linalg import FloatArray
 from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run
@@ -27,7 +25,7 @@ from mlx_entk.studies.kernel import (
 
 from .base import Command
 from .display import finish, progress, session, show_estimate
-from .inputs import IMPORTED, import_graph, load_model, parse_reduction
+from .inputs import IMPORTED, import_graph, load_inputs, load_model, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -122,7 +120,7 @@ def kernel(
         label = f"{graph.name} (SHA-256 {content[:16]})"
     else:
         raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
-    x = mx.array(_load_inputs(inputs))
+    x = mx.array(load_inputs(inputs))
     bank = read_arrays(features) if features else {}
     config = KernelConfig(label, parse_reduction(reduction), by_layer, top, output, parameters)
     config = prepare(config, model, x, bank)
@@ -144,14 +142,3 @@ def kernel(
             )  # fmt: skip
         finish(run)
     return None
-
-
-def _load_inputs(path: Path) -> FloatArray:
-    arrays = read_arrays(path)
-    if "x" not in arrays:
-        raise InputError(f"{path} has no array x; it has {', '.join(arrays) or 'nothing'}")
-    x = arrays["x"]
-    narrow = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}.get(x.dtype.kind)
-    if narrow is None:
-        raise InputError(f"{path}: x has type {x.dtype}, which MLX has no array for")
-    return np.asarray(x, dtype=narrow)

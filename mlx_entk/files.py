@@ -147,11 +147,15 @@ def read_arrays(path: Path) -> Arrays:
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
+            arrays = {name: stored[name] for name in stored.files}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file makes zipfile and NumPy raise almost anything
         raise InputError(f"{path} is no .npz of arrays: {error}") from error
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray):  # another file in the archive comes as its bytes
+            raise InputError(f"{path} is no .npz of arrays: {name} is none")
+    return arrays
 
 
 def map_array(path: Path) -> NDArray[Any]:

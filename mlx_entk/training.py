@@ -153,6 +153,11 @@ def _resume(model: nn.Module, optimizer: optim.Optimizer, run: Run) -> int | Non
     stored = run.load_checkpoint(epoch)
     optimizer.state = unflatten_tree(_part(stored, "optimizer."))
     run.cut_metrics(epoch)
+    if not any(row["epoch"] == epoch for row in run.metrics):
+        raise InputError(
+            f"the metrics of {run.path} end before its checkpoint at epoch {epoch}: run the same "
+            "command with another --out"
+        )
     return epoch
 
 
