@@ -25,7 +25,7 @@ from rich.text import Text
 
 from mlx_entk.files import Json
 from mlx_entk.progress import Progress, silent
-from mlx_entk.report import Table, estimate_table, save_figures, tables, write_report
+from mlx_entk.report import Table, estimate_table, tables, write_report
 from mlx_entk.report.headlines import headline
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
@@ -110,7 +110,6 @@ def session(run: Run) -> Iterator[None]:
 
 def finish(run: Run, shown: Sequence[Table] | None = None) -> None:
     """Save the figures and the report of a run, and show its tables, or those given."""
-    save_figures(run)
     report = write_report(run)
     results = run.results
     show(

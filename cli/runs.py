@@ -7,7 +7,6 @@ import click
 from mlx_entk.report import (
     Table,
     comparison_table,
-    save_figures,
     tables,
     write_comparison,
     write_report,
@@ -62,7 +61,6 @@ def report(run: Path) -> None:
     opened = Run.load(run)
     opened.require_finished()
     with session(opened):
-        save_figures(opened)
         written = write_report(opened)
     show([], report=written)
 

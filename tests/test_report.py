@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_entk.plotting.style import new_figure, styled
-from mlx_entk.report import save_figures, tables, write_comparison, write_report
+from mlx_entk.report import tables, write_comparison, write_report
 from mlx_entk.report.figures import CAPTIONS, figures
 from mlx_entk.report.headlines import headline
 from mlx_entk.report.svg import inline_svg
@@ -22,7 +22,6 @@ def make_run(path: Path, seed: int = 0) -> Run:
     run = Run.create(path, STUDY, config.as_json())
     with run.session():
         run_mlp(config, run)
-        save_figures(run)
         write_report(run)
     return run
 

@@ -106,7 +106,7 @@ def read_contexts(path: Path) -> list[Context]:
 def _parse(where: str, line: str) -> Context:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is no JSON: {error}") from error
     if not isinstance(row, dict):
         raise InputError(f"{where} is no JSON object")

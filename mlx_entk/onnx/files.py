@@ -87,9 +87,13 @@ def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
 
 def _check_names(path: Path, model: onnx.ModelProto) -> None:
     graph = model.graph
+    names = [
+        named.name for part in (graph.initializer, graph.input, graph.output) for named in part
+    ]
     for node in graph.node:
-        if not all(isinstance(name, str) for name in [*node.input, *node.output, node.op_type]):
-            raise InputError(f"{path} is no ONNX model, or is damaged: a name is no text")
+        names += [node.name, node.op_type, *node.input, *node.output]
+    if not all(isinstance(name, str) for name in names):  # protobuf gives what is no UTF-8 as bytes
+        raise InputError(f"{path} is no ONNX model, or is damaged: a name is no text")
     defined = {""} | {tensor.name for tensor in graph.initializer}
     defined |= {tensor.values.name for tensor in graph.sparse_initializer}
     defined |= {value.name for value in graph.input}

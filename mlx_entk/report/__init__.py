@@ -1,6 +1,6 @@
 """The report of a run: what it found, its figures and tables, in one file that needs no network."""
 
-from mlx_entk.report.page import save_figures, write_comparison, write_report
+from mlx_entk.report.page import write_comparison, write_report
 from mlx_entk.report.tables import (
     Table,
     comparison_table,
@@ -16,7 +16,6 @@ __all__ = [
     "comparison_table",
     "estimate_table",
     "regression_tables",
-    "save_figures",
     "tables",
     "verification_table",
     "window_tables",

@@ -1,6 +1,6 @@
 """Reports as HTML: one file each, with its style, its script and its figures inside."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -26,14 +26,8 @@ from mlx_entk.studies import lm
 _WINDOW_MODES, _WINDOWS = 5, 3
 
 
-def save_figures(run: Run) -> None:
-    """Write figures/NAME.png and .svg of a finished run."""
-    for name, figure in figures(run):
-        run.save_figure(name, figure)
-
-
 def write_report(run: Run) -> Path:
-    """Write report.html of a finished run; returns where.
+    """Write figures/NAME.png, NAME.svg and report.html of a finished run; returns where.
 
     Raises
     ------
@@ -42,6 +36,12 @@ def write_report(run: Run) -> Path:
     """
     results = run.results
     overview, *rest = _shown_tables(run)
+    drawn = {}
+    for name, figure in figures(run):
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once, not for each of three files
+        run.save_figure(name, figure)
+        drawn[name] = _figure_html(name, figure, name)
     sessions = run.sessions
     parts = [
         f'<p class="headline">{escape(headline(results))}</p>',
@@ -53,7 +53,7 @@ def write_report(run: Run) -> Path:
         '<p class="note screen">Point at a mark to see what it stands for; or reach a figure with '
         "the Tab key, go through its marks with ← → ↑ ↓ and through its panels with Page Up and "
         "Page Down.</p>",
-        *(_figure_html(name, figure, name) for name, figure in _in_order(figures(run))),
+        *(drawn[name] for name in CAPTIONS if name in drawn),
         '<h2 id="tables">Tables</h2>',
         *(_table_html(table, level=3) for table in rest),
         '<h2 id="provenance">Provenance</h2>',
@@ -79,9 +79,9 @@ def write_comparison(comparison: Json, runs: Sequence[Run], path: Path) -> None:
     for name, run in zip(names, runs, strict=True):
         parts.append(f"<p><strong>{escape(name)}</strong>: {escape(headline(run.results))}</p>")
     drawn = [dict(figures(run)) for run in runs]
-    order = dict.fromkeys(name for of_run in drawn for name in of_run)
+    there = {name for of_run in drawn for name in of_run}
     parts.append('<h2 id="figures">Figures</h2>')
-    for name in sorted(order, key=list(CAPTIONS).index):
+    for name in (name for name in CAPTIONS if name in there):
         parts.append(f'<h3>{escape(name.replace("-", " "))}</h3><div class="beside">')
         parts += [
             _figure_html(f"{name}-{number}", of_run[name], name, run_name)
@@ -104,11 +104,6 @@ def _shown_tables(run: Run) -> list[Table]:
             modes = range(min(_WINDOW_MODES, len(row["values"])))
             shown += window_tables(run, row["layer"], modes, _WINDOWS)
     return shown
-
-
-def _in_order(drawn: Iterable[tuple[str, Drawing]]) -> list[tuple[str, Drawing]]:
-    order = list(CAPTIONS)
-    return sorted(drawn, key=lambda pair: order.index(pair[0]))
 
 
 def _figure_html(identifier: str, figure: Drawing, name: str, title: str = "") -> str:

@@ -34,7 +34,7 @@ from mlx_entk.lm.contexts import Context, read_contexts, write_contexts
 from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx import export
 from mlx_entk.onnx.files import read_model
-from mlx_entk.report import save_figures, tables, write_report
+from mlx_entk.report import tables, write_report
 from mlx_entk.runs import Run, list_runs
 from mlx_entk.studies import kernel, mlp
 from mlx_entk.studies.networks import network_of
@@ -69,7 +69,6 @@ def make_whole(folder: Path) -> None:
     run = Run.create(folder / "run", mlp.STUDY, CONFIG.as_json())
     with run.session():
         mlp.run_mlp(CONFIG, run)
-        save_figures(run)
         write_report(run)
     model, x = make_model(), mx.random.normal((6, 3), key=mx.random.key(0))
     mine = folder / "mine"
