@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Self
+from typing import IO, Protocol, Self
 
 import mlx.core as mx
 
@@ -35,15 +35,22 @@ from mlx_entk.files import (
 )
 from mlx_entk.provenance import provenance
 
-if TYPE_CHECKING:  # importing matplotlib takes longer than the rest together
-    from matplotlib.figure import Figure
-
 # The key under which results.json keeps the digest of spectra.npz.
 _ARRAYS_DIGEST = "spectra_sha256"
 # The key under which a row of metrics keeps its checksum.
 _CHECKSUM = "crc32"
 # Counts up when a run folder of an earlier version can no longer be read.
 FORMAT = 1
+
+
+class Picture(Protocol):
+    """A figure, of which a run needs to know only how it is written."""
+
+    def write_png(self, path: Path, /) -> None:
+        """Write it as pixels."""
+
+    def write_svg(self, path: Path, /) -> None:
+        """Write it as curves."""
 
 
 class Run:
@@ -329,10 +336,10 @@ class Run:
             )
         return read_arrays(self._arrays_file)
 
-    def save_figure(self, name: str, figure: "Figure") -> None:
+    def save_figure(self, name: str, figure: Picture) -> None:
         """Write figures/NAME.png and .svg."""
-        for suffix in ("png", "svg"):
-            write_atomically(self.path / "figures" / f"{name}.{suffix}", figure.savefig)
+        write_atomically(self.path / "figures" / f"{name}.png", figure.write_png)
+        write_atomically(self.path / "figures" / f"{name}.svg", figure.write_svg)
 
     @property
     def figures(self) -> list[Path]:

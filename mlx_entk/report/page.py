@@ -38,8 +38,7 @@ def write_report(run: Run) -> Path:
     overview, *rest = _shown_tables(run)
     drawn = {}
     for name, figure in figures(run):
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # laid out once, not for each of three files
+        figure.settle()
         run.save_figure(name, figure)
         drawn[name] = _figure_html(name, figure, name)
     sessions = run.sessions
@@ -79,6 +78,8 @@ def write_comparison(comparison: Json, runs: Sequence[Run], path: Path) -> None:
     for name, run in zip(names, runs, strict=True):
         parts.append(f"<p><strong>{escape(name)}</strong>: {escape(headline(run.results))}</p>")
     drawn = [dict(figures(run)) for run in runs]
+    for figure in (figure for of_run in drawn for figure in of_run.values()):
+        figure.settle()
     there = {name for of_run in drawn for name in of_run}
     parts.append('<h2 id="figures">Figures</h2>')
     for name in (name for name in CAPTIONS if name in there):

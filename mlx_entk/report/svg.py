@@ -41,8 +41,10 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
         ``points`` or ``cells`` or ``frames``, and ``labels`` of the frames.
     """
     buffer = io.StringIO()
+    for patch in [figure.patch, *(axes.patch for axes in figure.axes)]:
+        patch.set_alpha(0)  # the page's own background shows
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        figure.write_svg(buffer)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)

@@ -15,7 +15,7 @@ from mlx_entk import entk
 from mlx_entk.onnx import CHECKERS, export
 from mlx_entk.runs import Run
 from mlx_entk.studies.networks import network_of
-from tests.cli.conftest import Command
+from tests.conftest import Command
 from tests.models import MLP
 from tests.onnx.layers import normal
 from tests.reference import relative_error

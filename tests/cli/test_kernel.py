@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples import sparse_parity
-from tests.cli.conftest import Command
+from tests.conftest import Command
 
 MODEL = "examples.sparse_parity:make_model"
 

@@ -15,7 +15,7 @@ from mlx_entk.lm.contexts import read_contexts
 from mlx_entk.lm.model import load_model
 from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study
-from tests.cli.conftest import Command
+from tests.conftest import Command
 from tests.test_distributed import launch
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of transformers, about itself

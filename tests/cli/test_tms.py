@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from examples import sparse_parity
-from tests.cli.conftest import Command
+from tests.conftest import Command
 
 SMALL = ("tms", "--n", "5", "--m", "2", "--rows", "30", "--steps", "60")
 
