@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev demo test check-slow lint format bench clean
+.PHONY: help install install-dev demo test check-slow check-wheel lint format docs bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -15,11 +15,14 @@ install-dev: .venv/.installed-dev  ## ... and what tests, lint and benchmarks ne
 demo: .venv/.installed  ## Run the modular-addition study; tables, figures and a report in runs/demo
 	$(BIN)/mlx-entk modular mlp --out runs/demo
 
-test: .venv/.installed-dev  ## Run the tests (about five minutes on two cores)
-	$(BIN)/pytest
+test: .venv/.installed-dev  ## Run the tests and the notebooks (about eight minutes on two cores)
+	$(BIN)/pytest -n 2
 
 check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow tests
+
+check-wheel: .venv/.installed-dev  ## Build wheel and sdist, and run a study with the wheel alone
+	scripts/try-wheel.sh $(BIN)
 
 lint: .venv/.installed-dev  ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
@@ -31,6 +34,9 @@ format: .venv/.installed-dev  ## Format and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+docs: .venv/.installed-dev  ## Build the documentation into site/; warnings are errors
+	$(BIN)/mkdocs build --strict --quiet
+
 bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; writes the tables of the docs
 	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents
 	$(BIN)/python -m benchmarks .venv-neural-tangents/bin/python
@@ -40,7 +46,7 @@ bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; wri
 	$(BIN)/python -m benchmarks.language_model
 
 clean:  ## Remove the environment and caches; runs/ stays
-	rm -rf .venv .venv-neural-tangents build *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-neural-tangents build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -55,5 +61,5 @@ clean:  ## Remove the environment and caches; runs/ stays
 # torch first and alone: what depends on it then takes this release.
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/pip install --quiet 'torch==2.13.0'
-	$(BIN)/pip install --quiet --editable '.[dev,torch,lm,notebooks]'
+	$(BIN)/pip install --quiet --editable '.[dev,docs,torch,lm,notebooks]'
 	touch $@
