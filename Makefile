@@ -35,7 +35,7 @@ format: .venv/.installed-dev  ## Format and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 
 docs: .venv/.installed-dev  ## Build the documentation into site/; warnings are errors
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; writes the tables of the docs
 	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents
