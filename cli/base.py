@@ -86,7 +86,8 @@ class _WithExamples(click.Command):
     def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any):
         super().__init__(*args, **options)
         self.examples = examples
-        self.params = [*self.params, *_common_options()]
+        if not isinstance(self, click.Group) or self.invoke_without_command:
+            self.params = [*self.params, *_common_options()]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the examples, a line each."""

@@ -9,7 +9,7 @@ _PROGRAM = "mlx-entk"
 _VARIABLE = "_MLX_ENTK_COMPLETE"
 
 
-@click.command()
+@click.command(short_help="Make the shell complete commands, options and run folders.")
 @click.argument("shell", type=click.Choice(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:

@@ -13,7 +13,7 @@ from .base import Command, is_quiet, wants_json
 from .display import console, show
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, short_help="What this machine has, and how to get what is missing.")
 def doctor() -> None:
     """Check what this machine has, and say how to install what is missing.
 

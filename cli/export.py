@@ -19,6 +19,7 @@ from .inputs import network_of_run, parse_reduction
 
 @click.command(
     cls=Command,
+    short_help="Write a run's network, or its kernel, as an ONNX graph.",
     examples=[
         "mlx-entk export runs/demo",
         "mlx-entk export runs/demo --what entk --reduction sum-of-logits --out kernel.onnx",
@@ -61,7 +62,11 @@ def export(run: Path, what: What, reduction: str | None, out: Path | None) -> No
     show([], graph=written)
 
 
-@click.command(cls=Command, examples=["mlx-entk verify runs/demo --against onnxruntime,torch"])
+@click.command(
+    cls=Command,
+    short_help="Check a run's network and kernel in other frameworks.",
+    examples=["mlx-entk verify runs/demo --against onnxruntime,torch"],
+)
 @click.argument("run", type=RunFolder())
 @click.option(
     "--against",

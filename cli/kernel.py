@@ -1,6 +1,8 @@
 """``mlx-entk kernel``: the kernel of a reader's own model."""
 
 import hashlib
+import sys
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
@@ -23,7 +25,7 @@ from mlx_entk.studies.kernel import (
     run_kernel,
 )
 
-from .base import Command
+from .base import Command, is_quiet, wants_json
 from .display import finish, progress, session, show_estimate
 from .inputs import IMPORTED, import_graph, load_inputs, load_model, parse_reduction
 
@@ -32,6 +34,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command(
     cls=Command,
+    short_help="Kernel, spectrum and alignment of your own model.",
     examples=[
         "mlx-entk kernel --onnx model.onnx --inputs x.npz --out runs/mine",
         "mlx-entk kernel --model examples.sparse_parity:make_model --by-layer \\\n"
@@ -135,10 +138,13 @@ def kernel(
         if imported is not None:
             data = imported.SerializeToString()
             write_atomically(run.graph_file(IMPORTED), lambda path: path.write_bytes(data))
-        with progress() as update:
+        # The explanation is no part of a JSON document.
+        aside = redirect_stdout(sys.stderr) if wants_json() else nullcontext()
+        with progress() as update, aside:
             run_kernel(
                 config, model, x, bank, run,
-                memory_limit=limit, explain=explain, group=group, progress=update,
+                memory_limit=limit, explain=explain and not is_quiet(), group=group,
+                progress=update,
             )  # fmt: skip
         finish(run)
     return None

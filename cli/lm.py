@@ -26,6 +26,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 @click.group(
     cls=Group,
+    short_help="What a language model's layers know of the next word.",
     invoke_without_command=True,
     examples=[
         "mlx-entk lm contexts --model DIR --texts notes.txt --out contexts.jsonl",

@@ -17,7 +17,7 @@ from .display import run_study
 Function = Callable[..., Any]
 
 
-@click.group(cls=Group)
+@click.group(cls=Group, short_help="Networks that add modulo p: MLP and transformer.")
 def modular() -> None:
     """Study networks that add modulo p."""
 

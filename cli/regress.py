@@ -16,7 +16,12 @@ from .display import finish, progress, session
 from .inputs import models_of_kernel_run
 
 
-@click.command("regress", cls=Command, examples=["mlx-entk regress runs/demo"])
+@click.command(
+    "regress",
+    cls=Command,
+    short_help="Kernel regression: does the kernel describe the network?",
+    examples=["mlx-entk regress runs/demo"],
+)
 @click.argument("run", type=RunFolder())
 @click.option(
     "--targets",

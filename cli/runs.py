@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mlx_entk.errors import InputError
 from mlx_entk.report import (
     Table,
     comparison_table,
@@ -19,12 +20,16 @@ from .base import Command, RunFolder, wants_json
 from .display import console, session, show
 
 
-@click.command(cls=Command, examples=["mlx-entk runs", "mlx-entk runs --json"])
-@click.argument(
-    "root", type=click.Path(exists=True, file_okay=False, path_type=Path), default=Path("runs")
+@click.command(
+    cls=Command,
+    short_help="List the runs that there are.",
+    examples=["mlx-entk runs", "mlx-entk runs --json"],
 )
+@click.argument("root", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"))
 def runs(root: Path) -> None:
     """List the runs below ROOT (by default runs/), finished or not."""
+    if not root.exists() and root != Path("runs"):
+        raise InputError(f"{root} does not exist")
     found = list_runs(root)
     if not found and not wants_json():
         console.print(f"No runs below {root}. Make one with `mlx-entk modular mlp`.")
@@ -51,7 +56,11 @@ def show_command(run: Path) -> None:
     show(tables(results), found=headline(results), **written)
 
 
-@click.command(cls=Command, examples=["mlx-entk report runs/demo"])
+@click.command(
+    cls=Command,
+    short_help="Draw a run's figures and write its report.html again.",
+    examples=["mlx-entk report runs/demo"],
+)
 @click.argument("run", type=RunFolder())
 def report(run: Path) -> None:
     """Draw the figures of a finished RUN again, and write its report.html.
@@ -68,6 +77,7 @@ def report(run: Path) -> None:
 @click.command(
     "compare",
     cls=Command,
+    short_help="Set runs of one study beside each other.",
     examples=["mlx-entk compare runs/seed-0 runs/seed-1 --out seeds.html"],
 )
 @click.argument("folders", metavar="RUN RUN…", nargs=-1, type=RunFolder())

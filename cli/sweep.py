@@ -43,6 +43,7 @@ def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) 
 
 @click.command(
     cls=Command,
+    short_help="Run an experiment over several seeds.",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
     examples=["mlx-entk sweep --seeds 0-7 --jobs 2 modular transformer --epochs 20000"],
 )

@@ -52,6 +52,7 @@ def _options(command: Function) -> Function:
 
 @click.group(
     cls=Group,
+    short_help="Toy models of superposition.",
     invoke_without_command=True,
     examples=["mlx-entk tms --m 2 --n 5", "mlx-entk tms --paper", "mlx-entk tms double-descent"],
 )

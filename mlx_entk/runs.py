@@ -99,12 +99,13 @@ class Run:
             Where there is none.
         """
         try:
-            if not path.is_dir():
-                raise InputError(f"{path} is no folder: `mlx-entk runs` lists the runs there are")
-            if not (path / "config.json").exists():
-                raise InputError(f"{path} is no run folder: it has no config.json")
+            is_folder, is_run = path.is_dir(), (path / "config.json").exists()
         except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
             raise InputError(f"{str(path)[:80]!r} is no folder: {error}") from error
+        if not is_folder:
+            raise InputError(f"{path} is no folder: `mlx-entk runs` lists the runs there are")
+        if not is_run:
+            raise InputError(f"{path} is no run folder: it has no config.json")
         stored = read_json(path / "config.json")
         if stored.get("format") != FORMAT:
             raise InputError(
