@@ -49,33 +49,31 @@ def _set_device(context: click.Context, parameter: click.Parameter, value: str |
 
 
 def _common_options() -> list[click.Parameter]:
+    def option(*names: str, text: str, **settings: Any) -> click.Option:
+        # Eager, so that the device is set before anything that other options load.
+        return click.Option(
+            names, help=text, expose_value=False, is_eager=True, show_default=False, **settings
+        )
+
     return [
-        click.Option(
-            ["--device"],
+        option(
+            "--device",
             type=click.Choice(["cpu", "gpu"]),
             callback=_set_device,
-            expose_value=False,
-            is_eager=True,
-            show_default=False,
-            help="Where MLX computes; by default the GPU where there is one.",
+            text="Where MLX computes; by default the GPU where there is one.",
         ),
-        click.Option(
-            ["--json"],
+        option(
+            "--json",
             is_flag=True,
             callback=_remember,
-            expose_value=False,
-            is_eager=True,
-            show_default=False,
-            help="Print one JSON document in place of tables.",
+            text="Print one JSON document in place of tables.",
         ),
-        click.Option(
-            ["-q", "--quiet"],
+        option(
+            "-q",
+            "--quiet",
             is_flag=True,
             callback=_remember,
-            expose_value=False,
-            is_eager=True,
-            show_default=False,
-            help="Print nothing but errors, and JSON where asked for.",
+            text="Print nothing but errors, and JSON where asked for.",
         ),
     ]
 

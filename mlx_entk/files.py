@@ -113,7 +113,12 @@ def read_json(path: Path) -> Json:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: it holds no JSON object")
-    stored = value.pop(_DIGEST, None)
+    if _DIGEST not in value:
+        raise InputError(
+            f"{path} is damaged: it has no digest, so it was altered, or an earlier version of "
+            "mlx-entk wrote it"
+        )
+    stored = value.pop(_DIGEST)
     if stored != _digest_of_json(value):
         raise InputError(f"{path} is damaged: it is not what mlx-entk wrote there")
     return value

@@ -12,6 +12,7 @@ from mlx_entk.report import tables, write_comparison, write_report
 from mlx_entk.report.figures import CAPTIONS, figures
 from mlx_entk.report.headlines import headline
 from mlx_entk.report.svg import inline_svg
+from mlx_entk.report.tables import run_names
 from mlx_entk.runs import Run
 from mlx_entk.studies.compare import compare
 from mlx_entk.studies.mlp import STUDY, MLPConfig, run_mlp
@@ -145,3 +146,17 @@ def test_a_comparison_shows_what_differs_and_both_runs_figures(run: Run, tmp_pat
     assert page.count('<svg class="drawing"') == 2 * len(run.figures)
     hints = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
     assert all(json.loads(text)["panels"] for text in hints)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["x/run", "y/run"], ["x/run", "y/run"]),
+        (["run", "run"], ["1: run", "2: run"]),
+    ],
+)
+def test_compared_runs_have_names_that_tell_them_apart(
+    folders: list[str], names: list[str]
+) -> None:
+    assert run_names(folders) == names

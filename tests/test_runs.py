@@ -59,7 +59,8 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     [
         ("{", "is damaged"),
         ("[]", "holds no JSON object"),
-        ("{}", "is not what mlx-entk wrote there"),
+        ("{}", "has no digest, so it was altered"),
+        ('{"a": 1, "sha256": ""}', "is not what mlx-entk wrote there"),
         ("[" * 100_000, "is damaged"),
     ],
 )

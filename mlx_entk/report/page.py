@@ -15,6 +15,7 @@ from mlx_entk.report.tables import (
     Table,
     comparison_table,
     regression_tables,
+    run_names,
     tables,
     verification_table,
     window_tables,
@@ -73,7 +74,7 @@ def write_comparison(comparison: Json, runs: Sequence[Run], path: Path) -> None:
     path
         The HTML file.
     """
-    names = [run.path.resolve().name for run in runs]
+    names = run_names(comparison["runs"])
     parts = [_table_html(comparison_table(comparison))]
     for name, run in zip(names, runs, strict=True):
         parts.append(f"<p><strong>{escape(name)}</strong>: {escape(headline(run.results))}</p>")

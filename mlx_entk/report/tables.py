@@ -466,6 +466,14 @@ def _signed(entry: Json) -> str:
     return f"{'+' if entry['sign'] > 0 else '−'}{entry['direction']}"
 
 
+def run_names(folders: Sequence[str]) -> list[str]:
+    """The shortest names that tell run folders apart: of the folder, its path, or numbered."""
+    for names in ([Path(folder).resolve().name for folder in folders], list(folders)):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {folder}" for number, folder in enumerate(folders, 1)]
+
+
 def comparison_table(comparison: Json) -> Table:
     """The table of :func:`mlx_entk.studies.compare.compare`: a column a run."""
 
@@ -480,7 +488,7 @@ def comparison_table(comparison: Json) -> Table:
     ]
     return Table(
         f"{len(comparison['runs'])} runs of {comparison['study']}",
-        ("", *(Path(run).name for run in comparison["runs"])),
+        ("", *run_names(comparison["runs"])),
         rows,
         "First the settings in which they differ, then their headline figures.",
     )
