@@ -22,7 +22,12 @@ from mlx_entk.runs import Run
 from mlx_entk.studies import mlp, tms, transformer
 from mlx_entk.studies.compare import compare
 
-_NAMES = ("chromium", "chromium-browser", "google-chrome")
+_NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+)
 BROWSER = next(filter(None, map(shutil.which, _NAMES)), None)
 CI = os.environ.get("CI") == "true"
 pytestmark = pytest.mark.skipif(BROWSER is None and not CI, reason="no Chromium on this machine")

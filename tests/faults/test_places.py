@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, tzinfo
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from mlx_entk import provenance
 from tests.conftest import Command
 
 SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
@@ -223,9 +225,16 @@ def test_a_clock_that_is_set_back_changes_no_result(
         (run / name).unlink()
     for path in run.rglob("*"):
         os.utime(path, (4e9, 4e9))  # files of the year 2096
-    monkeypatch.setattr(time, "time", lambda: 1e9)
+
+    class EarlierClock:
+        @staticmethod
+        def now(zone: tzinfo) -> datetime:
+            return datetime(2006, 1, 1, tzinfo=zone)
+
+    monkeypatch.setattr(provenance, "datetime", EarlierClock)
 
     assert mlx_entk(*SMALL, "--out", "run")[0] == 0
 
     assert (run / "results.json").read_text() == (tmp_path / "whole/results.json").read_text()
-    assert [r.name for r in sorted(run.glob("*.json"))].count("results.json") == 1
+    sessions = json.loads((run / "provenance.json").read_text())["sessions"]
+    assert [session["started"][:4] for session in sessions][1] == "2006"
