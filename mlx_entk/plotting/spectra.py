@@ -48,7 +48,10 @@ def spectra(
         axis.semilogy(np.arange(head.size), head, ".", markersize=4, color=COLORS[0], zorder=3)
         of_modes = shares.get(kernel) if shares else None
         figure.hint_points(axis, np.arange(head.size), head, mode_texts(head, of_modes, features))
+        axis.set_xlim(-0.05 * head.size, 1.05 * head.size)
         for number, (first, last) in enumerate(cliffs[kernel]):
+            if last >= head.size:
+                continue  # the cliff lies beyond what is shown
             color = COLORS[1 + number % 4]
             axis.axvspan(first - 0.5, last + 0.5, color=color, alpha=0.13, linewidth=0)
             axis.axvline(last + 0.5, color=color, linewidth=1.1)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from mlx_entk.files import Arrays, Json
@@ -196,6 +196,7 @@ def over_training(results: Json, values: Float64Array) -> Drawing:
         label = f"recovered, β = {beta}"
         left.plot(steps, counts, "o--", color=color, markersize=4, label=label)
     left.set_ylim(bottom=0)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
     left.set_xlabel("step")
     left.set_ylabel("features")
     left.legend(fontsize=8.5)

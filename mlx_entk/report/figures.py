@@ -66,7 +66,7 @@ CAPTIONS = {
         "Read down a column to see in which parameter a family lives: overlap of the leading two "
         "mode groups of each parameter's sum-of-logits kernel with the families at the key "
         "frequencies and, as control, at the others. Compare the panel after training with the "
-        "two below it."
+        "two others."
     ),
     "localisation-trace": (
         "The same by the trace kernels: families that cancel in the mean of the logits appear "

@@ -56,7 +56,6 @@ def write_report(run: Run) -> Path:
         *(drawn[name] for name in CAPTIONS if name in drawn),
         '<h2 id="tables">Tables</h2>',
         *(_table_html(table, level=3) for table in rest),
-        '<h2 id="provenance">Provenance</h2>',
         _table_html(_provenance_table(sessions)),
     ]
     path = run.path / "report.html"
@@ -137,7 +136,7 @@ def _provenance_table(sessions: Sequence[Json]) -> Table:
         for number, s in enumerate(sessions[1:])
     ]
     return Table(
-        "Made with",
+        "Provenance",
         ("", ""),
         [
             ("command", first["command"]),

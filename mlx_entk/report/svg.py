@@ -53,8 +53,8 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
     text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"#[0-9a-f]{6}\b", lambda found: _COLORS.get(found[0], found[0]), text)
     width, height = figure.get_size_inches() * _POINTS
-    # Never below the size at which it was drawn, so that text stays readable: a page scrolls it.
-    smallest, largest = width, 1.4 * width
+    # Hardly below the size at which it was drawn, so that text stays readable: a page scrolls it.
+    smallest, largest = 0.85 * width, 1.4 * width
     head = (
         f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" '
         f'style="min-width:{smallest:.0f}px;max-width:{largest:.0f}px" role="img" tabindex="0" '

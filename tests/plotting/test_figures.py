@@ -14,11 +14,12 @@ def texts(figure: Figure) -> str:
 def test_spectra_mark_the_groups_that_end_at_a_cliff() -> None:
     values = {"full": np.geomspace(1, 1e-4, 20), "w": np.geomspace(1, 1e-4, 20)}
 
-    figure = spectra.spectra(values, {"full": [[0, 0], [1, 5]], "w": []}, shown=10)
+    figure = spectra.spectra(values, {"full": [[0, 0], [1, 5]], "w": [[0, 15]]}, shown=10)
 
     full, layer = figure.axes
     assert [text.get_text() for text in full.texts] == ["mode 0", "modes 1–5"]
-    assert not layer.texts
+    assert not layer.texts  # its cliff lies beyond the modes shown
+    assert layer.get_xlim()[1] < 12
     np.testing.assert_array_equal(full.lines[0].get_ydata(), values["full"][:10])
     assert full.get_yscale() == "log"
 
