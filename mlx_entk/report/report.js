@@ -120,15 +120,19 @@
       hint.style.top = `${above > 4 ? above : place.y + 14}px`;
     };
 
-    svg.addEventListener("pointermove", (event) => {
+    const follow = (event) => {
       const place = new DOMPoint(event.clientX, event.clientY)
         .matrixTransform(svg.getScreenCTM().inverse());
       const under = panels.findIndex((candidate) => candidate.contains(place.x, place.y));
       index = under < 0 ? -1 : panels[under].at(place.x, place.y);
       panel = Math.max(under, 0);
       say();
+    };
+    svg.addEventListener("pointermove", follow);
+    svg.addEventListener("pointerdown", follow); // a finger does not move
+    svg.addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse") clear();
     });
-    svg.addEventListener("pointerleave", clear);
     svg.addEventListener("blur", clear);
 
     const move = (step) => {
