@@ -5,10 +5,14 @@ import scipy.linalg
 from mlx_entk import InputError, Spectrum
 from mlx_entk.features import (
     alignment_rows,
+    center,
+    family_shares,
     frequency_alignment,
+    frequency_shares,
     modular_features,
     subspace_overlap,
 )
+from mlx_entk.features.frequencies import frequency_families
 from mlx_entk.linalg import orthonormal_basis
 
 
@@ -86,3 +90,25 @@ def test_rows_hold_what_the_vocabulary_says() -> None:
             "angles": [pytest.approx(0), pytest.approx(45), pytest.approx(90)],
         }
     ]
+
+
+def test_shares_say_how_much_of_a_mode_is_one_frequency_of_one_family() -> None:
+    p = 7
+    n, m = (values.ravel() for values in np.indices((p, p)))
+    bank = frequency_families(n, m, p)
+    angle = 2 * np.pi * 2 * ((n + m) % p) / p
+    wave, other = np.cos(angle + 0.3), np.sin(2 * np.pi * 3 * n / p)
+    modes = np.stack([wave, other, wave + other], axis=1)
+    modes /= np.linalg.norm(modes, axis=0)
+
+    shares, names = frequency_shares(modes, bank, ["n", "sum"])
+
+    assert names == ["n, k = 1", "n, k = 2", "n, k = 3", "sum, k = 1", "sum, k = 2", "sum, k = 3"]
+    expected = [[0, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0.5, 0, 0.5, 0]]
+    np.testing.assert_allclose(shares, expected, atol=1e-12)
+
+    bases = {name: orthonormal_basis(center(bank[name])) for name in ("n", "sum")}
+    of_families, families = family_shares(modes, bases)
+
+    assert families == ["n", "sum"]
+    np.testing.assert_allclose(of_families, [[0, 1], [1, 0], [0.5, 0.5]], atol=1e-12)

@@ -249,3 +249,17 @@ print(*jacobian_modes(rows, 80)[0].vectors.shape, peak_bytes())
     rows, modes, peak = map(int, done.stdout.split())
     assert (rows, modes) == (25_000, 80)
     assert peak < 3e9
+
+
+def test_the_last_checkpoint_over_training_is_the_trained_network(small: Run) -> None:
+    results, values = small.results, small.arrays["values over training"]
+    first, last = results["training"][0], results["training"][-1]
+
+    assert (first["step"], last["step"]) == (0, SMALL.steps)
+    assert len(results["training"]) == len(values) == len(small.checkpoints)
+    for row, network in ((first, "initial"), (last, "trained")):
+        assert row["reconstructed"] == results["reconstructed"][network]
+        for beta, count in row["recovered"].items():
+            assert count == kernel_row(results, network, float(beta))["recovered"]
+    trained = small.arrays["values/trained/0"]
+    np.testing.assert_allclose(values[-1], trained[: values.shape[1]], rtol=1e-5)
