@@ -104,11 +104,12 @@ def test_shares_say_how_much_of_a_mode_is_one_frequency_of_one_family() -> None:
     shares, names = frequency_shares(modes, bank, ["n", "sum"])
 
     assert names == ["n, k = 1", "n, k = 2", "n, k = 3", "sum, k = 1", "sum, k = 2", "sum, k = 3"]
-    expected = [[0, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0.5, 0, 0.5, 0]]
+    expected = np.array([[0, 0, 0, 0, 1, 0], [0, 0, 1, 0, 0, 0], [0, 0, 0.5, 0, 0.5, 0]])
     np.testing.assert_allclose(shares, expected, atol=1e-12)
 
     bases = {name: orthonormal_basis(center(bank[name])) for name in ("n", "sum")}
     of_families, families = family_shares(modes, bases)
 
     assert families == ["n", "sum"]
-    np.testing.assert_allclose(of_families, [[0, 1], [1, 0], [0.5, 0.5]], atol=1e-12)
+    expected = np.array([[0, 1], [1, 0], [0.5, 0.5]])
+    np.testing.assert_allclose(of_families, expected, atol=1e-12)
