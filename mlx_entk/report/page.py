@@ -41,7 +41,7 @@ def write_report(run: Run) -> Path:
     for name, figure in figures(run):
         figure.settle()
         run.save_figure(name, figure)
-        drawn[name] = _figure_html(name, figure, name)
+        drawn[name] = _figure_html(name, figure, CAPTIONS[name], CAPTIONS[name])
     sessions = run.sessions
     parts = [
         f'<p class="headline">{escape(headline(results))}</p>',
@@ -85,11 +85,13 @@ def write_comparison(comparison: Json, runs: Sequence[Run], path: Path) -> None:
     for name in (name for name in CAPTIONS if name in there):
         parts.append(f'<h3>{escape(name.replace("-", " "))}</h3><div class="beside">')
         parts += [
-            _figure_html(f"{name}-{number}", of_run[name], name, run_name)
+            _figure_html(
+                f"{name}-{number}", of_run[name], run_name, f"{run_name}: {CAPTIONS[name]}"
+            )
             for number, (run_name, of_run) in enumerate(zip(names, drawn, strict=True))
             if name in of_run
         ]
-        parts.append("</div>")
+        parts.append(f'</div><p class="note">{escape(CAPTIONS[name])}</p>')
     _write_page(path, f"{TITLES[runs[0].study]}: {len(runs)} runs compared", parts, "wide-page")
 
 
@@ -107,22 +109,21 @@ def _shown_tables(run: Run) -> list[Table]:
     return shown
 
 
-def _figure_html(identifier: str, figure: Drawing, name: str, title: str = "") -> str:
-    caption = CAPTIONS[name]
-    svg, hints = inline_svg(figure, identifier, f"{title} {caption}".strip())
+def _figure_html(identifier: str, figure: Drawing, caption: str, label: str) -> str:
+    """A figure with its hints; ``label`` is what a screen reader says of it."""
+    svg, hints = inline_svg(figure, identifier, label)
     slider = ""
     if hints["labels"]:
         last = len(hints["labels"]) - 1
-        label = escape(hints["labels"][last])
+        moment = escape(hints["labels"][last])
         slider = (
             f'<div class="slider"><input type="range" min="0" max="{last}" value="{last}" '
-            f'aria-label="Moment of training" aria-valuetext="{label}">'
-            f"<output>{label}</output></div>"
+            f'aria-label="Moment of training" aria-valuetext="{moment}">'
+            f"<output>{moment}</output></div>"
         )
-    head = f"<strong>{escape(title)}.</strong> " if title else ""
     return (
         f'<figure id="{identifier}"><div class="wide">{svg}</div>{slider}'
-        f"<figcaption>{head}{escape(caption)}</figcaption>"
+        f"<figcaption>{escape(caption)}</figcaption>"
         f'<script type="application/json">{as_script(hints)}</script></figure>'
     )
 
