@@ -39,7 +39,9 @@ def gram(a: mx.array, b: mx.array) -> mx.array:
     if matmul_backend() == "mlx" and (on_gpu or not symmetric):
         return a @ b.T
     left = as_numpy(a)
-    return mx.array(left @ (left if a is b else as_numpy(b)).T)
+    # As MLX does, without a warning: who decomposes the kernel says that it is not finite.
+    with np.errstate(over="ignore", invalid="ignore"):
+        return mx.array(left @ (left if a is b else as_numpy(b)).T)
 
 
 def as_numpy(a: mx.array) -> FloatArray:

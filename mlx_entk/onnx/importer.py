@@ -86,7 +86,11 @@ class OnnxFunction:
         values.update(zip(self.inputs, inputs, strict=True))
         for node in needed(self._nodes, outputs):
             arguments = [values[name] for name in node.input]
-            values.update(zip(node.output, self._apply(node, arguments), strict=False))
+            try:
+                found = self._apply(node, arguments)
+            except Exception as error:  # a damaged graph makes MLX and NumPy raise almost anything
+                raise InputError(f"ONNX operator {node.op_type} {node.name}: {error}") from error
+            values.update(zip(node.output, found, strict=False))
         return [as_mlx(values[name]) for name in outputs]
 
     def _apply(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
@@ -98,10 +102,7 @@ class OnnxFunction:
             return [np.array(arguments[0].size, dtype=np.int64)]  # type: ignore[union-attr]
         if all(value is None or isinstance(value, np.ndarray) for value in arguments):
             return self._on_host(node, arguments)
-        try:
-            found = OPERATORS[node.op_type](arguments, attributes, len(node.output))
-        except Exception as error:  # a damaged graph makes MLX and NumPy raise almost anything
-            raise InputError(f"ONNX operator {node.op_type} {node.name}: {error}") from error
+        found = OPERATORS[node.op_type](arguments, attributes, len(node.output))
         return found if isinstance(found, list | tuple) else [found]
 
     def _on_host(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
@@ -156,7 +157,7 @@ def from_model(
     """The same for a model in memory."""
     graph = model.graph
     chosen = _parameters(model, parameters)
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    arrays = {tensor.name: _initializer(tensor) for tensor in graph.initializer}
     params = {name: from_numpy(array) for name, array in arrays.items() if name in chosen}
     constants = {name: array for name, array in arrays.items() if name not in chosen}
     stored = {tensor.name for tensor in graph.initializer}
@@ -190,6 +191,13 @@ def from_model(
         _constants=constants,
         _opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
     )
+
+
+def _initializer(tensor: onnx.TensorProto) -> NDArray[Any]:
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except Exception as error:  # of a type, a shape and bytes that do not fit together
+        raise InputError(f"the initializer {tensor.name} is damaged: {error}") from error
 
 
 def needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

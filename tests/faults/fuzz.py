@@ -8,6 +8,7 @@ processes of their own, a few hundred each, so that a crash costs one case. Pick
 files write a marker when they are loaded: none may appear.
 """
 
+import mlx_entk  # isort: skip, before mlx
 import argparse
 import json
 import pickle
@@ -28,7 +29,6 @@ import mlx.core as mx
 import numpy as np
 from click import ClickException
 
-import mlx_entk
 from mlx_entk.files import Json, read_arrays, write_arrays
 from mlx_entk.lm.contexts import Context, read_contexts, write_contexts
 from mlx_entk.memory import parse_bytes
