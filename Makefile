@@ -18,8 +18,8 @@ demo: .venv/.installed  ## Run the modular-addition study; tables, figures and a
 test: .venv/.installed-dev  ## Run the tests and the notebooks (about eight minutes on two cores)
 	$(BIN)/pytest -n 2
 
-check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size
-	$(BIN)/pytest -m slow tests
+check-slow: .venv/.installed-dev  ## Run the long checks, at the paper's size and of faults (35 minutes)
+	$(BIN)/pytest -n 2 -m slow tests
 
 check-wheel: .venv/.installed-dev  ## Build wheel and sdist, and run a study with the wheel alone
 	scripts/try-wheel.sh $(BIN)
