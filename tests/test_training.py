@@ -103,3 +103,12 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="belongs to another model"):
         fit(run, 4, sizes=(3, 9, 1))
+
+
+def test_metrics_that_end_before_the_checkpoint_are_noticed(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", "test", {})
+    fit(run, epochs=4)
+    (run.path / "metrics.jsonl").write_text("")
+
+    with pytest.raises(InputError, match=r"end before its checkpoint at epoch 4"):
+        fit(run, epochs=6)

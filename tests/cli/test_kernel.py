@@ -129,3 +129,28 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     assert "Traceback" not in errors
     if "--memory-limit" not in arguments and "huge.npz" not in arguments:
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model.safetensors", "its weights are not the run's"),
+        ("inputs.npz", "inputs.npz is damaged"),
+    ],
+)
+def test_a_run_whose_model_or_inputs_were_altered_is_not_verified(
+    kernel: Command, mlx_entk: Command, parity: Path, file: str, message: str
+) -> None:
+    inputs = ("--inputs", parity / "inputs.npz", "--out", "run", "-q")
+    assert kernel("--model", MODEL, *inputs)[0] == 0
+    if file == "inputs.npz":
+        np.savez("run/inputs.npz", x=np.zeros((256, 8), dtype=np.float32))
+    else:
+        whole = bytearray(Path("run/model.safetensors").read_bytes())
+        whole[-3] ^= 1
+        Path("run/model.safetensors").write_bytes(whole)
+
+    code, output, errors = mlx_entk("verify", "run", "-q")
+
+    assert (code, output) == (2, "")
+    assert message in errors

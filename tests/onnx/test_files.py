@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from mlx_entk import InputError
 from mlx_entk.onnx import export, load
+from mlx_entk.onnx.importer import from_model
 from tests.models import MLP
 
 
@@ -112,3 +113,42 @@ def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
         load(tmp_path / "nothing.onnx")
     with pytest.raises(InputError, match=r"cannot read .*: Is a directory"):
         load(tmp_path)
+
+
+def test_an_initializer_whose_bytes_do_not_fill_its_shape_is_named(path: Path) -> None:
+    def shrink(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.float_data.extend([0.0] * 5)
+        tensor.dims[:] = [2, 1]
+
+    model = onnx.load(path)
+    shrink(model)
+
+    with pytest.raises(InputError, match=r"initializer layers\.\d\.\w+ is damaged"):
+        from_model(model)
+
+
+def test_names_that_are_no_text_are_refused(path: Path) -> None:
+    data = path.read_bytes()
+    name = onnx.load(path).graph.node[0].input[0].encode()
+    path.write_bytes(data.replace(name, b"\xff" * len(name)))
+
+    with pytest.raises(InputError, match=r"mlp.onnx is no ONNX model, or is damaged"):
+        load(path)
+
+
+def test_numbers_beyond_those_of_mlx_are_refused(tmp_path: Path) -> None:
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2**53 + 1, 3])
+    graph = helper.make_graph(
+        [helper.make_node("Expand", ["x", "shape"], ["y"])],
+        "wide",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b"])],
+        [shape],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    onnx.save(model, tmp_path / "wide.onnx")
+
+    with pytest.raises(InputError, match="ONNX operator Expand"):
+        load(tmp_path / "wide.onnx")({}, mx.ones((1, 3)))
