@@ -99,6 +99,13 @@ def hints_of(browser: webdriver.Chrome, name: str) -> dict[str, Any]:
     return found
 
 
+def put_mouse_aside(browser: webdriver.Chrome) -> None:
+    """To where no figure is: what scrolls below a resting mouse is pointed at, too."""
+    actions = ActionChains(browser)
+    actions.w3c_actions.pointer_action.move_to_location(2, 2)
+    actions.perform()
+
+
 def point_at(browser: webdriver.Chrome, name: str, x: float, y: float) -> None:
     """Move the mouse to a place in the coordinates of a figure's SVG."""
     svg = figure(browser, name).find_element(By.CSS_SELECTOR, "svg")
@@ -189,10 +196,38 @@ def test_the_slider_moves_the_marks_and_says_where_it_is(
     assert first != last
 
 
+def test_the_hint_stays_with_its_mark_when_the_page_scrolls(
+    browser: webdriver.Chrome, runs: dict[str, Run]
+) -> None:
+    load(browser, runs["mlp"].path / "report.html")
+    put_mouse_aside(browser)
+    svg = figure(browser, "spectra").find_element(By.CSS_SELECTOR, "svg")
+    browser.execute_script("arguments[0].focus()", svg)
+    svg.send_keys(Keys.ARROW_RIGHT)
+
+    def distance() -> float:
+        """From the mark down to the hint, in pixels."""
+        found: float = browser.execute_script(
+            "const top = (e) => e.getBoundingClientRect().top;"
+            "return top(document.getElementById('hint'))"
+            " - top(document.querySelector('#spectra .mark'))"
+        )
+        return found
+
+    before = distance()
+    browser.execute_async_script(
+        "scrollBy(0, 60); requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+    )
+
+    assert hint(browser) != ""
+    assert abs(distance() - before) < 2
+
+
 def test_figures_can_be_read_with_the_keyboard_alone(
     browser: webdriver.Chrome, runs: dict[str, Run]
 ) -> None:
     load(browser, runs["mlp"].path / "report.html")
+    put_mouse_aside(browser)
     panels = hints_of(browser, "spectra")["panels"]
     for _ in range(60):
         browser.switch_to.active_element.send_keys(Keys.TAB)

@@ -6,6 +6,7 @@
   const SVG = "http://www.w3.org/2000/svg";
   const REACH = 25; // how near the pointer has to come to a point, in SVG units
   const hint = document.getElementById("hint");
+  let place = () => {}; // puts the hint beside its mark again, wherever that has moved
 
   const element = (parent, name, attributes) => {
     const made = document.createElementNS(SVG, name);
@@ -100,6 +101,7 @@
 
     const clear = () => {
       hint.hidden = true;
+      place = () => {};
       mark.setAttribute("visibility", "hidden");
     };
 
@@ -113,18 +115,21 @@
       }
       hint.textContent = item.text;
       hint.hidden = false;
-      const place = new DOMPoint(item.x, item.y).matrixTransform(svg.getScreenCTM());
-      const room = document.documentElement.clientWidth - hint.offsetWidth - 8;
-      const above = place.y - hint.offsetHeight - 12;
-      hint.style.left = `${Math.max(8, Math.min(place.x + 10, room))}px`;
-      hint.style.top = `${above > 4 ? above : place.y + 14}px`;
+      place = () => {
+        const { x, y } = new DOMPoint(item.x, item.y).matrixTransform(svg.getScreenCTM());
+        const room = document.documentElement.clientWidth - hint.offsetWidth - 8;
+        const above = y - hint.offsetHeight - 12;
+        hint.style.left = `${Math.max(8, Math.min(x + 10, room))}px`;
+        hint.style.top = `${above > 4 ? above : y + 14}px`;
+      };
+      place();
     };
 
     const follow = (event) => {
-      const place = new DOMPoint(event.clientX, event.clientY)
+      const { x, y } = new DOMPoint(event.clientX, event.clientY)
         .matrixTransform(svg.getScreenCTM().inverse());
-      const under = panels.findIndex((candidate) => candidate.contains(place.x, place.y));
-      index = under < 0 ? -1 : panels[under].at(place.x, place.y);
+      const under = panels.findIndex((candidate) => candidate.contains(x, y));
+      index = under < 0 ? -1 : panels[under].at(x, y);
       panel = Math.max(under, 0);
       say();
     };
@@ -170,5 +175,5 @@
   }
 
   document.querySelectorAll("figure").forEach(setUp);
-  addEventListener("scroll", () => { hint.hidden = true; }, { passive: true });
+  addEventListener("scroll", () => place(), { passive: true, capture: true });
 })();
