@@ -30,6 +30,11 @@ def device_options() -> list[str]:
     return ["--device", device] if device else []
 
 
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Say what it would take on this device, and stop."
+)
+
+
 def _wants(setting: str) -> bool:
     return bool(click.get_current_context().meta.get(f"{_META}.{setting}"))
 

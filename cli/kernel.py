@@ -25,7 +25,7 @@ from mlx_entk.studies.kernel import (
     run_kernel,
 )
 
-from .base import Command, is_quiet, wants_json
+from .base import Command, dry_run_option, is_quiet, wants_json
 from .display import finish, progress, session, show_estimate
 from .inputs import IMPORTED, import_graph, load_inputs, load_model, parse_reduction
 
@@ -84,7 +84,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder."
 )
-@click.option("--dry-run", is_flag=True, help="Say what it would take on this device, and stop.")
+@dry_run_option
 def kernel(
     source: str | None,
     weights: Path | None,

@@ -16,7 +16,7 @@ from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study
 from mlx_entk.studies.estimate import Stage
 
-from .base import Group, RunFolder
+from .base import Group, RunFolder, dry_run_option
 from .display import finish, progress, quiet_run, session, show, show_estimate
 from .inputs import load_function, parse_numbers
 
@@ -60,7 +60,7 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
 )
 @click.option("--memory-limit", metavar="SIZE", help="Such as 4GB; default half of what is free.")
 @click.option("--out", type=_FOLDER, help="Run folder.")
-@click.option("--dry-run", is_flag=True, help="Say what it would take on this device, and stop.")
+@dry_run_option
 @click.pass_context
 def lm(
     context: click.Context,

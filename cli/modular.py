@@ -11,7 +11,7 @@ from mlx_entk.studies import mlp, transformer
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.modular import ModularConfig
 
-from .base import Group
+from .base import Group, dry_run_option
 from .display import run_study
 
 Function = Callable[..., Any]
@@ -40,9 +40,7 @@ def _options(default: ModularConfig) -> Callable[[Function], Function]:
             type=click.Path(file_okay=False, path_type=Path),
             help="Run folder; by default one below runs/ named after the settings.",
         ),
-        click.option(
-            "--dry-run", is_flag=True, help="Say what it would take on this device, and stop."
-        ),
+        dry_run_option,
     ]
 
     def decorate(command: Function) -> Function:

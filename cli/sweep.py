@@ -22,7 +22,7 @@ from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.sweep import STUDY, summarise
 
-from .base import Command, device_options
+from .base import Command, device_options, dry_run_option
 from .display import finish, progress, session, show_estimate
 from .inputs import parse_numbers
 
@@ -66,7 +66,7 @@ def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) 
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the sweep, with a run folder for each seed inside; by default below runs/.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what it would take on this device, and stop.")
+@dry_run_option
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def sweep(
     seeds: list[int], jobs: int, out: Path | None, dry_run: bool, command: tuple[str, ...]

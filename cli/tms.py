@@ -11,7 +11,7 @@ from mlx_entk.errors import InputError
 from mlx_entk.studies import tms as study
 from mlx_entk.studies.estimate import Stage
 
-from .base import Group
+from .base import Group, dry_run_option
 from .display import run_study
 
 _DEFAULT = study.TMSConfig()
@@ -41,9 +41,7 @@ def _options(command: Function) -> Function:
                 type=click.Path(file_okay=False, path_type=Path),
                 help="Run folder; by default one below runs/ named after the settings.",
             ),
-            click.option(
-                "--dry-run", is_flag=True, help="Say what it would take on this device, and stop."
-            ),
+            dry_run_option,
         ]
     ):
         command = option(command)

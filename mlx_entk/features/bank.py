@@ -19,6 +19,33 @@ def fourier_family(values: NDArray[np.int64], p: int) -> Float64Array:
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
 
+def frequency_families(n: NDArray[np.int64], m: NDArray[np.int64], p: int) -> FeatureBank:
+    """Fourier families of n, m, n+m and n−m, and of n and m added or subtracted as functions.
+
+    Parameters
+    ----------
+    n, m
+        The summands of each input, shape (N,).
+    p
+        The modulus, odd.
+
+    Returns
+    -------
+    dict
+        ``"n"``, ``"m"``, ``"sum"``, ``"difference"``, ``"axis sum"`` and ``"axis difference"``,
+        shape (N, 2⌊p/2⌋) each, as :func:`fourier_family` gives them.
+    """
+    of_n, of_m = fourier_family(n, p), fourier_family(m, p)
+    return {
+        "n": of_n,
+        "m": of_m,
+        "sum": fourier_family((n + m) % p, p),
+        "difference": fourier_family((n - m) % p, p),
+        "axis sum": of_n + of_m,
+        "axis difference": of_n - of_m,
+    }
+
+
 def indicators(values: NDArray[np.int64], count: int) -> Float64Array:
     """One column for each of the values 0…count−1, 1 where it is taken: shape (N, count)."""
     taken: Float64Array = np.equal.outer(values, np.arange(count)).astype(np.float64)
@@ -51,19 +78,19 @@ def modular_features(
     """
     if p < 3 or p % 2 == 0:
         raise InputError(f"p is {p}: Fourier families need an odd p of at least 3")
-    of_n, of_m = fourier_family(n, p), fourier_family(m, p)
+    single = frequency_families(n, m, p)
     total = (n + m) % p
     random = np.random.default_rng(seed).standard_normal((n.size, p - 1))
     return {
-        "n": of_n,
-        "m": of_m,
-        "n ∪ m": np.concatenate([of_n, of_m], axis=1),
-        "sum": fourier_family(total, p),
-        "difference": fourier_family((n - m) % p, p),
+        "n": single["n"],
+        "m": single["m"],
+        "n ∪ m": np.concatenate([single["n"], single["m"]], axis=1),
+        "sum": single["sum"],
+        "difference": single["difference"],
         "2n": fourier_family(2 * n, p),
         "2m": fourier_family(2 * m, p),
-        "axis sum": of_n + of_m,
-        "axis difference": of_n - of_m,
+        "axis sum": single["axis sum"],
+        "axis difference": single["axis difference"],
         "identity of n": indicators(n, p),
         "identity of m": indicators(m, p),
         "identity of n+m": indicators(total, p),

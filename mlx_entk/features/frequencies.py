@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
 from mlx_entk.features.alignment import center, frequency_alignment
-from mlx_entk.features.bank import FeatureBank, fourier_family
+from mlx_entk.features.bank import FeatureBank, frequency_families
 from mlx_entk.linalg import Float64Array, FloatArray
 from mlx_entk.spectrum import Spectrum
 
@@ -62,33 +62,6 @@ def _shares(power: Float64Array) -> Float64Array:
 def key_frequencies(shares: Float64Array) -> list[int]:
     """The frequencies, from 1 on, that a network uses, by :data:`KEY_RULE`."""
     return [k + 1 for k, share in enumerate(shares) if share > 1 / shares.size]
-
-
-def frequency_families(n: NDArray[np.int64], m: NDArray[np.int64], p: int) -> FeatureBank:
-    """Fourier families of n, m, n+m and n−m, and of n and m added or subtracted as functions.
-
-    Parameters
-    ----------
-    n, m
-        The summands of each input, shape (N,).
-    p
-        The modulus, odd.
-
-    Returns
-    -------
-    dict
-        ``"n"``, ``"m"``, ``"sum"``, ``"difference"``, ``"axis sum"`` and ``"axis difference"``,
-        shape (N, 2⌊p/2⌋) each, as :func:`mlx_entk.features.bank.fourier_family` gives them.
-    """
-    of_n, of_m = fourier_family(n, p), fourier_family(m, p)
-    return {
-        "n": of_n,
-        "m": of_m,
-        "sum": fourier_family((n + m) % p, p),
-        "difference": fourier_family((n - m) % p, p),
-        "axis sum": of_n + of_m,
-        "axis difference": of_n - of_m,
-    }
 
 
 def frequency_features(

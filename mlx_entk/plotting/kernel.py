@@ -9,10 +9,10 @@ from mlx_entk.runs import Run, arrays_below
 
 def kernel_figures(run: Run) -> Iterator[tuple[str, Drawing]]:
     """Every figure of a finished run with its name, drawn one at a time."""
-    results = run.results
-    values = arrays_below(run.arrays, "values/")
+    results, arrays = run.results, run.arrays
+    values = arrays_below(arrays, "values/")
     shown = max(v.size for v in values.values())
-    shares = arrays_below(run.arrays, "shares/")
+    shares = arrays_below(arrays, "shares/")
     yield (
         "spectra",
         spectra.spectra(values, results["cliffs"], shown, shares, results["mode_features"]),

@@ -40,8 +40,8 @@ _FIGURES: dict[str, Callable[[Run], Figures]] = {
 def figures(run: Run) -> Figures:
     """Every figure of a finished run with its name, drawn one at a time."""
     yield from _FIGURES[run.study](run)
-    if run.regression is not None:
-        yield from regression_figures(run.regression)
+    if (regression := run.regression) is not None:
+        yield from regression_figures(regression)
 
 
 # What to see in each figure.

@@ -36,7 +36,7 @@ def write_report(run: Run) -> Path:
         Where the run is unfinished or damaged, or its folder cannot be written.
     """
     results = run.results
-    overview, *rest = _shown_tables(run)
+    overview, *rest = _shown_tables(run, results)
     drawn = {}
     for name, figure in figures(run):
         figure.settle()
@@ -95,13 +95,12 @@ def write_comparison(comparison: Json, runs: Sequence[Run], path: Path) -> None:
     _write_page(path, f"{TITLES[runs[0].study]}: {len(runs)} runs compared", parts, "wide-page")
 
 
-def _shown_tables(run: Run) -> list[Table]:
-    results = run.results
+def _shown_tables(run: Run, results: Json) -> list[Table]:
     shown = tables(results)
-    if run.regression is not None:
-        shown += regression_tables(run.regression)
-    if run.verification is not None:
-        shown.append(verification_table(run.verification))
+    if (regression := run.regression) is not None:
+        shown += regression_tables(regression)
+    if (verification := run.verification) is not None:
+        shown.append(verification_table(verification))
     if run.study == lm.STUDY:
         for row in results["layers"]:
             modes = range(min(_WINDOW_MODES, len(row["values"])))

@@ -27,8 +27,7 @@ from mlx_entk.features import (
     kernel_power,
     key_frequencies,
 )
-from mlx_entk.features.bank import fourier_family
-from mlx_entk.features.frequencies import frequency_families
+from mlx_entk.features.bank import fourier_family, frequency_families
 from mlx_entk.files import Arrays, Json
 from mlx_entk.kernel import entk
 from mlx_entk.kernel.reduction import Reduction

@@ -12,7 +12,7 @@ from mlx_entk.features import (
     modular_features,
     subspace_overlap,
 )
-from mlx_entk.features.frequencies import frequency_families
+from mlx_entk.features.bank import frequency_families
 from mlx_entk.linalg import orthonormal_basis
 
 
