@@ -11,8 +11,9 @@ import numpy as np
 from onnx import ModelProto
 
 from mlx_entk.errors import InputError
-from mlx_entk.files import read_arrays
-from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
+from mlx_entk.files import map_array, read_arrays
+from mlx_entk.functions import Model, ParametricFunction
+from mlx_entk.inputs import Inputs
 from mlx_entk.kernel import Reduction
 from mlx_entk.linalg import FloatArray
 from mlx_entk.onnx.files import read_model
@@ -53,15 +54,36 @@ def load_model(source: str, weights: Path | None) -> nn.Module:
     return model.eval()
 
 
-def load_inputs(path: Path) -> FloatArray:
-    """The array x of an .npz, in a type that MLX has."""
+def load_inputs(path: Path) -> FloatArray | dict[str, FloatArray]:
+    """The inputs in a file, in types that MLX has.
+
+    An .npy holds them, an .npz as the array x, or several by the names that the model calls
+    them by.
+    """
+    if path.suffix == ".npy":
+        return _narrow(map_array(path), path, "the array")
     arrays = read_arrays(path)
-    if "x" not in arrays:
-        raise InputError(f"{path} has no array x; it has {', '.join(arrays) or 'nothing'}")
-    x = arrays["x"]
+    if not arrays:
+        raise InputError(f"{path} has no arrays: put the inputs into it as x")
+    found = {name: _narrow(value, path, name) for name, value in arrays.items()}
+    return found["x"] if list(found) == ["x"] else found
+
+
+def in_order(graph: ModelProto, x: Any) -> Any:
+    """Inputs by name as a tuple in the order of an ONNX model's inputs; one array as it is."""
+    if not isinstance(x, dict):
+        return x
+    stored = {tensor.name for tensor in graph.graph.initializer}
+    names = [value.name for value in graph.graph.input if value.name not in stored]
+    if set(names) != set(x):
+        raise InputError(f"--inputs has {', '.join(x)}: the model takes {', '.join(names)}")
+    return x[names[0]] if len(names) == 1 else tuple(x[name] for name in names)
+
+
+def _narrow(x: FloatArray, path: Path, name: str) -> FloatArray:
     narrow = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}.get(x.dtype.kind)
     if narrow is None:
-        raise InputError(f"{path}: x has type {x.dtype}, which MLX has no array for")
+        raise InputError(f"{path}: {name} has type {x.dtype}, which MLX has no array for")
     return np.asarray(x, dtype=narrow)
 
 
@@ -104,13 +126,27 @@ def models_of_kernel_run(run: Run) -> tuple[Model, Model | None]:
     return model, load_model(source, None)
 
 
+def functions_of_kernel_run(
+    run: Run,
+) -> tuple[ParametricFunction, ParametricFunction | None, Inputs]:
+    """The model as a function of what counted, the same at initialisation, and the inputs."""
+    config = kernel_study.config_of(run)
+    x = kernel_study.stored_inputs(run)
+    model, initial = models_of_kernel_run(run)
+    function, inputs = kernel_study.bound(config, model, x)
+    before = None if initial is None else kernel_study.bound(config, initial, x)[0]
+    return function, before, inputs
+
+
 def network_of_run(run: Run) -> Network:
     """The network of a run of any study, or of ``mlx-entk kernel``."""
     if run.study != kernel_study.STUDY:
         return network_of(run)
-    model, _ = models_of_kernel_run(run)
-    x = kernel_study.stored_inputs(run)[:HELD_OUT]
+    function, _, inputs = functions_of_kernel_run(run)
+    if len(inputs) > 1:
+        raise InputError(f"{run.path} is of a model of several inputs: graphs are written of one")
+    (x,) = inputs
     reduction = run.config["reduction"]
     return Network(
-        as_parametric(model), x, reduction if isinstance(reduction, str) else tuple(reduction)
+        function, x[:HELD_OUT], reduction if isinstance(reduction, str) else tuple(reduction)
     )

@@ -6,12 +6,11 @@ from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 
 import click
-import mlx.core as mx
 
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
 from mlx_entk.files import read_arrays, write_atomically
-from mlx_entk.jacobian import Model
+from mlx_entk.functions import Model
 from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run
@@ -27,7 +26,14 @@ from mlx_entk.studies.kernel import (
 
 from .base import Command, dry_run_option, is_quiet, wants_json
 from .display import finish, progress, session, show_estimate
-from .inputs import IMPORTED, import_graph, load_inputs, load_model, parse_reduction
+from .inputs import (
+    IMPORTED,
+    import_graph,
+    in_order,
+    load_inputs,
+    load_model,
+    parse_reduction,
+)
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -54,28 +60,36 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--onnx",
     "graph",
     type=_FILE,
-    help="Instead of --model: an ONNX model of one input, from PyTorch, scikit-learn, …",
+    help="Instead of --model: an ONNX model, from PyTorch, scikit-learn, …",
 )
 @click.option(
     "--output",
     default="",
-    help="Of the ONNX model, the output; by default the first of floating type.",
+    metavar="NAME|NUMBER",
+    help="Which output counts: a key or field of what --model returns, or a place in a tuple; of "
+    "an ONNX model its name, by default the first of floating type.",
 )
 @click.option(
     "--parameters",
     default="",
     metavar="PATTERN,…",
-    help="Of the ONNX model, the initializers to differentiate by, such as 'layers.*'; by "
-    "default all of floating type but scalars and running statistics. From PyTorch: "
+    help="Which parameters count, such as 'layers.*'; by default all, of an ONNX model the "
+    "initializers of floating type but scalars and running statistics. From PyTorch: "
     "torch.onnx.export(…, optimize=False) keeps them as they were.",
 )
-@click.option("--inputs", type=_FILE, required=True, help="An .npz with the array x, batch first.")
+@click.option(
+    "--inputs",
+    type=_FILE,
+    required=True,
+    help="An .npy, or an .npz with the array x, batch first; of a model of several inputs, an .npz "
+    "of arrays named as the model names them.",
+)
 @click.option("--features", type=_FILE, help="An .npz of feature families, shape (N, k) each.")
 @click.option(
     "--reduction",
     default="trace",
     show_default=True,
-    help="trace, sum-of-logits, full, or a pair of classes as c,d.",
+    help="trace, sum-of-logits, full, or one class as c,c.",
 )
 @click.option("--by-layer", is_flag=True, help="Decompose the kernel of each parameter too.")
 @click.option("--top", default=200, show_default=True, help="Modes to keep.")
@@ -111,8 +125,6 @@ def kernel(
     imported = None
     model: Model
     if source is not None and graph is None:
-        if output or parameters:
-            raise InputError("--output and --parameters belong to --onnx")
         model, label = load_model(source, weights), source
     elif graph is not None and source is None:
         if weights is not None:
@@ -123,7 +135,9 @@ def kernel(
         label = f"{graph.name} (SHA-256 {content[:16]})"
     else:
         raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
-    x = mx.array(load_inputs(inputs))
+    x = load_inputs(inputs)
+    if imported is not None:
+        x = in_order(imported, x)
     bank = read_arrays(features) if features else {}
     config = KernelConfig(label, parse_reduction(reduction), by_layer, top, output, parameters)
     config = prepare(config, model, x, bank)

@@ -13,7 +13,7 @@ from mlx_entk.studies.regress import Fit, fit_of, fit_of_model, regress
 
 from .base import Command, RunFolder
 from .display import finish, progress, session
-from .inputs import models_of_kernel_run
+from .inputs import functions_of_kernel_run
 
 
 @click.command(
@@ -54,6 +54,5 @@ def _fit(run: Run, targets: Path | None) -> Fit:
     arrays = read_arrays(targets)
     if "y" not in arrays:
         raise InputError(f"{targets} has no array y; it has {', '.join(arrays) or 'nothing'}")
-    model, initial = models_of_kernel_run(run)
-    x = kernel_study.stored_inputs(run)
-    return fit_of_model(model, initial, x, arrays["y"])
+    model, initial, inputs = functions_of_kernel_run(run)
+    return fit_of_model(model, initial, inputs, arrays["y"])

@@ -13,7 +13,7 @@ import numpy as np
 from mlx_entk.errors import InputError
 from mlx_entk.features import center
 from mlx_entk.features.bank import FeatureBank
-from mlx_entk.jacobian import Model
+from mlx_entk.functions import Model
 from mlx_entk.kernel import entk
 from mlx_entk.kernel.reduction import Reduction
 from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis

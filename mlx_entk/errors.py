@@ -17,3 +17,12 @@ class RunFailedError(MlxEntkError, RuntimeError):
     """The request was sound, but the computation broke down (a loss that became NaN, say)."""
 
     exit_code = 1
+
+
+class SlowPathWarning(UserWarning):
+    """The result is right, but takes longer than it should; the message says why."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line."""
+    return (str(error) or type(error).__name__).splitlines()[0]

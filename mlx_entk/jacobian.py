@@ -1,156 +1,44 @@
-"""A model as a function of its parameters, and its exact Jacobian."""
+"""The exact Jacobian of a model by reverse mode, and plain gradients to hold everything against."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 
-from mlx_entk.errors import InputError
+from mlx_entk.errors import InputError, first_line
+from mlx_entk.functions import Model, Output, ParametricFunction, Selection, as_parametric, bind
+from mlx_entk.inputs import Inputs, alone, count, different, part
 from mlx_entk.linalg import FloatArray, as_numpy
-from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
+from mlx_entk.mapping import map_pairs
+from mlx_entk.parameters import Params
+from mlx_entk.rules import examine
 
+__all__ = ["as_parametric", "flattened_jacobian", "gradient", "jacobian", "jacobian_rows"]
 
-@dataclass(frozen=True)
-class ParametricFunction:
-    """A model f(x; θ) as a pure function of a flat dictionary of parameters.
-
-    Attributes
-    ----------
-    params
-        θ by dotted name, every parameter once.
-    apply
-        ``apply(params, x)`` of shape (N, C) for x of shape (N, …); ``params`` may be a part of
-        θ, the rest keeps its value.
-    module
-        The module behind it, or None for a function.
-    """
-
-    params: Params
-    apply: Callable[[Params, mx.array], mx.array]
-    module: nn.Module | None
-
-
-Model = nn.Module | ParametricFunction | Callable[[Any, mx.array], mx.array]
-
-
-def as_parametric(model: Model, params: Any = None) -> ParametricFunction:
-    """View a module, or a function with a parameter tree, as a :class:`ParametricFunction`.
-
-    Parameters
-    ----------
-    model
-        An ``mlx.nn.Module`` called as ``model(x)``, of which the trainable parameters count;
-        a function called as ``model(params, x)``; or what this function gives.
-    params
-        The parameter tree of a function; None for the others.
-
-    Raises
-    ------
-    InputError
-        Where the parameters are missing, given twice, or none.
-    """
-    if isinstance(model, ParametricFunction):
-        if params is not None:
-            raise InputError("params belongs to a function; this one brings its own parameters")
-        return model
-    if isinstance(model, nn.Module):
-        if params is not None:
-            raise InputError("params belongs to a function; a module brings its own parameters")
-        return _from_module(model)
-    if params is None:
-        raise InputError("model is a function: pass its parameter tree as params=…")
-    function = model
-    return from_flat(lambda values, x: function(unflatten_tree(values), x), flatten_tree(params))
-
-
-def from_flat(
-    function: Callable[[Params, mx.array], mx.array], params: Params
-) -> ParametricFunction:
-    """View a function of a flat dictionary of parameters as a :class:`ParametricFunction`.
-
-    Names may hold anything: no tree is made of them.
-
-    Raises
-    ------
-    InputError
-        Where there are no parameters.
-    """
-    _require_parameters(params)
-
-    def apply(values: Params, x: mx.array) -> mx.array:
-        return _as_matrix(function(params | values, x), x)
-
-    return ParametricFunction(params, apply, None)
-
-
-def _from_module(module: nn.Module) -> ParametricFunction:
-    params = _unique_parameters(module)
-    _require_parameters(params)
-
-    def apply(values: Params, x: mx.array) -> mx.array:
-        module.update(unflatten_tree(values))
-        try:
-            return _as_matrix(module(x), x)
-        finally:  # a transform may have put tracers in; the reader's module stays as it was
-            module.update(unflatten_tree(params))
-
-    return ParametricFunction(params, apply, module)
-
-
-def _unique_parameters(module: nn.Module) -> Params:
-    """Trainable parameters by name; a submodule used at two places counts at its first."""
-    params: Params = {}
-    seen: set[tuple[int, str]] = set()
-    for name, value in flatten_tree(module.trainable_parameters()).items():
-        path, _, leaf = name.rpartition(".")
-        owner, key = resolve(module, path, leaf)
-        if (id(owner), key) not in seen:
-            seen.add((id(owner), key))
-            params[name] = value
-    return params
-
-
-def resolve(module: nn.Module, path: str, leaf: str) -> tuple[Any, str]:
-    """The container that holds a dotted parameter, and the key it has there."""
-    owner: Any = module
-    for key in path.split(".") if path else []:
-        owner = owner[int(key)] if isinstance(owner, list | tuple) else owner[key]
-    return owner, leaf
-
-
-def _require_parameters(params: Params) -> None:
-    if not params:
-        raise InputError("model has no trainable parameters: its eNTK would be zero")
-    for name, value in params.items():
-        if not isinstance(value, mx.array):
-            raise InputError(f"parameter {name} is {type(value).__name__}, not an mlx array")
-
-
-def _as_matrix(outputs: mx.array, x: mx.array) -> mx.array:
-    if not isinstance(outputs, mx.array):
-        raise InputError(f"model returned {type(outputs).__name__}, not an mlx array")
-    if outputs.ndim == 0 or outputs.shape[0] != x.shape[0]:
-        raise InputError(
-            f"model returned shape {outputs.shape} for {x.shape[0]} inputs; "
-            "its first axis must be the batch"
-        )
-    return outputs.reshape(outputs.shape[0], -1)
+# How far a gradient may be from the plain one, over its largest entry: far more than rounding,
+# far less than a wrong rule. The second is for models with values in half precision.
+TOLERANCE, TOLERANCE_IN_HALF = 1e-3, 0.03
+# ... and over the largest of all gradients: below that it may be nothing but rounding.
+_FLOOR = 5e-7
 
 
 def jacobian(
-    model: Model, x: mx.array, *, params: Any = None, cotangents: mx.array | None = None
+    model: Model,
+    x: Any,
+    *,
+    params: Any = None,
+    cotangents: mx.array | None = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
 ) -> Params:
     """Exact Jacobian ∂f/∂θ per input, by reverse mode.
 
     Parameters
     ----------
-    model, params
-        As for :func:`as_parametric`.
-    x
-        N inputs, shape (N, …).
+    model, x, params, output, parameters
+        As for :func:`mlx_entk.entk`.
     cotangents
         Shape (R, C): returns the R combinations of the outputs that its rows ask for. None is
         the identity: R = C, the whole Jacobian.
@@ -161,13 +49,17 @@ def jacobian(
         By parameter name, shape (N, R, *parameter). Memory is N·R·P floats, time N·R
         backward passes; :func:`mlx_entk.entk` is the way to kernels.
     """
-    function = as_parametric(model, params)
+    function, inputs = bind(model, x, params, output, parameters)
     if cotangents is None:
-        cotangents = mx.eye(count_outputs(function, x))
-    return jacobian_rows(function, x, cotangents, function.params)
+        cotangents = mx.eye(count_outputs(function, inputs))
+    C = cotangents.shape[1]
+    examined = examine(function, inputs, C)
+    probe = Probe.of(examined.function, inputs, C)
+    looped = unmappable(examined.rows, function.params, probe)
+    return jacobian_rows(examined.rows, inputs, cotangents, function.params, looped)
 
 
-def flattened_jacobian(model: Model, x: mx.array, *, params: Any = None) -> FloatArray:
+def flattened_jacobian(model: Model, x: Any, *, params: Any = None) -> FloatArray:
     """The Jacobian as a matrix, channel-major: row c·N + n, shape (C·N, P).
 
     Its product with its own transpose is the flattened eNTK. Memory is C·N·P floats, twice.
@@ -181,55 +73,124 @@ def flattened_jacobian(model: Model, x: mx.array, *, params: Any = None) -> Floa
     return np.ascontiguousarray(whole.swapaxes(0, 1)).reshape(C * N, P)
 
 
-def count_outputs(function: ParametricFunction, x: mx.array) -> int:
+def count_outputs(function: ParametricFunction, x: Inputs) -> int:
     """C, the number of outputs, seen by calling the model on one input."""
-    return function.apply({}, x[:1]).shape[1]
+    return function.apply({}, *part(x, slice(1))).shape[1]
+
+
+def gradient(
+    function: ParametricFunction, names: Sequence[str], x: Inputs, cotangents: mx.array
+) -> list[mx.array]:
+    """Σ over inputs and outputs of ``cotangents`` (N, C) times the Jacobian, by parameter."""
+
+    def outputs(*wrt: mx.array) -> mx.array:
+        return function.apply(dict(zip(names, wrt, strict=True)), *x)
+
+    try:
+        found: list[mx.array] = mx.vjp(
+            outputs, [function.params[name] for name in names], [cotangents]
+        )[1]
+    except InputError:
+        raise
+    except Exception as error:  # MLX raises several types; a model's own code any
+        raise InputError(f"model cannot be differentiated: {first_line(error)}") from error
+    return found
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Gradients of two different inputs by two cotangents, each by a backward pass of its own.
+
+    No ``vmap``, no structure and no forward mode are in them: what a kernel is computed from has
+    to agree with these.
+
+    Attributes
+    ----------
+    x
+        Two inputs.
+    cotangents
+        Shape (2, C).
+    gradients
+        By parameter, for each input and each cotangent; not computed before they are asked for.
+    tolerance
+        How far rows may be from them, over the largest entry.
+    """
+
+    x: Inputs
+    cotangents: mx.array
+    gradients: dict[str, list[list[mx.array]]]
+    tolerance: float
+
+    @classmethod
+    def of(cls, function: ParametricFunction, x: Inputs, C: int) -> "Probe":
+        """At two different inputs among x."""
+        rows = different(x)
+        names = list(function.params)
+        cotangents = mx.random.normal((2, C), key=mx.random.key(0))
+        found = [
+            [gradient(function, names, part(rows, slice(n, n + 1)), ct[None]) for ct in cotangents]
+            for n in range(count(rows))
+        ]
+        half = {mx.float16, mx.bfloat16}
+        is_half = any(value.dtype in half for value in (*function.params.values(), *x))
+        gradients = {
+            name: [[by_name[i] for by_name in of_input] for of_input in found]
+            for i, name in enumerate(names)
+        }
+        tolerance = TOLERANCE_IN_HALF if is_half else TOLERANCE
+        return cls(rows, cotangents, gradients, tolerance)
+
+    def flat(self, name: str) -> list[mx.array]:
+        """The gradients by a parameter: both cotangents of the first input, then of the second."""
+        return [found for of_input in self.gradients[name] for found in of_input]
+
+    def mistaken(self, rows: Iterable[tuple[str, mx.array]]) -> set[str]:
+        """Names of the parameters whose rows, shape (2, 2, …), are not the gradients."""
+        errors, sizes = {}, {}
+        for name, value in rows:
+            plain = mx.stack(self.flat(name)).astype(mx.float32).reshape(2, 2, -1)
+            value = value.astype(mx.float32).reshape(2, 2, -1)
+            if plain.size == 0:
+                continue
+            both_lost = mx.logical_not(mx.logical_or(mx.isfinite(plain), mx.isfinite(value)))
+            difference = mx.where(both_lost, 0, mx.abs(value - plain))
+            largest = mx.where(mx.isfinite(plain), mx.abs(plain), 0)
+            errors[name], sizes[name] = difference.max(axis=2), largest.max(axis=2)
+            mx.eval(errors[name], sizes[name])  # one parameter at a time
+        floor = _FLOOR * max((float(size.max()) for size in sizes.values()), default=0.0)
+        return {
+            name
+            for name, error in errors.items()
+            if not mx.all(error <= self.tolerance * sizes[name] + floor)
+        }
 
 
 def jacobian_rows(
-    function: ParametricFunction, x: mx.array, cotangents: mx.array, names: Iterable[str]
+    function: ParametricFunction,
+    x: Inputs,
+    cotangents: mx.array,
+    names: Iterable[str],
+    looped: Collection[str] = (),
 ) -> Params:
-    """:func:`jacobian` for a part of the parameters of a function already resolved."""
-    names = list(names)
-    values = [function.params[name] for name in names]
+    """:func:`jacobian` for a part of the parameters of a function already resolved.
 
-    def pull(cotangent: mx.array, xn: mx.array) -> list[mx.array]:
-        def outputs(*wrt: mx.array) -> mx.array:
-            return function.apply(dict(zip(names, wrt, strict=True)), xn[None])[0]
-
-        return mx.vjp(outputs, values, [cotangent.astype(mx.float32)])[1]
-
-    rows = vmap_or_loop(lambda xn: vmap_or_loop(lambda ct: pull(ct, xn), cotangents), x)
-    return dict(zip(names, rows, strict=True))
-
-
-def vmap_or_loop(function: Callable[..., list[mx.array]], *over: mx.array) -> list[mx.array]:
-    """Map over first axes with ``mx.vmap``, or one by one where MLX lacks a vmap rule."""
-    try:
-        mapped: list[mx.array] = mx.vmap(function)(*over)
-        return mapped
-    except ValueError as error:
-        if "vmap" not in str(error):
-            raise
-    parts = []
-    for items in zip(*over, strict=True):
-        parts.append(function(*items))
-        mx.eval(parts[-1])  # bounds the graph: one backward pass at a time
-    return [mx.stack(list(part)) for part in zip(*parts, strict=True)]
-
-
-def jvp_or_transpose(
-    function: Callable[..., mx.array], values: list[mx.array], tangents: list[mx.array]
-) -> mx.array:
-    """Change of a function's value along tangents, by forward mode where MLX has it.
-
-    Some primitives, such as convolutions, have a reverse rule alone. That one is linear in the
-    cotangent, and its own reverse is the forward derivative.
+    Those in ``looped`` go by a backward pass for each input and cotangent, the others by
+    ``mx.vmap`` where MLX can.
     """
-    try:
-        return mx.jvp(function, values, tangents)[1][0]
-    except ValueError as error:
-        if "jvp" not in str(error):
-            raise
-    cotangent = mx.zeros_like(function(*values))
-    return mx.vjp(lambda ct: mx.vjp(function, values, [ct])[1], [cotangent], tangents)[1][0]
+
+    def rows(of: list[str], loop: bool) -> Params:
+        def pull(row: Inputs, cotangent: mx.array) -> list[mx.array]:
+            return gradient(function, of, alone(row), cotangent[None])
+
+        found = map_pairs(pull, x, cotangents, loop=loop) if of else []
+        return dict(zip(of, found, strict=True))
+
+    names = list(names)
+    alike = [name for name in names if name not in looped]
+    found = rows(alike, loop=False) | rows([name for name in names if name in looped], loop=True)
+    return {name: found[name] for name in names}
+
+
+def unmappable(function: ParametricFunction, names: Collection[str], probe: Probe) -> set[str]:
+    """The parameters whose rows by ``mx.vmap`` are not the gradients."""
+    return probe.mistaken(jacobian_rows(function, probe.x, probe.cotangents, names).items())

@@ -1,26 +1,42 @@
 """What a kernel needs of its inputs and its model, said before anything is computed."""
 
+from typing import Any
+
 import mlx.core as mx
+import mlx.nn as nn
 
-from mlx_entk.errors import InputError
-from mlx_entk.jacobian import ParametricFunction
+from mlx_entk.errors import InputError, first_line
+from mlx_entk.functions import ParametricFunction
+from mlx_entk.inputs import Inputs, as_inputs, count, described, different, joined, part
+from mlx_entk.module_state import random_or_batch_dependent
 
-
-def check_inputs(x: mx.array, x2: mx.array | None) -> None:
-    """Require arrays of inputs of the same shape, at least one of each."""
-    for name, value in (("x", x), ("x2", x2)):
-        if value is None:
-            continue
-        if not isinstance(value, mx.array):
-            raise InputError(f"{name} is {type(value).__name__}: pass an mlx array, batch first")
-        if value.ndim == 0 or value.shape[0] == 0:
-            raise InputError(f"{name} has shape {value.shape}: it needs at least one input")
-    if x2 is not None and x2.shape[1:] != x.shape[1:]:
-        raise InputError(f"x2 has inputs of shape {x2.shape[1:]}, x of {x.shape[1:]}")
+# Inputs of the batch in which outputs are compared with those of an input alone.
+_BATCH = 8
+# How far an output may move over the largest: if its batch is larger, by the rounding of products
+# cut otherwise, in half precision perhaps; if its batch holds other inputs, not at all.
+_BY_SIZE, _BY_CONTENT = 0.03, 1e-4
 
 
-def check_model(function: ParametricFunction, x: mx.array) -> int:
+def check_second(x: Inputs, x2: Any) -> Inputs:
+    """The inputs x2, of the shapes that x has."""
+    others, _ = as_inputs(x2, "x2")
+    shapes, other_shapes = ([array.shape[1:] for array in batch] for batch in (x, others))
+    if shapes != other_shapes:
+        raise InputError(
+            f"x2 has inputs of shape {', '.join(map(str, other_shapes))}, "
+            f"x of {', '.join(map(str, shapes))}"
+        )
+    return others
+
+
+def check_model(function: ParametricFunction, x: Inputs, module: object = None) -> int:
     """C, of a model that gives an input the same finite outputs whenever and beside whatever.
+
+    Parameters
+    ----------
+    module
+        What the reader passed: of an ``mlx.nn.Module`` the layers that draw numbers or mix a
+        batch while they train are named.
 
     Raises
     ------
@@ -28,24 +44,35 @@ def check_model(function: ParametricFunction, x: mx.array) -> int:
         For a model that cannot be called on x, returns NaN, draws random numbers (dropout) or
         mixes the inputs of a batch (batch norm).
     """
+    if isinstance(module, nn.Module) and (named := random_or_batch_dependent(module)):
+        raise InputError(
+            f"model is in training mode, in which {', '.join(named[:3])} is random or mixes the "
+            "batch: call model.eval() first"
+        )
+    first, other = (part(different(x), slice(n, n + 1)) for n in range(2))
+    # Among the reader's own inputs, and between two that differ whatever those are.
+    batch = joined(first, other, part(x, slice(_BATCH - 2)))
+    others = joined(*[first] * count(batch))
     try:
-        alone = function.apply({}, x[:1])
-        again = function.apply({}, x[:1])
-        beside = function.apply({}, mx.concatenate([x[:1], x[-1:]]))[:1]
-        mx.eval(alone, again, beside)
+        alone, again = (function.apply({}, *first) for _ in range(2))
+        beside, beside_others = (function.apply({}, *b)[:1] for b in (batch, others))
+        mx.eval(alone, again, beside, beside_others)
     except InputError:
         raise
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+    except Exception as error:  # whatever the model's own code raises
         raise InputError(
-            f"model cannot be called on x of shape {x.shape} and type {x.dtype}: {error}"
+            f"model cannot be called on x of {described(x)}: {first_line(error)}"
         ) from error
     if not mx.all(mx.isfinite(alone)):
         raise InputError("model returns NaN or infinity on the first input: look at its weights")
     if not mx.array_equal(alone, again):
         raise InputError("model is random (dropout in training mode?): call model.eval() first")
-    if not mx.allclose(alone, beside, rtol=1e-2, atol=1e-3):
+    size = mx.abs(alone).max()
+    by_size, by_content = mx.abs(beside - alone).max(), mx.abs(beside - beside_others).max()
+    if not (by_size <= _BY_SIZE * size and by_content <= _BY_CONTENT * size):
         raise InputError(
-            "model gives an input other outputs beside another input (batch norm in training "
-            "mode?): call model.eval() first"
+            "model gives an input other outputs beside other inputs (batch norm in training "
+            "mode, attention over the batch?): call model.eval() first, or treat each input by "
+            "itself"
         )
     return alone.shape[1]

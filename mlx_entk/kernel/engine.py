@@ -4,22 +4,23 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
-import mlx.core as mx
-
 from mlx_entk.distributed import Group, numbers_of_first, share
 from mlx_entk.errors import InputError
 from mlx_entk.files import digest
-from mlx_entk.graph import UntraceableError
-from mlx_entk.jacobian import Model, ParametricFunction, as_parametric
-from mlx_entk.kernel.checks import check_inputs, check_model
+from mlx_entk.functions import Model, Output, ParametricFunction, Selection, bind
+from mlx_entk.inputs import Inputs, count
+from mlx_entk.jacobian import Probe
+from mlx_entk.kernel.checks import check_model, check_second
 from mlx_entk.kernel.explain import explanation
+from mlx_entk.kernel.finite import require_finite
+from mlx_entk.kernel.forward import find_push
+from mlx_entk.kernel.guard import Ways, find_ways
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.kernel.store import FileStore, MemoryStore, Store
-from mlx_entk.kernel.structure import Structure, find_structure
 from mlx_entk.kernel.tiling import Tiling
 from mlx_entk.kernel.work import WHOLE, Work
 from mlx_entk.linalg import FloatArray
-from mlx_entk.memory import default_limit, format_bytes
+from mlx_entk.memory import default_limit, format_bytes, parse_bytes
 from mlx_entk.progress import Progress, silent
 
 Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "structured-derivatives"]
@@ -28,16 +29,18 @@ Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "struc
 @overload
 def entk(
     model: Model,
-    x: mx.array,
-    x2: mx.array | None = None,
+    x: Any,
+    x2: Any = None,
     *,
     reduction: Reduction = "full",
     by_layer: Literal[False] = False,
     params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
     strategy: Strategy = "auto",
     explain: bool = False,
-    memory_limit: int | None = None,
-    out: Path | None = None,
+    memory_limit: int | str | None = None,
+    out: Path | str | None = None,
     group: Group | None = None,
     progress: Progress = silent,
 ) -> FloatArray: ...
@@ -46,16 +49,18 @@ def entk(
 @overload
 def entk(
     model: Model,
-    x: mx.array,
-    x2: mx.array | None = None,
+    x: Any,
+    x2: Any = None,
     *,
     reduction: Reduction = "full",
     by_layer: Literal[True],
     params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
     strategy: Strategy = "auto",
     explain: bool = False,
-    memory_limit: int | None = None,
-    out: Path | None = None,
+    memory_limit: int | str | None = None,
+    out: Path | str | None = None,
     group: Group | None = None,
     progress: Progress = silent,
 ) -> dict[str, FloatArray]: ...
@@ -63,16 +68,18 @@ def entk(
 
 def entk(
     model: Model,
-    x: mx.array,
-    x2: mx.array | None = None,
+    x: Any,
+    x2: Any = None,
     *,
     reduction: Reduction = "full",
     by_layer: bool = False,
     params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
     strategy: Strategy = "auto",
     explain: bool = False,
-    memory_limit: int | None = None,
-    out: Path | None = None,
+    memory_limit: int | str | None = None,
+    out: Path | str | None = None,
     group: Group | None = None,
     progress: Progress = silent,
 ) -> FloatArray | dict[str, FloatArray]:
@@ -85,7 +92,9 @@ def entk(
         or a function called as ``model(params, x)``. Outputs of shape (N, …) are read as
         (N, C). The output of an input must not depend on the rest of the batch.
     x, x2
-        N and M inputs, batch axis first; ``x2`` None is x itself, and symmetry then saves half.
+        N and M inputs, batch axis first, as arrays of MLX or NumPy; a tuple or dictionary of
+        arrays for a model called as ``model(*x)`` or ``model(**x)``. ``x2`` None is x itself,
+        and symmetry then saves half.
     reduction
         - ``"full"``: shape (N, M, C, C).
         - ``"trace"``: the mean over c of K[n, m, c, c], shape (N, M). The pseudo-NTK of the
@@ -97,6 +106,12 @@ def entk(
         True returns the layerwise kernels, by dotted parameter name; they add up to the whole.
     params
         The parameter tree of a function; None for a module.
+    output
+        Which part of what the model returns counts: a place in a tuple, a key or field, or a
+        function of it, such as ``lambda y: y[:, -1]`` for the last position of a sequence.
+    parameters
+        Which parameters count: a name or pattern such as ``layers.*.weight``, several of them,
+        or a predicate on names; None for all.
     strategy
         ``"jacobian-contraction"`` forms J of both sides. ``"ntk-vector-products"`` forms J of
         x2 alone and applies that of x by forward mode. ``"structured-derivatives"`` finds out
@@ -107,8 +122,9 @@ def entk(
     explain
         True prints a table first: each parameter, its strategy, FLOPs and bytes.
     memory_limit
-        Bytes that the call may take beside the model and its inputs; by default half of what
-        is available. It tiles over inputs and cotangents to stay within.
+        Bytes that the call may take beside the model and its inputs, as a number or as
+        ``"4GB"``; by default half of what is available. It tiles over inputs and cotangents to
+        stay within.
     out
         A folder for the kernel, as ``kernel.npy`` or one ``.npy`` a parameter, for kernels
         beyond the limit. The same call goes on after an interruption.
@@ -126,81 +142,94 @@ def entk(
     Raises
     ------
     InputError
-        For inputs or parameters that do not fit together; the message names the argument.
+        For inputs or parameters that do not fit together; the message names the argument. For
+        a kernel that is not finite; the message names the inputs and the parameter.
+
+    Warns
+    -----
+    SlowPathWarning
+        Where a parameter goes by a backward pass for each input and output, because MLX's
+        ``vmap`` is wrong for it.
 
     Notes
     -----
+    What is computed is held against plain gradients first; :mod:`mlx_entk.kernel.guard` says how,
+    and what that does not see. ``mx.stop_gradient`` and custom derivatives count as MLX's own
+    reverse mode takes them.
+
     Time for a dense weight of shape (O, I), in FLOPs: C backward passes, and 2·N·M·(I + C·O)
     for the trace or 2·N·M·(I + C²·O) for the full kernel; Jacobian contraction takes
     2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
     """
-    function = as_parametric(model, params)
-    check_inputs(x, x2)
-    C = check_model(function, x)
+    function, rows = bind(model, x, params, output, parameters)
+    columns = rows if x2 is None else check_second(rows, x2)
+    N, M = count(rows), count(columns)
+    C = check_model(function, rows, model)
     cotangents = cotangents_of(reduction, C)
-    structure = _choose(function, x, strategy)
-    by_products = strategy == "ntk-vector-products"
-    work = Work(function, structure, cotangents, by_layer, by_products)
+    ways = _choose(function, rows, C, strategy)
+    push = None
+    if strategy == "ntk-vector-products":
+        push = find_push(ways.function, Probe.of(ways.function, rows, C))
+    work = Work(ways, cotangents, by_layer, push)
     if explain:
-        print(explanation(work, x, x.shape[0] if x2 is None else x2.shape[0]))
+        print(explanation(work, rows, M))
 
-    columns = x if x2 is None else x2
     symmetric = x2 is None and cotangents.symmetric
-    shape: tuple[int, ...] = (x.shape[0], columns.shape[0])
+    shape: tuple[int, ...] = (N, M)
     if cotangents.keeps_classes:
         shape = (*shape, C, C)
     names = work.kernels
     size = 4 * len(names) * math.prod(shape)
-    limit = default_limit() if memory_limit is None else memory_limit
+    limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+    limit = default_limit() if limit is None else limit
     if out is None and size > limit / 2:
         raise InputError(
             f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "
             f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
         )
-    fitted = work.fit(x, budget=limit - (size if out is None else 0))
+    fitted = work.fit(rows, budget=limit - (size if out is None else 0))
     tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
     store: Store
     if out is None:
         store = MemoryStore(names, shape, group)
     else:
-        identity = _identity(function, x, columns, reduction, tiling)
-        store = FileStore(out, names, shape, identity, group)
+        identity = _identity(function, rows, columns, reduction, tiling)
+        store = FileStore(Path(out), names, shape, identity, group)
 
-    tiles = share(tiling.tiles(x.shape[0], columns.shape[0], cotangents, symmetric), group)
+    tiles = share(tiling.tiles(N, M, cotangents, symmetric), group)
     for done, tile in enumerate(tiles):
         progress("kernel", done, len(tiles))
         if not store.has(tile):
-            store.put(tile, work.blocks(x, columns, tile, tiling, same=x2 is None), symmetric)
+            blocks = work.blocks(rows, columns, tile, tiling, same=x2 is None)
+            require_finite(blocks, work, rows, columns, tile)
+            store.put(tile, blocks, symmetric)
     progress("kernel", len(tiles), len(tiles))
     kernels = store.finish()
     return kernels if by_layer else kernels[WHOLE]
 
 
-def _choose(function: ParametricFunction, x: mx.array, strategy: Strategy) -> Structure | None:
+def _choose(function: ParametricFunction, x: Inputs, C: int, strategy: Strategy) -> Ways:
     if strategy not in get_args(Strategy):
         raise InputError(f"strategy {strategy!r} is unknown: use {', '.join(get_args(Strategy))}")
-    if strategy in ("jacobian-contraction", "ntk-vector-products"):
-        return None
-    instead = "use strategy auto, which takes Jacobian contraction instead"
-    try:
-        structure = find_structure(function, x)
-    except UntraceableError as error:
-        if strategy == "structured-derivatives":
-            raise InputError(f"the model has no known structure ({error}): {instead}") from error
-        return None
-    missing = sorted(set(function.params) - structure.uses.keys())
-    if strategy == "structured-derivatives" and missing:
-        raise InputError(f"no structure is known for {', '.join(missing)}: {instead}")
-    return structure
+    structured = strategy in ("auto", "structured-derivatives")
+    ways = find_ways(function, x, C, structured)
+    if strategy == "structured-derivatives":
+        instead = "use strategy auto, which takes Jacobian contraction instead"
+        if ways.structure is None:
+            raise InputError(f"the model has no known structure ({ways.untraceable}): {instead}")
+        missing = sorted(set(function.params) - ways.structure.uses.keys())
+        if missing:
+            raise InputError(f"no structure is known for {', '.join(missing)}: {instead}")
+    return ways
 
 
 def _identity(
-    function: ParametricFunction, x: mx.array, x2: mx.array, reduction: Reduction, tiling: Tiling
+    function: ParametricFunction, x: Inputs, x2: Inputs, reduction: Reduction, tiling: Tiling
 ) -> dict[str, Any]:
     """What tells one kernel, cut one way, from others."""
     return {
         "parameters": digest(function.params),
-        "inputs": [digest({"x": x}), digest({"x": x2})],
+        "inputs": [digest({f"x{k}": a for k, a in enumerate(batch)}) for batch in (x, x2)],
         "reduction": reduction,
         "tiling": [tiling.inputs, tiling.cotangents],
     }

@@ -37,6 +37,9 @@ class Factor(Protocol):
     def rows(self) -> "Rows":
         """The Jacobian itself, shape (n, R, P)."""
 
+    def finite(self) -> mx.array:
+        """Whether the Jacobian of each input is finite, shape (n,)."""
+
 
 class Products:
     """Products of sides; the last two are kept, since a weight and its bias share one."""
@@ -89,10 +92,16 @@ class Rows:
         """Itself."""
         return self
 
+    def finite(self) -> mx.array:
+        """Of the values."""
+        return _finite(self.values)
+
     def contract(self, other: "Rows", paired: bool) -> mx.array:
         """One product, which sums over r when paired."""
         n, R, P = self.values.shape
         m, S, _ = other.values.shape
+        if P == 0:
+            return mx.zeros((n, m) if paired else (n, m, R, S))
         shape, other_shape = ((n, R * P), (m, S * P)) if paired else ((n * R, P), (m * S, P))
         left = self.values.reshape(shape)
         product = gram(left, left if other is self else other.values.reshape(other_shape))
@@ -116,11 +125,15 @@ class Outer:
     fixed
         Whether the side that depends on the cotangent is the same for all inputs, as behind the
         last nonlinearity: it is then there once, for n = 1.
+    blocks
+        Of a weight that is a stack of matrices (the experts of a mixture), the matrix that each
+        position meets, shape (n, T); None for a single matrix.
     """
 
     left: mx.array
     right: mx.array
     fixed: bool = False
+    blocks: mx.array | None = None
 
     @property
     def cotangents(self) -> int:
@@ -138,9 +151,12 @@ class Outer:
         others = mine if other is self else [other._at(u) for u in range(other.positions)]
         at_positions = _paired_product if paired else _product
         total: mx.array | None = None
-        for one in mine:
-            for another in others:
+        for t, one in enumerate(mine):
+            for u, another in enumerate(others):
                 product = at_positions(one, another, products)
+                if self.blocks is not None and other.blocks is not None:
+                    same = self.blocks[:, t][:, None] == other.blocks[:, u][None]
+                    product = product * same.reshape(*same.shape, *[1] * (product.ndim - 2))
                 total = product if total is None else total + product
                 mx.eval(total)  # bounds the memory to two positions
         assert total is not None
@@ -172,9 +188,22 @@ class Outer:
         return list(zip(self.sides, other.sides, strict=True))
 
     def rows(self, shape: tuple[int, int]) -> mx.array:
-        """The same Jacobian with the positions contracted first, shape (n, R, A·B)."""
-        left, right = (_dense(side, size) for side, size in zip(self.sides, shape, strict=True))
-        weights = left.swapaxes(2, 3) @ right
+        """The same Jacobian with the positions contracted first, shape (n, R, P).
+
+        ``shape`` is that of the weight as a matrix: its first axis and the rest.
+        """
+        left, right = self.sides
+        if self.blocks is not None:
+            chosen = [(self.blocks == block)[:, None, :, None] for block in range(shape[0])]
+            weights = mx.stack([(left * one).swapaxes(2, 3) @ right for one in chosen], axis=2)
+        elif _is_tokens(left):
+            n, R, T, width = right.shape
+            empty = mx.zeros((n, shape[0], R, width))
+            inputs = mx.broadcast_to(mx.arange(n)[:, None], (n, T))
+            tokens = mx.broadcast_to(left[:, 0], (n, T))
+            weights = empty.at[inputs, tokens].add(right.swapaxes(1, 2)).swapaxes(1, 2)
+        else:
+            weights = left.swapaxes(2, 3) @ right
         return weights.reshape(*weights.shape[:2], -1)
 
     @property
@@ -233,18 +262,23 @@ class Outers:
         rows = 2 * (R if paired else R * R) * math.prod(self.shape)
         return rows < self.flops(paired) + entries
 
+    def finite(self) -> mx.array:
+        """Of both sides of every use."""
+        parts = [_finite(side) for use in self.uses for side in use.sides]
+        return mx.all(mx.stack(mx.broadcast_arrays(*parts)), axis=0)
+
     def rows(self) -> Rows:
         """The Jacobian itself, the positions contracted."""
         parts = [use.rows(self.shape) for use in self.uses]
         return Rows(sum(parts[1:], parts[0]))
 
 
+def _finite(values: mx.array) -> mx.array:
+    return mx.all(mx.isfinite(values).reshape(values.shape[0], -1), axis=1)
+
+
 def _is_tokens(side: mx.array) -> bool:
     return side.ndim == 3
-
-
-def _dense(side: mx.array, size: int) -> mx.array:
-    return mx.eye(size)[side] if _is_tokens(side) else side
 
 
 def _product(one: Sides, other: Sides, products: Products) -> mx.array:

@@ -6,7 +6,6 @@ about five forward passes a product. This is the NTK-vector product of Novak, So
 Schoenholz (2022).
 """
 
-from collections.abc import Collection
 from itertools import starmap
 from typing import Any
 
@@ -17,11 +16,14 @@ from scipy.sparse.linalg import LinearOperator
 
 from mlx_entk.distributed import Group, numbers_of_first, share, sum_over
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import Model, ParametricFunction, as_parametric, jvp_or_transpose
-from mlx_entk.kernel.checks import check_inputs, check_model
+from mlx_entk.functions import Model, Output, Selection, bind
+from mlx_entk.inputs import Inputs, count, part
+from mlx_entk.jacobian import Probe, gradient
+from mlx_entk.kernel.checks import check_model
+from mlx_entk.kernel.forward import Push, find_push
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
-from mlx_entk.memory import format_bytes
-from mlx_entk.parameters import Params
+from mlx_entk.memory import format_bytes, parse_bytes
+from mlx_entk.rules import examine
 
 # Inputs a batch: enough to keep a device busy, few enough for the activations of a small model.
 BATCH = 256
@@ -42,38 +44,33 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
 
     def __init__(
         self,
-        function: ParametricFunction,
-        x: mx.array,
+        push: Push,
+        x: Inputs,
         C: int,
         reduction: Reduction,
-        params: Params,
         batch: int,
         group: Group | None,
     ):
+        function = push.function
         self.batch, self._group = batch, group
-        self._x, self._params, self._C = x, params, C
+        self._x, self._params, self._C = x, function.params, C
         self._full = reduction == "full"
         cotangents = cotangents_of(reduction, C)
         if not cotangents.symmetric:
             raise InputError(f"reduction {reduction}: an operator needs a symmetric kernel")
         self._cotangents = cotangents.left
-        self._slices = share([slice(i, i + batch) for i in range(0, x.shape[0], batch)], group)
-        names = list(params)
+        N, names = count(x), list(function.params)
+        self._slices = share([slice(i, i + batch) for i in range(0, N, batch)], group)
 
-        def outputs(inputs: mx.array, values: list[mx.array]) -> mx.array:
-            return function.apply(dict(zip(names, values, strict=True)), inputs)
+        def pull(cotangent: mx.array, *inputs: mx.array) -> list[mx.array]:
+            return gradient(function, names, inputs, cotangent)
 
-        def pull(inputs: mx.array, cotangent: mx.array) -> list[mx.array]:
-            values = list(params.values())
-            return mx.vjp(lambda *p: outputs(inputs, list(p)), values, [cotangent])[1]
+        def forward(inputs: Inputs, tangent: list[mx.array]) -> mx.array:
+            return push(inputs, names, tangent)
 
-        def push(inputs: mx.array, *tangent: mx.array) -> mx.array:
-            values = list(params.values())
-            return jvp_or_transpose(lambda *p: outputs(inputs, list(p)), values, list(tangent))
-
-        self._pull, self._push = mx.compile(pull), mx.compile(push)
+        self._pull, self._push = mx.compile(pull), mx.compile(forward)
         self.products = 0
-        size = x.shape[0] * (C if self._full else 1)
+        size = N * (C if self._full else 1)
         super().__init__(np.dtype(np.float64), (size, size))
 
     def _matvec(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -82,21 +79,22 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         if self._full:
             return _host(self._product(v.reshape(self._C, -1).T).T)
         total = np.zeros(self.shape[0])
-        for cotangent in self._cotangents:
+        for number in range(len(self._cotangents)):
+            (cotangent,) = self._cotangents[number : number + 1]
             total += _host(self._product(v[:, None] * cotangent) @ cotangent)
         return total
 
     def _product(self, outputs: mx.array) -> mx.array:
         """J Jᵀ applied to a value for each output of each input, shape (N, C)."""
         tangent = [mx.zeros_like(value) for value in self._params.values()]
-        for part in self._slices:
-            pulled = self._pull(self._x[part], outputs[part])
+        for rows in self._slices:
+            pulled = self._pull(outputs[rows], *part(self._x, rows))
             tangent = list(starmap(mx.add, zip(tangent, pulled, strict=True)))
             mx.eval(tangent)  # bounds the graph to one batch
         tangent = sum_over(tangent, self._group)
-        found = mx.zeros((self._x.shape[0], self._C))
-        for part in self._slices:
-            found[part] = self._push(self._x[part], *tangent)
+        found = mx.zeros((count(self._x), self._C))
+        for rows in self._slices:
+            found[rows] = self._push(part(self._x, rows), tangent)
             mx.eval(found)
         return sum_over([found], self._group)[0]
 
@@ -106,28 +104,30 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
 
 def entk_operator(
     model: Model,
-    x: mx.array,
+    x: Any,
     *,
     reduction: Reduction = "full",
-    parameters: Collection[str] | None = None,
+    parameters: Selection | None = None,
     params: Any = None,
+    output: Output | None = None,
     batch: int | None = None,
-    memory_limit: int | None = None,
+    memory_limit: int | str | None = None,
     group: Group | None = None,
 ) -> EntkOperator:
     """The eNTK of a model on inputs x, as products with vectors, never formed.
 
     Parameters
     ----------
-    model, x, reduction, params
+    model, x, reduction, params, output
         As for :func:`mlx_entk.entk`. A product with the full or the sum-of-logits kernel takes
         one reverse and one forward pass, with the trace C of each.
     parameters
-        Names of the parameters that count; None for all. One name gives a layerwise kernel.
+        Which parameters count, as for :func:`mlx_entk.entk`. One name gives a layerwise kernel.
     batch
         Inputs a pass; None for as many as ``memory_limit`` allows, at most :data:`BATCH`.
     memory_limit
-        Bytes that a pass may take, found by trying it on one input, two, four, …
+        Bytes that a pass may take, as a number or as ``"4GB"``, found by trying it on one input,
+        two, four, …
     group
         Ranks of ``mx.distributed`` that share the batches; every rank makes the same calls and
         gets the same products. A product sends the parameters' and the outputs' size once.
@@ -141,41 +141,47 @@ def entk_operator(
     Raises
     ------
     InputError
-        For inputs or parameters that do not fit, and for a class (c, d) with c ≠ d.
+        For inputs or parameters that do not fit, for a class (c, d) with c ≠ d, and for a model
+        for which no way of MLX to push a tangent forward agrees with its reverse mode.
+
+    Notes
+    -----
+    Before it is handed out, forward products are held against gradients one by one on two inputs,
+    and a product with the kernel of those is checked to be symmetric.
     """
-    function = as_parametric(model, params)
-    check_inputs(x, None)
-    C = check_model(function, x)
-    chosen = function.params
-    if parameters is not None:
-        unknown = sorted(set(parameters) - chosen.keys())
-        if unknown or not parameters:
-            raise InputError(
-                f"parameters has {', '.join(unknown) or 'no names'}: the model has "
-                f"{', '.join(chosen)}"
-            )
-        chosen = {name: value for name, value in chosen.items() if name in set(parameters)}
+    function, inputs = bind(model, x, params, output, parameters)
+    C = check_model(function, inputs, model)
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}: it needs at least one input")
-    if batch is None and memory_limit is not None:
-        batch = _batch_within(memory_limit, function, x, C, reduction, chosen)
+    cotangents_of(reduction, C)
+    function = examine(function, inputs, C).function
+    probe = Probe.of(function, inputs, C)
+    push = find_push(function, probe)
+    _require_symmetry(EntkOperator(push, probe.x, C, reduction, 2, None), probe.tolerance)
+    limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+    if batch is None and limit is not None:
+        batch = _batch_within(limit, push, inputs, C, reduction)
     (batch,) = numbers_of_first([batch or BATCH], group)
-    return EntkOperator(function, x, C, reduction, chosen, batch, group)
+    return EntkOperator(push, inputs, C, reduction, batch, group)
 
 
-def _batch_within(
-    limit: int,
-    function: ParametricFunction,
-    x: mx.array,
-    C: int,
-    reduction: Reduction,
-    params: Params,
-) -> int:
+def _require_symmetry(operator: EntkOperator, tolerance: float) -> None:
+    """Raise InputError where uᵀKv and vᵀKu differ on two random vectors."""
+    u, v = np.random.default_rng(0).standard_normal((2, operator.shape[0]))
+    Ku, Kv = operator @ u, operator @ v
+    size = np.linalg.norm(Ku) * np.linalg.norm(v) + np.linalg.norm(Kv) * np.linalg.norm(u)
+    if not abs(u @ Kv - v @ Ku) <= tolerance * size:
+        raise InputError(
+            "products with the kernel of this model are not symmetric: form it by entk instead"
+        )
+
+
+def _batch_within(limit: int, push: Push, x: Inputs, C: int, reduction: Reduction) -> int:
     """Inputs a pass that keep a product within a limit, by the peaks of passes of a few."""
 
-    def peak(count: int) -> int:
-        size = count * C if reduction == "full" else count
-        trial = EntkOperator(function, x[:count], C, reduction, params, count, None)
+    def peak(inputs: int) -> int:
+        size = inputs * C if reduction == "full" else inputs
+        trial = EntkOperator(push, part(x, slice(inputs)), C, reduction, inputs, None)
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         trial @ np.ones(size)
@@ -187,13 +193,13 @@ def _batch_within(
             f"a pass of one input takes {format_bytes(taken)}, the limit is {format_bytes(limit)}: "
             "raise the memory limit"
         )
-    count, most = 1, min(BATCH, x.shape[0])
+    tried, most = 1, min(BATCH, count(x))
     each = float(taken)
-    while count < most and taken + each * count <= limit:  # as far as the last passes tell
-        twice = min(2 * count, most)
+    while tried < most and taken + each * tried <= limit:  # as far as the last passes tell
+        twice = min(2 * tried, most)
         found = peak(twice)
-        count, taken, each = twice, found, max(1.0, (found - taken) / (twice - count))
-    return max(1, min(most, int(count + (limit - taken) / each)))
+        tried, taken, each = twice, found, max(1.0, (found - taken) / (twice - tried))
+    return max(1, min(most, int(tried + (limit - taken) / each)))
 
 
 def _host(values: mx.array) -> NDArray[np.float64]:

@@ -18,13 +18,48 @@ Reduction = str | tuple[int, int]
 
 
 @dataclass(frozen=True)
+class Combinations:
+    """R combinations of C outputs, of which a part is made when it is asked for.
+
+    Attributes
+    ----------
+    outputs
+        C.
+    first, count
+        The basis vectors first…first + R − 1; of a ``mean`` R is 1.
+    scale
+        What they are multiplied by.
+    mean
+        True for the mean of all outputs in place of basis vectors.
+    """
+
+    outputs: int
+    first: int = 0
+    count: int = 1
+    scale: float = 1.0
+    mean: bool = False
+
+    def __len__(self) -> int:
+        """R."""
+        return self.count
+
+    def __getitem__(self, part: slice) -> mx.array:
+        """Some of them, shape (r, C): the C² numbers of a basis never exist at once."""
+        rows = mx.arange(*part.indices(self.count))
+        if self.mean:
+            return mx.full((rows.size, self.outputs), self.scale)
+        found = (rows[:, None] + self.first) == mx.arange(self.outputs)[None]
+        return found.astype(mx.float32) * self.scale
+
+
+@dataclass(frozen=True)
 class Cotangents:
-    """The cotangents of a reduction, shapes (R, C), and how their gradients are paired.
+    """The cotangents of a reduction, and how their gradients are paired.
 
     Attributes
     ----------
     left, right
-        Combinations of the outputs, for x and for x2.
+        R combinations of the outputs, for x and for x2.
     paired
         True: row r of ``left`` meets row r of ``right``, summed over r, giving (N, M).
         False: every row meets every row, giving (N, M, R, R).
@@ -32,15 +67,15 @@ class Cotangents:
         True where the result keeps its two class axes.
     """
 
-    left: mx.array
-    right: mx.array
+    left: Combinations
+    right: Combinations
     paired: bool
     keeps_classes: bool
 
     @property
     def symmetric(self) -> bool:
         """Whether swapping the inputs transposes the kernel, so half of it suffices."""
-        return self.left is self.right
+        return self.left == self.right
 
 
 def cotangents_of(reduction: Reduction, C: int) -> Cotangents:
@@ -52,27 +87,37 @@ def cotangents_of(reduction: Reduction, C: int) -> Cotangents:
         For an unknown reduction, or a class outside 0…C−1.
     """
     if reduction == "full":
-        basis = mx.eye(C)
+        basis = Combinations(C, count=C)
         return Cotangents(basis, basis, paired=False, keeps_classes=True)
     if reduction == "trace":
-        basis = mx.eye(C) / C**0.5  # the sum over r is then the mean over c
+        # The sum over r is then the mean over c.
+        basis = Combinations(C, count=C, scale=C**-0.5)
         return Cotangents(basis, basis, paired=True, keeps_classes=False)
     if reduction == "sum-of-logits":
-        mean = mx.full((1, C), 1 / C)
+        mean = Combinations(C, scale=1 / C, mean=True)
         return Cotangents(mean, mean, paired=True, keeps_classes=False)
     if isinstance(reduction, tuple) and len(reduction) == 2:
         for index in reduction:
-            if not 0 <= index < C:
+            if not isinstance(index, int) or not 0 <= index < C:
                 raise InputError(f"reduction {reduction}: class {index} is outside 0…{C - 1}")
-        basis = mx.eye(C)
-        c, d = reduction
-        left = basis[c : c + 1]
-        right = left if c == d else basis[d : d + 1]
+        left, right = (Combinations(C, first=index) for index in reduction)
         return Cotangents(left, right, paired=True, keeps_classes=False)
     raise InputError(
         f"reduction {reduction!r} is unknown: "
         'use "full", "trace", "sum-of-logits" or a pair of classes (c, d)'
     )
+
+
+def require_kernel(reduction: Reduction) -> None:
+    """Raise InputError for a pair of different classes, whose block has no spectrum of its own.
+
+    K[n, m, c, d] is no symmetric positive semidefinite matrix over the inputs if c ≠ d.
+    """
+    if isinstance(reduction, tuple) and reduction[0] != reduction[1]:
+        raise InputError(
+            f"reduction {reduction_name(reduction)} is a block of the kernel, not a kernel: it has "
+            "no spectrum; take one class (c, c), the trace or the full kernel"
+        )
 
 
 def reduction_name(reduction: Reduction) -> str:

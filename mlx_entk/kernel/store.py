@@ -1,9 +1,11 @@
 """Where a kernel is put together: in memory, or in .npy files with resume."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import unquote
 
 import mlx.core as mx
 import numpy as np
@@ -15,6 +17,20 @@ from mlx_entk.kernel.tiling import Tile
 from mlx_entk.linalg import FloatArray
 
 Blocks = dict[str, FloatArray]
+
+# What a file's name cannot hold, or would take for a folder or an escape.
+_RESERVED = re.compile(r"[/\\%:\x00-\x1f]|^\.")
+
+
+def file_of_name(folder: Path, name: str, suffix: str) -> Path:
+    """Where an array is kept; characters that no file's name may hold are written as %2F is."""
+    safe = _RESERVED.sub(lambda found: f"%{ord(found[0]):02X}", name)
+    return folder / f"{safe}{suffix}"
+
+
+def name_of_file(path: Path) -> str:
+    """The name that :func:`file_of_name` made a file's name of."""
+    return unquote(path.stem)
 
 
 class Store(Protocol):
@@ -150,7 +166,7 @@ class FileStore:
         return {name: map_array(self._path(name, ".npy")) for name in self._names}
 
     def _path(self, name: str, suffix: str) -> Path:
-        return self._folder / f"{name}{suffix}"
+        return file_of_name(self._folder, name, suffix)
 
     def _save(self) -> None:
         write_json(self._record, {"identity": self._identity, "tiles": self._own})

@@ -16,11 +16,14 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.graph import Graph, Node, trace
-from mlx_entk.jacobian import ParametricFunction, vmap_or_loop
+from mlx_entk.functions import ParametricFunction
+from mlx_entk.graph import Graph, Node
+from mlx_entk.inputs import Inputs, alone, count
 from mlx_entk.kernel.factors import Factor, Outer, Outers, Rows
 from mlx_entk.kernel.tail import Tail, envelope, find_bottleneck, find_tail, pull_back
 from mlx_entk.linalg import as_numpy
+from mlx_entk.mapping import map_inputs, map_pairs
+from mlx_entk.primitives import RIGHT, patches
 
 # Primitives of one input that only rearrange a parameter on its way to a use, and those that
 # leave its last axis where it is, if they leave its size.
@@ -32,9 +35,8 @@ _VIEWS = frozenset(
 
 _BROADCASTS = _VIEWS - {"Transpose"}
 
-# How far the gradient by the uses may be from the true one, over its largest entry: far more
-# than rounding in float32 or bfloat16, far less than a branch cut off from differentiation.
-_TOLERANCE = 0.03
+# The last two axes of a transpose, of a matrix and of a stack of them, that swap them.
+_SWAPPED = ([1, 0], [2, 1])
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,16 @@ class Use:
 
     @property
     def transposed(self) -> bool:
-        """Whether the parameter, a matrix, arrives as its transpose; see :meth:`is_matrix`."""
-        swaps = [view for view in self._transposes if list(view.arguments[0]) == [1, 0]]
+        """Whether a matrix, or every matrix of a stack, arrives as its transpose."""
+        swaps = [view for view in self._transposes if list(view.arguments[0])[-2:] in _SWAPPED]
         return len(swaps) % 2 == 1
+
+    @property
+    def is_stack(self) -> bool:
+        """Whether the parameter is a stack of matrices, which arrive as they are or transposed."""
+        return all(view.primitive in ("AsType", "Transpose") for view in self.views) and all(
+            list(view.arguments[0]) in ([0, 1, 2], [0, 2, 1]) for view in self._transposes
+        )
 
     @property
     def is_matrix(self) -> bool:
@@ -123,7 +132,9 @@ class Delta:
     @cached_property
     def by_position(self) -> mx.array:
         """The same, float32, all axes but the last as one: shape (n or 1, R, T, entries)."""
-        return self.rows.astype(mx.float32).reshape(*self.rows.shape[:2], -1, self.rows.shape[-1])
+        inputs, R, *shape = self.rows.shape
+        entries = shape[-1] if shape else 1
+        return self.rows.astype(mx.float32).reshape(inputs, R, math.prod(shape[:-1]), entries)
 
     @cached_property
     def merged(self) -> "Delta":
@@ -141,7 +152,8 @@ class Structure:
     function
         The function.
     graph
-        Its primitives on one input; the graph's inputs are x, then the parameters in order.
+        Its primitives on one input; the graph's inputs are those of the function, then its
+        parameters in order.
     uses
         By parameter name; those without structure are left out.
     """
@@ -158,7 +170,7 @@ class Structure:
     @cached_property
     def tails(self) -> dict[str, Tail]:
         """Of the taps that have one."""
-        found = {tap: find_tail(self.graph, tap) for tap in self.taps}
+        found = {tap: find_tail(self.graph, tap, self.of_inputs) for tap in self.taps}
         return {tap: tail for tap, tail in found.items() if tail is not None}
 
     @cached_property
@@ -170,12 +182,12 @@ class Structure:
             if not of_parameter <= taps:
                 taps -= of_parameter
         chosen = [tap for tap in self.taps if tap in taps]
-        return (find_bottleneck(self.graph, chosen) if chosen else None), chosen
+        return (find_bottleneck(self.graph, chosen, self.of_inputs) if chosen else None), chosen
 
     @property
     def activations(self) -> int:
         """Floats that one input and one cotangent keep alive in a backward pass, at most."""
-        depends = {self.graph.inputs[0]}
+        depends = set(self.of_inputs)
         total = 0
         for node in self.graph.nodes:
             if depends.intersection(node.inputs):
@@ -183,12 +195,17 @@ class Structure:
                 total += sum(math.prod(self.graph.shapes[name]) for name in node.outputs)
         return total
 
+    @property
+    def of_inputs(self) -> list[str]:
+        """Names of the graph's inputs that are the function's, not parameters."""
+        return self.graph.inputs[: len(self.graph.inputs) - len(self.function.params)]
+
     def without(self, names: set[str]) -> "Structure":
         """The same for fewer parameters."""
         kept = {name: uses for name, uses in self.uses.items() if name not in names}
         return Structure(self.function, self.graph, kept)
 
-    def factors(self, x: mx.array, cotangents: mx.array, paired: bool) -> dict[str, Factor]:
+    def factors(self, x: Inputs, cotangents: mx.array, paired: bool) -> dict[str, Factor]:
         """The Jacobian factor of every covered parameter on inputs x."""
         given = list(
             dict.fromkeys(
@@ -199,20 +216,19 @@ class Structure:
                 if slot != use.slot
             )
         )
-        params = list(self.function.params.values())
 
-        def meet(row: mx.array) -> list[mx.array]:
-            values = self.graph.run([row[None], *params])
+        def meet(*row: mx.array) -> list[mx.array]:
+            values = self.graph.run(self._at(row), instead=RIGHT)
             return [values[name] for name in given]
 
-        values = dict(zip(given, vmap_or_loop(meet, x) if given else [], strict=True))
-        found = _Record(x.shape[0], self.graph, values, self._deltas(x, cotangents, paired))
+        values = dict(zip(given, map_inputs(meet, x) if given else [], strict=True))
+        found = _Record(count(x), self.graph, values, self._deltas(x, cotangents, paired))
         return {
             name: _factor(found, uses, self.function.params[name], paired)
             for name, uses in self.uses.items()
         }
 
-    def _deltas(self, x: mx.array, cotangents: mx.array, paired: bool) -> dict[str, Delta]:
+    def _deltas(self, x: Inputs, cotangents: mx.array, paired: bool) -> dict[str, Delta]:
         """The derivative of the outputs by every tap, with as few backward passes as will do."""
         found: dict[str, Delta] = {}
         for core in dict.fromkeys(tail.core for tail in self.tails.values()):
@@ -221,17 +237,19 @@ class Structure:
         bottleneck, narrowed = self.narrowed
         if paired and bottleneck and math.prod(self.graph.shapes[bottleneck]) < len(cotangents):
             # Their sum over c is that over any rows with the same Gram matrix.
-            base = pull_back(self.graph, bottleneck, self._at(x[0]), cotangents)
+            base = pull_back(
+                self.graph, bottleneck, self._at(tuple(array[0] for array in x)), cotangents
+            )
             rows = np.linalg.qr(as_numpy(base.reshape(len(cotangents), -1)), mode="r")
             found |= self._pull(bottleneck, x, mx.array(rows), narrowed)
             rest = [tap for tap in rest if tap not in narrowed]
         (output,) = self.graph.outputs
         return found | self._pull(output, x, cotangents, rest)
 
-    def _behind(self, core: str, x: mx.array, cotangents: mx.array) -> dict[str, Delta]:
+    def _behind(self, core: str, x: Inputs, cotangents: mx.array) -> dict[str, Delta]:
         """Of the taps from which an elementwise function leads to a core."""
         taps = [tap for tap, tail in self.tails.items() if tail.core == core]
-        base = pull_back(self.graph, core, self._at(x[0]), cotangents)
+        base = pull_back(self.graph, core, self._at(tuple(array[0] for array in x)), cotangents)
         ones = mx.ones((1, *self.graph.shapes[core]))
         curved = [tap for tap in taps if tap != core]
         scales = self._pull(core, x, ones.reshape(1, -1), curved)
@@ -242,58 +260,46 @@ class Structure:
         return found | ({core: Delta(base[None], shared=True)} if core in taps else {})
 
     def _pull(
-        self, value: str, x: mx.array, cotangents: mx.array, taps: list[str]
+        self, value: str, x: Inputs, cotangents: mx.array, taps: list[str]
     ) -> dict[str, Delta]:
         """By one backward pass for each input and each of the cotangents of a value."""
         zeros = [mx.zeros(self.graph.shapes[tap], self.graph.dtypes[tap]) for tap in taps]
 
-        def values(row: mx.array, perturbations: Sequence[mx.array]) -> mx.array:
+        def values(row: Inputs, perturbations: Sequence[mx.array]) -> mx.array:
             perturbed = dict(zip(taps, perturbations, strict=True))
-            return self.graph.run(self._at(row), perturbed)[value].reshape(-1)
+            return self.graph.run(self._at(row), perturbed, RIGHT)[value].reshape(-1)
 
-        def pull(row: mx.array) -> list[mx.array]:
-            return vmap_or_loop(
-                lambda ct: mx.vjp(lambda *e: values(row, e), zeros, [ct])[1], cotangents
-            )
+        def pull(row: Inputs, cotangent: mx.array) -> list[mx.array]:
+            found: list[mx.array] = mx.vjp(lambda *e: values(row, e), zeros, [cotangent])[1]
+            return found
 
-        rows = vmap_or_loop(pull, x) if taps else []
+        rows = map_pairs(pull, x, cotangents) if taps else []
         return {tap: Delta(of_tap) for tap, of_tap in zip(taps, rows, strict=True)}
 
-    def _at(self, row: mx.array) -> list[mx.array]:
-        return [row[None], *self.function.params.values()]
+    def _at(self, row: Inputs) -> list[mx.array]:
+        return [*alone(row), *self.function.params.values()]
 
 
-def find_structure(function: ParametricFunction, x: mx.array) -> Structure:
-    """Trace a function on the first input of x and find every use of every parameter.
+def structure_of(function: ParametricFunction, graph: Graph) -> Structure:
+    """Every use of every parameter in the graph of a function on one input.
 
-    A graph does not tell of derivatives that a function hides, such as ``mx.stop_gradient``:
-    the gradient that the uses give is compared with the true one on the first and the last
-    input, and parameters where they differ are left out.
-
-    Raises
-    ------
-    UntraceableError
-        Where the function has a primitive without a known operation.
+    The graph does not tell of derivatives that a function hides; see
+    :mod:`mlx_entk.kernel.guard`.
     """
-    names = list(function.params)
-    graph = trace(
-        lambda row, *values: function.apply(dict(zip(names, values, strict=True)), row),
-        x[:1],
-        *function.params.values(),
-    )
+    values = graph.inputs[len(graph.inputs) - len(function.params) :]
     uses = {
         name: found
-        for name, value in zip(names, graph.inputs[1:], strict=True)
+        for name, value in zip(function.params, values, strict=True)
         if (found := _uses(graph, value))
     }
-    structure = Structure(function, graph, uses)
-    probe = mx.concatenate([x[:1], x[-1:]])
-    return structure.without(_mistaken(structure, probe))
+    return Structure(function, graph, uses)
 
 
 def _uses(graph: Graph, parameter: str) -> list[Use]:
     """Every use of a value; none where one of them cannot be perturbed."""
     found: list[Use] = []
+    if math.prod(graph.shapes[parameter]) == 0:
+        return []
     pending: list[tuple[str, tuple[Node, ...]]] = [(parameter, ())]
     while pending:
         value, views = pending.pop()
@@ -303,6 +309,8 @@ def _uses(graph: Graph, parameter: str) -> list[Use]:
             for slot, name in enumerate(node.inputs):
                 if name != value:
                     continue
+                if any(graph.dtypes[other] == mx.complex64 for other in _beside(node)):
+                    return []  # δ of a complex value is none of the forms below
                 if node.primitive in _VIEWS:
                     pending.append((node.outputs[0], (*views, node)))
                 elif len(node.outputs) == 1:
@@ -310,6 +318,10 @@ def _uses(graph: Graph, parameter: str) -> list[Use]:
                 else:
                     return []
     return found
+
+
+def _beside(node: Node) -> tuple[str, ...]:
+    return (*node.inputs, *node.outputs)
 
 
 def _tap(graph: Graph, value: str) -> str:
@@ -322,30 +334,9 @@ def _tap(graph: Graph, value: str) -> str:
     return _tap(graph, total) if once else value
 
 
-def _mistaken(structure: Structure, x: mx.array) -> set[str]:
-    """The parameters whose gradient by their uses is not the true one."""
-    function, names = structure.function, list(structure.uses)
-    values = [function.params[name] for name in names]
-
-    def outputs(*wrt: mx.array) -> mx.array:
-        return function.apply(dict(zip(names, wrt, strict=True)), x)
-
-    shape = function.apply({}, x).shape
-    cotangent = mx.random.normal((1, shape[1]), key=mx.random.key(0))
-    true = mx.vjp(outputs, values, [mx.broadcast_to(cotangent, shape)])[1]
-    factors = structure.factors(x, cotangent, paired=True)
-    mistaken = set()
-    for name, gradient in zip(names, true, strict=True):
-        factor = factors[name]
-        found = factor.rows().values.sum(axis=(0, 1)).reshape(gradient.shape)
-        error = mx.abs(found - gradient).max()
-        if not mx.all(error <= _TOLERANCE * mx.abs(gradient).max()):
-            mistaken.add(name)
-    return mistaken
-
-
 def _matrix_shape(parameter: mx.array) -> tuple[int, int]:
-    return parameter.shape[0], parameter.size // parameter.shape[0]
+    first = parameter.shape[0] if parameter.ndim else 1
+    return first, parameter.size // first
 
 
 @dataclass(frozen=True)
@@ -404,11 +395,19 @@ def _outer(record: _Record, use: Use, parameter: mx.array, delta: Delta) -> Oute
         tokens = tokens.reshape(tokens.shape[0], 1, -1)
         embedded = by_position.reshape(*by_position.shape[:2], -1, parameter.shape[1])
         return Outer(tokens, embedded, fixed=delta.fixed)
-    if primitive == "Convolution" and use.slot == 1 and use.plain:
-        patches = _patches(values[use.node.inputs[0]], parameter.shape[1:-1], arguments)
-        if patches is None:
-            return None
-        return Outer(by_position, patches.astype(mx.float32)[:, None], fixed=delta.fixed)
+    if primitive == "Convolution" and use.slot == 1 and use.plain and arguments[5] == 1:
+        found = _patches(values[use.node.inputs[0]], parameter, arguments)
+        return Outer(by_position, found[:, None], fixed=delta.fixed)
+    if primitive == "GatherMM" and use.slot == 1 and use.is_stack:
+        source, chosen = (values[use.node.inputs[slot]] for slot in (0, 2))
+        matrices = source.reshape(record.inputs, -1, *source.shape[-2:])
+        at = chosen.reshape(record.inputs, -1, *[1] * 2)
+        taken = mx.take_along_axis(matrices, at.astype(mx.int32), axis=1).astype(mx.float32)
+        experts = values[use.node.inputs[3]].reshape(record.inputs, -1)
+        experts = mx.repeat(experts, taken.shape[2], axis=1)
+        sides = (taken.reshape(record.inputs, 1, -1, taken.shape[-1]), by_position)
+        left, right = sides[::-1] if use.transposed else sides
+        return Outer(left, right, fixed=delta.fixed, blocks=experts)
     return None
 
 
@@ -416,45 +415,45 @@ def _scaled(values: mx.array, factor: float) -> mx.array:
     return values if factor == 1 else values * factor
 
 
-def _patches(x: mx.array, kernel: tuple[int, ...], arguments: Sequence[object]) -> mx.array | None:
+def _patches(x: mx.array, weight: mx.array, arguments: Sequence[object]) -> mx.array:
     """What a convolution multiplies its weight with, shape (n, positions, kernel · channels)."""
-    stride, low, high, dilation, input_dilation, groups, flip = arguments
-    if groups != 1 or flip or any(step != 1 for step in input_dilation):  # type: ignore[attr-defined]
-        return None
-    widths = [(0, 0), (0, 0), *zip(low, high, strict=True), (0, 0)]  # type: ignore[call-overload]
-    x = mx.pad(x, widths)[:, 0]  # (n, *space, channels): each input was a batch of one
-    dimensions = len(kernel)
-    for axis, size in enumerate(kernel):
-        at = 1 + 2 * axis  # each space axis before this one is now (position, tap)
-        reach = dilation[axis] * (size - 1)  # type: ignore[index]
-        starts = mx.arange(0, x.shape[at] - reach, stride[axis])  # type: ignore[index]
-        index = starts[:, None] + dilation[axis] * mx.arange(size)  # type: ignore[index]
-        x = mx.take(x, index, axis=at)
-    order = [0, *range(1, 2 * dimensions, 2), *range(2, 2 * dimensions + 1, 2), 2 * dimensions + 1]
-    x = x.transpose(order)
-    positions = 1
-    for size in x.shape[1 : 1 + dimensions]:
-        positions *= size
-    return x.reshape(x.shape[0], positions, -1)
+    kernel = weight.shape[1:-1]
+    found = patches(x[:, 0].astype(mx.float32), kernel, arguments)  # each input was a batch of one
+    return found.reshape(x.shape[0], math.prod(found.shape[1 : 1 + len(kernel)]), -1)
+
+
+def _grouped_rows(record: _Record, use: Use, weight: mx.array) -> mx.array:
+    """Jacobian rows of a convolution in groups: patches times δ for each, shape (n, R, P)."""
+    groups = use.node.arguments[5]
+    found = _patches(record.values[use.node.inputs[0]], weight, use.node.arguments)
+    n, T, _ = found.shape
+    by_group = found.reshape(n, T, -1, groups, weight.shape[-1]).transpose(0, 3, 1, 2, 4)
+    by_group = by_group.reshape(n, 1, groups, T, -1)
+    delta = record.deltas[use.tap].by_position
+    outputs = delta.reshape(*delta.shape[:3], groups, -1).transpose(0, 1, 3, 4, 2)
+    return (outputs @ by_group).reshape(n, delta.shape[1], -1)  # groups, their outputs, taps
 
 
 def _local_rows(record: _Record, use: Use, parameter: mx.array) -> mx.array:
     """Jacobian rows by the derivative of the one primitive, shape (n, R, P)."""
+    if use.node.primitive == "Convolution" and use.slot == 1 and use.plain:
+        return _grouped_rows(record, use, parameter)
     others = [slot for slot in range(len(use.node.inputs)) if slot != use.slot]
     delta = record.deltas[use.tap].rows
     delta = mx.broadcast_to(delta, (record.inputs, *delta.shape[1:]))
 
-    def rows(delta: mx.array, *given: mx.array) -> list[mx.array]:
+    def pull(given: Sequence[mx.array], cotangent: mx.array) -> list[mx.array]:
         def primitive(value: mx.array) -> mx.array:
             for view in use.views:
-                (value,) = view.run([value])
+                (value,) = view.run([value], RIGHT)
             inputs = dict(zip(others, given, strict=True))
             inputs[use.slot] = value
-            (result,) = use.node.run([inputs[slot] for slot in range(len(inputs))])
+            (result,) = use.node.run([inputs[slot] for slot in range(len(inputs))], RIGHT)
             return result
 
-        return vmap_or_loop(lambda ct: mx.vjp(primitive, [parameter], [ct])[1], delta)
+        found: list[mx.array] = mx.vjp(primitive, [parameter], [cotangent])[1]
+        return found
 
-    given = [record.values[use.node.inputs[slot]] for slot in others]
-    (found,) = vmap_or_loop(rows, delta, *given)
+    given = tuple(record.values[use.node.inputs[slot]] for slot in others)
+    (found,) = map_pairs(pull, given, delta, own=True)
     return found.astype(mx.float32).reshape(*delta.shape[:2], -1)

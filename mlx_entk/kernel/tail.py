@@ -13,17 +13,16 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.graph import ELEMENTWISE, Graph, Node
+from mlx_entk.graph import Graph, Node
+from mlx_entk.primitives import ELEMENTWISE, REDUCE_SUM, REGROUPED, RIGHT
 
-# Primitives linear in every input of theirs together; those among them that keep the entries and
-# their order; those linear in any one input while the others stay what they are.
+# Primitives linear in every input of theirs together; those linear in any one input while the
+# others stay what they are.
 _LINEAR = frozenset(
     {"Add", "AsType", "Broadcast", "Concatenate", "ExpandDims", "Flatten", "Full", "Negative",
      "Reshape", "Slice", "Split", "Squeeze", "Subtract", "Transpose", "Unflatten"}
 )  # fmt: skip
-_REGROUPED = frozenset({"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"})
 _BILINEAR = frozenset({"Matmul", "Multiply"})
-_REDUCE_SUM = 2
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,23 @@ class Tail:
     core: str
 
 
-def find_tail(graph: Graph, value: str) -> Tail | None:
-    """The tail of a value, None where it is not elementwise and then linear."""
-    of_input = _dependents(graph, [graph.inputs[0]])
+def find_tail(graph: Graph, value: str, inputs: Sequence[str]) -> Tail | None:
+    """The tail of a value, None where it is not elementwise and then linear.
+
+    ``inputs`` are the graph's inputs that change from input to input.
+    """
+    of_input = _dependents(graph, inputs)
     same, elementwise, linear = {value}, {value}, set[str]()
     cores: set[str] = set()
     for node in graph.nodes:
         touched = {name for name in node.inputs if name in elementwise or name in linear}
         if not touched:
             continue
+        if any(graph.dtypes[name] == mx.complex64 for name in (*touched, *node.outputs)):
+            return None  # no real s(x)·b[r] stands for a derivative through it
         if touched <= elementwise and _acts_elementwise(graph, node, touched):
             elementwise.update(node.outputs)
-            if node.primitive in _REGROUPED and touched <= same:
+            if node.primitive in REGROUPED and touched <= same:
                 same.update(node.outputs)
         elif _acts_linearly(node, touched, of_input):
             cores |= touched & elementwise
@@ -70,7 +74,7 @@ def find_tail(graph: Graph, value: str) -> Tail | None:
     return Tail(value, cores.pop()) if len(cores) == 1 else None
 
 
-def find_bottleneck(graph: Graph, values: Iterable[str]) -> str | None:
+def find_bottleneck(graph: Graph, values: Iterable[str], inputs: Sequence[str]) -> str | None:
     """The smallest value that all paths from some values to the outputs go through.
 
     What lies behind it is linear; None where there is none smaller than the outputs.
@@ -82,7 +86,7 @@ def find_bottleneck(graph: Graph, values: Iterable[str]) -> str | None:
         for name in node.outputs:
             if name not in reached or math.prod(graph.shapes[name]) >= smallest:
                 continue
-            tail = find_tail(graph, name)
+            tail = find_tail(graph, name, inputs)
             around = _dependents(graph, sources, without=name)
             if tail is not None and tail.core == name and output not in around:
                 best, smallest = name, math.prod(graph.shapes[name])
@@ -97,7 +101,7 @@ def pull_back(
     zero = mx.zeros(graph.shapes[value], graph.dtypes[value])
 
     def outputs(perturbation: mx.array) -> mx.array:
-        return graph.run(inputs, {value: perturbation})[output].reshape(-1)
+        return graph.run(inputs, {value: perturbation}, RIGHT)[output].reshape(-1)
 
     return mx.stack([mx.vjp(outputs, [zero], [row])[1][0] for row in cotangents])
 
@@ -138,7 +142,7 @@ def _dependents(graph: Graph, values: Iterable[str], without: str | None = None)
 def _acts_elementwise(graph: Graph, node: Node, touched: set[str]) -> bool:
     """Whether each entry goes by the entry at the same place, counted row by row."""
     shape = graph.shapes[node.outputs[0]]
-    if node.primitive in _REGROUPED:
+    if node.primitive in REGROUPED:
         return True
     return node.primitive in ELEMENTWISE and all(graph.shapes[name] == shape for name in touched)
 
@@ -151,7 +155,7 @@ def _acts_linearly(node: Node, touched: set[str], of_input: set[str]) -> bool:
     if node.primitive in _LINEAR:
         return True
     if node.primitive == "Reduce":
-        return bool(node.arguments[0] == _REDUCE_SUM)
+        return bool(node.arguments[0] == REDUCE_SUM)
     if node.primitive in _BILINEAR:
         return len(slots) == 1 and fixed
     if node.primitive in ("Divide", "Convolution", "Gather"):

@@ -65,7 +65,7 @@ class Tiling:
 
         Tiles that share their rows and left cotangents follow one another.
         """
-        R = cotangents.left.shape[0]
+        R = len(cotangents.left)
         sides = [slice(0, R)] if cotangents.paired else ranges(R, self.cotangents)
         return [
             Tile(rows, columns, left, right)
@@ -101,7 +101,7 @@ def fit(
     InputError
         Where one input and one cotangent do not fit.
     """
-    R, copies = cotangents.left.shape[0], _BLOCK_COPIES + kernels
+    R, copies = len(cotangents.left), _BLOCK_COPIES + kernels
     floats = budget / _FLOAT / 2  # half for the factors of two sides, half for the block
     affordable = min(
         floats / (2 * _FACTOR_COPIES * per_cotangent),

@@ -12,7 +12,7 @@ import numpy as np
 
 from mlx_entk import linalg
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import ParametricFunction, from_flat
+from mlx_entk.functions import ParametricFunction, from_flat
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 
 # What of a layer counts unless told otherwise: what its MLP writes into the residual stream.

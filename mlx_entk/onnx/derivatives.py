@@ -7,8 +7,10 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import ParametricFunction, jvp_or_transpose
+from mlx_entk.functions import ParametricFunction
+from mlx_entk.jacobian import Probe
 from mlx_entk.kernel.checks import check_model
+from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.parameters import Params, flatten_tree
 
@@ -58,7 +60,7 @@ def derivative(
     InputError
         For an unknown ``what``, or a model whose outputs depend on the rest of the batch.
     """
-    C = check_model(model, x)
+    C = check_model(model, (x,))
 
     if what == "model":
         return Exported(
@@ -84,15 +86,12 @@ def derivative(
 
         return Exported(pull, {"x": x, "cotangent": mx.zeros((x.shape[0], C))}, ((0, 1),))
     if what == "jvp":
+        way = find_push(model, Probe.of(model, (x,), C)).way
 
         def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
             values = flatten_tree(params)
-            tangent = jvp_or_transpose(
-                lambda *p: model.apply(dict(zip(values, p, strict=True)), x),
-                list(values.values()),
-                list(directions),
-            )
-            return {OUTPUT_TANGENT: tangent}
+            at = ParametricFunction(values, model.apply)
+            return {OUTPUT_TANGENT: way(at, (x,), list(values), directions)}
 
         inputs = {f"tangent.{name}": mx.zeros_like(v) for name, v in model.params.items()}
         return Exported(push, {"x": x, **inputs}, ((0,),))
@@ -137,12 +136,13 @@ def _kernel(
     model: ParametricFunction, C: int, reduction: Reduction
 ) -> Callable[..., dict[str, mx.array]]:
     cotangents = cotangents_of(reduction, C)
-    mx.eval(cotangents.left, cotangents.right)
+    left_rows, right_rows = cotangents.left[:], cotangents.right[:]
+    mx.eval(left_rows, right_rows)
 
     def kernel(params: Any, x: mx.array, x2: mx.array) -> dict[str, mx.array]:
         values = flatten_tree(params)
-        left = _rows(model, values, x, cotangents.left)
-        right = _rows(model, values, x2, cotangents.right)
+        left = _rows(model, values, x, left_rows)
+        right = _rows(model, values, x2, right_rows)
         parts = {
             f"{KERNEL}.{name}": _contract(left[name], right[name], cotangents.paired)
             for name in values

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from mlx_entk.errors import InputError
-from mlx_entk.jacobian import ParametricFunction, from_flat
+from mlx_entk.functions import ParametricFunction, from_flat
 from mlx_entk.onnx.emitter import CONSTANT, PRODUCER
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.operators import OPERATORS, Value, as_mlx, from_numpy

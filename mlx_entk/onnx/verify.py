@@ -21,7 +21,7 @@ from onnx.reference import ReferenceEvaluator
 from mlx_entk import linalg
 from mlx_entk.errors import InputError
 from mlx_entk.files import Arrays, Json
-from mlx_entk.jacobian import ParametricFunction
+from mlx_entk.functions import ParametricFunction
 from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.linalg import Float64Array
 from mlx_entk.onnx.derivatives import KERNEL, OUTPUT, OUTPUT_TANGENT, What

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
-from mlx_entk.jacobian import Model
+from mlx_entk.functions import Model, bind
+from mlx_entk.inputs import count, part
 from mlx_entk.kernel import Reduction, entk
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import eigendecompose
@@ -60,13 +61,16 @@ def seconds_of_training(train: Callable[[int, Run], object], epochs: int, few: i
     return max(0.0, taken[1] - taken[0]) / (2 * few) * epochs
 
 
-def seconds_of_kernel(model: Model, x: mx.array, reduction: Reduction, by_layer: bool) -> float:
+def seconds_of_kernel(model: Model, x: Any, reduction: Reduction, by_layer: bool) -> float:
     """One kernel of all inputs; of many, by the linear and quadratic part of smaller ones."""
-    N = x.shape[0]
+    function, inputs = bind(model, x)
+    N = count(inputs)
+
+    options: dict[str, Any] = {"reduction": reduction, "by_layer": by_layer}
 
     def measure(n: int) -> float:
         def form() -> None:
-            entk(model, x[:n], reduction=reduction, by_layer=by_layer)  # type: ignore[call-overload]
+            entk(function, part(inputs, slice(n)), **options)
 
         form()  # what is compiled is compiled once
         return seconds_of(form)

@@ -14,11 +14,13 @@ from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import alignment_rows, center, equivalent_families, family_shares
 from mlx_entk.files import Arrays, Json, digest, map_array, read_arrays
-from mlx_entk.jacobian import Model, as_parametric
+from mlx_entk.functions import Model, ParametricFunction, as_parametric, bind
+from mlx_entk.inputs import Inputs, as_inputs, count
 from mlx_entk.kernel import Reduction, entk, flatten
-from mlx_entk.kernel.checks import check_inputs, check_model
-from mlx_entk.kernel.reduction import cotangents_of
-from mlx_entk.linalg import FloatArray, orthonormal_basis
+from mlx_entk.kernel.checks import check_model
+from mlx_entk.kernel.reduction import cotangents_of, require_kernel
+from mlx_entk.kernel.store import name_of_file
+from mlx_entk.linalg import FloatArray, as_numpy, orthonormal_basis
 from mlx_entk.memory import default_limit
 from mlx_entk.parameters import Params, flatten_tree
 from mlx_entk.progress import Progress, silent
@@ -66,9 +68,11 @@ class KernelConfig:
     top
         How many modes to keep.
     output
-        Of an ONNX model, the output; empty for the first, and for a module.
+        Which part of what the model returns counts: a name, or a number for a place in a tuple;
+        empty for the whole, of an ONNX model for the first output of floating type.
     parameters
-        Of an ONNX model, patterns of initializers as ``a.*,b``; empty for the default.
+        Which parameters count, as patterns ``a.*,b``; empty for all, of an ONNX model for the
+        initializers that look like parameters.
     weights, inputs, features
         Digests, filled in by :func:`prepare`.
     """
@@ -91,10 +95,18 @@ class KernelConfig:
         }
 
 
+def config_of(run: Run) -> KernelConfig:
+    """The configuration that a run folder was made for."""
+    reduction = run.config["reduction"]
+    return KernelConfig(
+        **run.config | {"reduction": reduction if isinstance(reduction, str) else tuple(reduction)}
+    )
+
+
 def run_kernel(
     config: KernelConfig,
     model: Model,
-    x: mx.array,
+    x: Any,
     features: Mapping[str, FloatArray],
     run: Run,
     *,
@@ -128,6 +140,7 @@ def run_kernel(
     )  # fmt: skip
     if run.finished:
         return run.results
+    function, inputs = bound(config, model, x)
     kernels = _stored_kernels(config, run.path / KERNELS)
     spectra: dict[str, Spectrum] = {}
     ranks: dict[str, float | None] = {}
@@ -142,8 +155,8 @@ def run_kernel(
     results: Json = {
         "study": STUDY,
         "config": config.as_json(),
-        "inputs": x.shape[0],
-        "parameters": sum(value.size for value in as_parametric(model).params.values()),
+        "inputs": count(inputs),
+        "parameters": sum(value.size for value in function.params.values()),
         "cliffs": groups,
         "cliff_rule": CLIFF_RULE,
         "effective_rank": ranks,
@@ -158,19 +171,19 @@ def run_kernel(
         if bases:
             arrays[f"shares/{name}"] = family_shares(spectrum.vectors, bases)[0].astype(np.float32)
     # What `mlx-entk regress` needs to have the model again.
-    run.save_model(_weights(model), {"x": np.array(x)})
+    run.save_model(_weights(model), {k: as_numpy(a) for k, a in _by_name(x).items()})
     run.save_results(results, arrays)
     return results
 
 
 def estimate(
-    config: KernelConfig, model: Model, x: mx.array, memory_limit: int | None = None
+    config: KernelConfig, model: Model, x: Any, memory_limit: int | None = None
 ) -> list[Stage]:
     """What :func:`run_kernel` would take on this device."""
-    function = as_parametric(model)
-    size = x.shape[0] * (check_model(function, x) if config.reduction == "full" else 1)
+    function, inputs = bound(config, model, x)
+    size = count(inputs) * (check_model(function, inputs) if config.reduction == "full" else 1)
     kernels = len(function.params) + 1 if config.by_layer else 1
-    formed = seconds_of_kernel(model, x, config.reduction, config.by_layer)
+    formed = seconds_of_kernel(function, inputs, config.reduction, config.by_layer)
     if size > DENSE and config.top < size:
         tried = np.ones((DENSE // 4, DENSE // 4), np.float32)
         product = seconds_of(lambda: tried @ tried[0]) * (size / len(tried)) ** 2
@@ -187,26 +200,28 @@ def estimate(
 
 
 def prepare(
-    config: KernelConfig, model: Model, x: mx.array, features: Mapping[str, FloatArray]
+    config: KernelConfig, model: Model, x: Any, features: Mapping[str, FloatArray]
 ) -> KernelConfig:
     """Check a request, and fill in the digests of what it is computed from.
 
     Raises
     ------
     InputError
-        For a model that cannot be called on x, an unknown reduction, features of other inputs,
-        that do not vary, or beside a full kernel, and a ``top`` below 1.
+        For a model that cannot be called on x, an unknown reduction or one that is no kernel,
+        features of other inputs, that do not vary, or beside a full kernel, and a ``top``
+        below 1.
     """
-    check_inputs(x, None)
-    cotangents_of(config.reduction, check_model(as_parametric(model), x))
+    function, inputs = bound(config, model, x)
+    cotangents_of(config.reduction, check_model(function, inputs, model))
+    require_kernel(config.reduction)
     if config.top < 1:
         raise InputError(f"top is {config.top}: ask for at least one mode")
     if features and config.reduction == "full":
         raise InputError("features are over inputs, a full kernel over inputs and classes: reduce")
     for family, columns in features.items():
-        if columns.ndim != 2 or columns.shape[0] != x.shape[0]:
+        if columns.ndim != 2 or columns.shape[0] != count(inputs):
             raise InputError(
-                f"features: {family} has shape {columns.shape}, the inputs are {x.shape[0]}"
+                f"features: {family} has shape {columns.shape}, the inputs are {count(inputs)}"
             )
         if orthonormal_basis(center(columns)).shape[1] == 0:
             raise InputError(f"features: {family} does not vary over the inputs")
@@ -214,9 +229,26 @@ def prepare(
     return replace(
         config,
         weights=digest(_weights(model))[:16],
-        inputs=digest({"x": x})[:16],
+        inputs=digest(_by_name(x))[:16],
         features=digest(families)[:16] if features else "",
     )
+
+
+def bound(config: KernelConfig, model: Model, x: Any) -> tuple[ParametricFunction, Inputs]:
+    """The model as a function of the parameters that count, and its inputs."""
+    if isinstance(model, ParametricFunction):  # an ONNX model, to which the choices were applied
+        return bind(model, x)
+    output = int(config.output) if config.output.isdecimal() else config.output
+    parameters = config.parameters.split(",") if config.parameters else None
+    return bind(model, x, output=None if output == "" else output, parameters=parameters)
+
+
+def _by_name(x: Any) -> Params:
+    """Inputs as they are stored: one as ``x``, those of a tuple numbered, others by their names."""
+    arrays, names = as_inputs(x)
+    if names is None:
+        names = tuple(f"x[{k}]" for k in range(len(arrays))) if isinstance(x, tuple) else ("x",)
+    return dict(zip(names, arrays, strict=True))
 
 
 def _weights(model: Model) -> Params:
@@ -226,19 +258,21 @@ def _weights(model: Model) -> Params:
     return as_parametric(model).params
 
 
-def stored_inputs(run: Run) -> mx.array:
-    """The inputs that a run keeps.
+def stored_inputs(run: Run) -> Any:
+    """The inputs that a run keeps, in the form that they had: an array, a tuple or a dictionary.
 
     Raises
     ------
     InputError
         Where the file is missing or was altered.
     """
-    arrays = read_arrays(run.inputs_file)
-    if "x" in arrays:
-        x = mx.array(arrays["x"])
-        if digest({"x": x})[:16] == run.config["inputs"]:
-            return x
+    arrays = {name: mx.array(value) for name, value in read_arrays(run.inputs_file).items()}
+    if arrays and digest(arrays)[:16] == run.config["inputs"]:
+        if list(arrays) == ["x"]:
+            return arrays["x"]
+        if list(arrays) == [f"x[{k}]" for k in range(len(arrays))]:
+            return tuple(arrays.values())
+        return arrays
     raise InputError(f"{run.inputs_file} is damaged: it is not what the run was made with")
 
 
@@ -251,7 +285,7 @@ def require_weights(run: Run, model: Model) -> None:
 def form_kernels(
     config: KernelConfig,
     model: Model,
-    x: mx.array,
+    x: Any,
     run_folder: Path,
     *,
     memory_limit: int | None = None,
@@ -276,12 +310,13 @@ def form_kernels(
         "group": group,
         "progress": progress,
     }
-    entk(model, x, **options)
+    function, inputs = bound(config, model, x)
+    entk(function, inputs, **options)
 
 
 def _stored_kernels(config: KernelConfig, folder: Path) -> dict[str, FloatArray]:
     kernels: dict[str, FloatArray] = {
-        path.stem: map_array(path) for path in sorted(folder.glob("*.npy"))
+        name_of_file(path): map_array(path) for path in sorted(folder.glob("*.npy"))
     }
     if config.by_layer:
         return {"full": np.sum(list(kernels.values()), axis=0), **kernels}

@@ -14,7 +14,7 @@ from mlx_entk import onnx
 from mlx_entk.data import modular_addition
 from mlx_entk.errors import InputError
 from mlx_entk.files import Json
-from mlx_entk.jacobian import ParametricFunction, as_parametric
+from mlx_entk.functions import ParametricFunction, as_parametric
 from mlx_entk.kernel.reduction import Reduction, reduction_name
 from mlx_entk.models import QuadraticMLP, ToyModel
 from mlx_entk.onnx.derivatives import What

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from mlx_entk.data import ModularAddition, modular_addition
 from mlx_entk.errors import InputError
 from mlx_entk.files import Json
-from mlx_entk.jacobian import Model, as_parametric, flattened_jacobian
+from mlx_entk.functions import Model, bind
+from mlx_entk.jacobian import flattened_jacobian
 from mlx_entk.kernel import entk
 from mlx_entk.linalg import Float64Array
 from mlx_entk.models import QuadraticMLP, ToyModel
@@ -158,7 +160,7 @@ def fit_of(run: Run) -> Fit:
 
 
 def fit_of_model(
-    model: Model, initial: Model | None, x: mx.array, targets: NDArray[np.generic], seed: int = 0
+    model: Model, initial: Model | None, x: Any, targets: NDArray[np.generic], seed: int = 0
 ) -> Fit:
     """A reader's own model by its trace kernel, 7 of 10 inputs to train on.
 
@@ -176,8 +178,8 @@ def fit_of_model(
     InputError
         Where the targets do not fit the outputs of the model on x.
     """
-    function = as_parametric(model)
-    outputs = _host(function.apply({}, x))
+    function, inputs = bind(model, x)
+    outputs = _host(function.apply({}, *inputs))
     N, C = outputs.shape
     labels = None
     if targets.ndim == 1 and targets.dtype.kind in "iu":

@@ -338,10 +338,13 @@ SOME = mx.arange(6.0).reshape(2, 3)
         ({"x2": mx.zeros((2, 4))}, "x2 has inputs of shape"),
         ({"x": mx.zeros((2, 4))}, r"cannot be called on x of shape \(2, 4\) and type"),
         ({"model": nn.Sequential(nn.Embedding(5, 3))}, r"cannot be called on x .*float32"),
-        ({"model": nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.5))}, "dropout in training"),
+        (
+            {"model": nn.Sequential(nn.Linear(3, 9), nn.Dropout(0.5))},
+            r"in training mode, in which layers\.1 \(Dropout\) is random",
+        ),
         (
             {"model": nn.Sequential(nn.Linear(3, 2), nn.BatchNorm(2)), "x": SOME},
-            "BatchNorm training",
+            r"layers\.1 \(BatchNorm\) is random or mixes",
         ),
         ({"model": lambda w, x: x * w - x.mean(axis=0), "params": mx.ones(3), "x": SOME}, "batch"),
         (
@@ -351,7 +354,8 @@ SOME = mx.arange(6.0).reshape(2, 3)
         ({"memory_limit": 10}, "more than half of the memory limit of 10 B: pass out=FOLDER"),
         ({"memory_limit": 200}, "one input takes .* of working memory, the limit leaves"),
         ({"x": mx.zeros((0, 3))}, "at least one input"),
-        ({"x": np.zeros((2, 3))}, "x is ndarray"),
+        ({"x": [[1.0, 2.0, 3.0]]}, "x is list: pass an array"),
+        ({"x": np.array(["a"])}, "x has type <U1, which MLX has no array for"),
         ({"params": {}}, "params belongs to a function"),
         ({"model": lambda params, x: x}, "pass its parameter tree"),
         ({"model": nn.Tanh()}, "no trainable parameters"),

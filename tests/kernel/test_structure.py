@@ -2,10 +2,18 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_entk.jacobian import as_parametric
+from mlx_entk.functions import ParametricFunction, as_parametric
+from mlx_entk.jacobian import count_outputs
 from mlx_entk.kernel.factors import Outers, Rows
-from mlx_entk.kernel.structure import find_structure
+from mlx_entk.kernel.guard import find_ways
+from mlx_entk.kernel.structure import Structure
 from tests import models
+
+
+def find_structure(function: ParametricFunction, x: mx.array) -> Structure:
+    found = find_ways(function, (x,), count_outputs(function, (x,))).structure
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -43,7 +51,7 @@ def test_the_cheaper_axis_is_contracted_first(
         return mx.tanh(x @ weight).sum(axis=(1, 2))[:, None]
 
     function = as_parametric(model, mx.ones(sizes))
-    (factor,) = find_structure(function, x).factors(x, mx.eye(1), paired=True).values()
+    (factor,) = find_structure(function, x).factors((x,), mx.eye(1), paired=True).values()
 
     assert type(factor) is form
 

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 from mlx_entk import entk
-from mlx_entk.jacobian import as_parametric
-from mlx_entk.kernel.structure import find_structure
+from mlx_entk.functions import as_parametric
 from mlx_entk.kernel.tail import envelope
 from tests import models, reference
+from tests.kernel.test_structure import find_structure
 
 Params = dict[str, mx.array]
 

@@ -1,0 +1,180 @@
+"""A model with MLX's derivative rules, or with right ones where MLX's own are wrong.
+
+Reverse mode defines a kernel, and some of MLX's reverse rules are wrong (``docs/upstream``). A
+model that uses one of those is replaced by its graph, run by operations whose rules are right. A
+graph does not tell of derivatives that the model hides (``mx.stop_gradient``, custom ones), so the
+derivative of the model and that of its graph are compared first, as graphs: whatever the inputs
+are, nothing hidden goes unseen.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import mlx.core as mx
+
+from mlx_entk.errors import InputError
+from mlx_entk.fingerprint import fingerprints
+from mlx_entk.functions import ParametricFunction
+from mlx_entk.graph import Graph, Node, record, require_known, trace
+from mlx_entk.inputs import Inputs, part
+from mlx_entk.primitives import RIGHT, UntraceableError, reverse_is_right
+
+
+@dataclass(frozen=True)
+class Examined:
+    """A function, and what its graph tells of it.
+
+    Attributes
+    ----------
+    function
+        With right reverse rules.
+    graph
+        On one input; its inputs are those of the function, then its parameters. None where there
+        is none.
+    untraceable
+        Why there is none, or empty.
+    derivative
+        Fingerprints of the gradient by each parameter; empty where MLX cannot report it.
+    hidden
+        Names of the parameters whose gradient may not be that of the graph: a derivative is
+        hidden, or the comparison of graphs could not tell.
+    """
+
+    function: ParametricFunction
+    graph: Graph | None
+    untraceable: str
+    derivative: tuple[str, ...]
+    hidden: frozenset[str]
+
+    @property
+    def rows(self) -> ParametricFunction:
+        """The function whose gradients can be mapped: its graph where nothing is hidden."""
+        if self.graph is None or self.hidden:
+            return self.function
+        return by_graph(self.function)
+
+
+def examine(function: ParametricFunction, x: Inputs, C: int) -> Examined:
+    """Trace a function of C outputs on one input, and its derivative.
+
+    Raises
+    ------
+    InputError
+        For a function with a reverse rule that is wrong in MLX and, perhaps, with hidden
+        derivatives: right gradients of it are not to be had.
+    """
+    names = list(function.params)
+    derivative = _derivative(function, x, C)
+    try:
+        graph = _trace(function, x)
+    except UntraceableError as error:
+        return Examined(function, None, str(error), derivative, frozenset(names))
+    of_graph = _derivative(_replayed(function, graph), x, C)
+    if len(derivative) == len(of_graph) == len(names):
+        hidden = {n for n, a, b in zip(names, derivative, of_graph, strict=True) if a != b}
+    else:
+        hidden = set(names)
+    wrong = _wrong_rules(graph, len(names))
+    if wrong and hidden:
+        raise InputError(
+            f"MLX's derivative of {', '.join(wrong)}, as this model uses it, is wrong, and whether "
+            "the model hides other derivatives cannot be told: write it by other operations"
+        )
+    right = by_graph(function) if wrong else function
+    return Examined(right, graph, "", derivative, frozenset(hidden))
+
+
+def by_graph(function: ParametricFunction) -> ParametricFunction:
+    """The same function by its graph, traced anew for inputs of other shapes, with right rules."""
+    names = list(function.params)
+    graphs: dict[tuple[object, ...], Graph] = {}
+
+    def apply(values: dict[str, mx.array], *inputs: mx.array) -> mx.array:
+        params = [values.get(name, function.params[name]) for name in names]
+        key = tuple((array.shape, array.dtype) for array in (*inputs, *params))
+        if key not in graphs:
+            graphs[key] = _record(function, tuple(inputs), params)
+        values_of_graph = graphs[key].run([*inputs, *params], instead=RIGHT)
+        return values_of_graph[graphs[key].outputs[0]]
+
+    return ParametricFunction(function.params, apply)
+
+
+def _record(function: ParametricFunction, x: Inputs, params: list[mx.array]) -> Graph:
+    """The graph by placeholders, so that it can be made inside another transform."""
+    graph = record(_of_all(function, len(x)), *(mx.zeros(a.shape, a.dtype) for a in (*x, *params)))
+    require_known(graph)
+    return graph
+
+
+def _trace(function: ParametricFunction, x: Inputs) -> Graph:
+    return trace(_of_all(function, len(x)), *part(x, slice(1)), *function.params.values())
+
+
+def _of_all(function: ParametricFunction, number: int) -> Callable[..., mx.array]:
+    """A function of inputs and parameters in order."""
+    names = list(function.params)
+
+    def of_all(*given: mx.array) -> mx.array:
+        return function.apply(dict(zip(names, given[number:], strict=True)), *given[:number])
+
+    return of_all
+
+
+def _replayed(function: ParametricFunction, graph: Graph) -> ParametricFunction:
+    """The same by its graph of one input, with MLX's own rules."""
+    names = list(function.params)
+
+    def apply(values: dict[str, mx.array], *inputs: mx.array) -> mx.array:
+        return graph.run([*inputs, *(values[name] for name in names)])[graph.outputs[0]]
+
+    return ParametricFunction(function.params, apply)
+
+
+def _derivative(function: ParametricFunction, x: Inputs, C: int) -> tuple[str, ...]:
+    """Fingerprints of the gradient of one input, by each parameter."""
+    of_all, number = _of_all(function, len(x)), len(x)
+
+    def pull(cotangent: mx.array, *given: mx.array) -> list[mx.array]:
+        row, params = given[:number], list(given[number:])
+        found: list[mx.array] = mx.vjp(lambda *p: of_all(*row, *p), params, [cotangent])[1]
+        return found
+
+    given = (*part(x, slice(1)), *function.params.values())
+    try:
+        return tuple(fingerprints(record(pull, mx.zeros((1, C)), *given)))
+    except UntraceableError:
+        return ()
+
+
+def _wrong_rules(graph: Graph, parameters: int) -> list[str]:
+    """Primitives of a graph whose reverse rule in MLX is wrong for what they are given."""
+    depends = set(graph.inputs[len(graph.inputs) - parameters :])
+    found = []
+    for node in graph.nodes:
+        if node.primitive == "DivMod" or _is_wrong(graph, node, depends):
+            found.append(node.primitive)
+        if depends.intersection(node.inputs):
+            depends.update(node.outputs)
+    return list(dict.fromkeys(found))
+
+
+def _is_wrong(graph: Graph, node: Node, depends: set[str]) -> bool:
+    if not depends.intersection(node.inputs):
+        return False
+    output = node.outputs[0]
+    if node.primitive == "Convolution":
+        shapes = [graph.shapes[name] for name in (*node.inputs, output)]
+        return not reverse_is_right(node.arguments, *shapes)
+    if node.primitive == "Pad":
+        return node.inputs[1] in depends
+    if node.primitive == "Power":
+        return graph.dtypes[output] == mx.complex64
+    if node.primitive == "AsType":
+        given = graph.dtypes[node.inputs[0]]
+        return _is_inexact(given) and not _is_inexact(graph.dtypes[output])
+    return node.primitive == "Full"
+
+
+def _is_inexact(dtype: mx.Dtype) -> bool:
+    return bool(mx.issubdtype(dtype, mx.inexact))
