@@ -58,7 +58,8 @@ def fingerprints(graph: Graph) -> list[str]:
             elif node.primitive == "Negative":
                 sums[name] = {term: -k for term, k in given[0].items()}
             elif node.primitive in ("Add", "Subtract") and not _is_whole(graph, name):
-                sums[name] = _added(*given, sign=1 if node.primitive == "Add" else -1)
+                sign = 1 if node.primitive == "Add" else -1
+                sums[name] = _added(given[0], given[1], sign)
             elif _is_linear(graph, node):
                 terms: Counter[_Term] = Counter()
                 for term, k in given[0].items():

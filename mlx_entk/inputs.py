@@ -49,6 +49,7 @@ def as_inputs(x: Any, name: str = "x") -> tuple[Inputs, tuple[str, ...] | None]:
 
 
 def _as_array(value: Any, name: str) -> mx.array:
+    array: mx.array = value
     if not isinstance(value, mx.array):
         if isinstance(value, list) or not hasattr(value, "__array__"):
             raise InputError(
@@ -59,10 +60,10 @@ def _as_array(value: Any, name: str) -> mx.array:
         if host.dtype.kind not in "biufc":
             raise InputError(f"{name} has type {host.dtype}, which MLX has no array for")
         wide = {"f": np.float32, "c": np.complex64}.get(host.dtype.kind)
-        value = mx.array(host.astype(wide) if wide and host.dtype.itemsize > 4 else host)
-    if value.ndim == 0 or value.shape[0] == 0:
-        raise InputError(f"{name} has shape {value.shape}: it needs at least one input")
-    return value
+        array = mx.array(host.astype(wide) if wide and host.dtype.itemsize > 4 else host)
+    if array.ndim == 0 or array.shape[0] == 0:
+        raise InputError(f"{name} has shape {array.shape}: it needs at least one input")
+    return array
 
 
 def count(inputs: Inputs) -> int:

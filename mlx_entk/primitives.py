@@ -124,9 +124,10 @@ def _right_slice_update(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
             return target
         placed = mx.take(placed, mx.array(source), axis=axis)
         mask = mask & inside.reshape([-1 if k == axis else 1 for k in range(target.ndim)])
-    combined = {
-        "maximum": mx.maximum, "minimum": mx.minimum, "add": mx.add, "multiply": mx.multiply,
-    }.get(str(_UPDATES[kind]), lambda _, new: new)(target, placed)  # fmt: skip
+    name = _UPDATES[kind]
+    combined = placed
+    if name is not None:
+        combined = getattr(mx, name)(target, placed)
     return mx.where(mx.array(mask), combined, target)
 
 
@@ -282,13 +283,14 @@ def _right_as_type(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     return found if mx.issubdtype(arguments[0], mx.inexact) else mx.stop_gradient(found)
 
 
-def _without_derivative(name: str) -> Operation:
-    """Indices: MLX refuses to differentiate by them where it should find 0."""
+def _indexed(operation: Operation) -> Operation:
+    """MLX refuses to differentiate by an index or mask, where it should find 0."""
 
-    def run(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
-        found = OPERATIONS[name](inputs, arguments)
-        assert isinstance(found, mx.array)
-        return mx.stop_gradient(found)
+    def run(inputs: Arrays, arguments: Sequence[Any]) -> mx.array | Arrays:
+        whole = [not mx.issubdtype(value.dtype, mx.inexact) for value in inputs]
+        return operation(
+            [mx.stop_gradient(v) if w else v for v, w in zip(inputs, whole, strict=True)], arguments
+        )
 
     return run
 
@@ -315,7 +317,7 @@ def _add_mm(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
 
 def _add_mm_by_parts(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     """MLX's forward mode leaves alpha and beta out."""
-    alpha, beta = arguments
+    alpha, beta = (float(factor) for factor in arguments)
     return alpha * (inputs[0] @ inputs[1]) + beta * inputs[2]
 
 
@@ -323,9 +325,10 @@ def _quantized_matmul(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     group_size, bits, mode, transpose = arguments
     if mode != 0:
         raise UntraceableError("primitive QuantizedMatmul other than affine")
-    x, weight, *scales = inputs
+    x, weight, scales = inputs[:3]
+    biases = inputs[3] if len(inputs) > 3 else None
     return mx.quantized_matmul(
-        x, weight, *scales, transpose=transpose, group_size=group_size, bits=bits
+        x, weight, scales, biases, transpose=transpose, group_size=group_size, bits=bits
     )
 
 
@@ -398,15 +401,18 @@ OPERATIONS: dict[str, Operation] = {
     "Unflatten": lambda x, a: mx.unflatten(x[0], a[0], a[1]),
 }
 
+# Primitives that take indices or a mask.
+_INDEXED = ("Gather", "GatherAxis", "MaskedScatter", "Scatter", "ScatterAxis")
+
 # The same values by others, for what MLX differentiates or maps wrongly, or not at all.
 RIGHT: dict[str, Operation] = {
-    **{name: _without_derivative(name) for name in ("ArgPartition", "ArgReduce", "ArgSort")},
+    **{name: _indexed(OPERATIONS[name]) for name in _INDEXED},
     "AsType": _right_as_type,
     "Convolution": _right_convolution,
     # MLX's derivative is 0, and its vmap ends the process.
     "DivMod": lambda x, a: [mx.floor_divide(x[0], x[1]), mx.remainder(x[0], x[1])],
     "Full": lambda x, a: x[0],  # MLX multiplies a gradient by the value
-    "GatherMM": _right_gather_mm,
+    "GatherMM": _indexed(_right_gather_mm),
     "Pad": _right_pad,
     "Power": _right_power,
     "SliceUpdate": _right_slice_update,

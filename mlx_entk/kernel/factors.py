@@ -265,7 +265,7 @@ class Outers:
     def finite(self) -> mx.array:
         """Of both sides of every use."""
         parts = [_finite(side) for use in self.uses for side in use.sides]
-        return mx.all(mx.stack(mx.broadcast_arrays(*parts)), axis=0)
+        return mx.all(mx.stack(list(mx.broadcast_arrays(*parts))), axis=0)
 
     def rows(self) -> Rows:
         """The Jacobian itself, the positions contracted."""

@@ -9,8 +9,8 @@ several times sums over its uses, with all cross terms.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence, Set
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import mlx.core as mx
@@ -20,7 +20,7 @@ from mlx_entk.functions import ParametricFunction
 from mlx_entk.graph import Graph, Node
 from mlx_entk.inputs import Inputs, alone, count
 from mlx_entk.kernel.factors import Factor, Outer, Outers, Rows
-from mlx_entk.kernel.tail import Tail, envelope, find_bottleneck, find_tail, pull_back
+from mlx_entk.kernel.tail import Tail, dependents, envelope, find_bottleneck, find_tail, pull_back
 from mlx_entk.linalg import as_numpy
 from mlx_entk.mapping import map_inputs, map_pairs
 from mlx_entk.primitives import RIGHT, patches
@@ -161,6 +161,7 @@ class Structure:
     function: ParametricFunction
     graph: Graph
     uses: dict[str, list[Use]]
+    _tails: dict[str, Tail | None] = field(default_factory=dict, repr=False)
 
     @cached_property
     def taps(self) -> list[str]:
@@ -170,7 +171,10 @@ class Structure:
     @cached_property
     def tails(self) -> dict[str, Tail]:
         """Of the taps that have one."""
-        found = {tap: find_tail(self.graph, tap, self.of_inputs) for tap in self.taps}
+        for tap in self.taps:
+            if tap not in self._tails:
+                self._tails[tap] = find_tail(self.graph, tap, self.of_input)
+        found = {tap: self._tails[tap] for tap in self.taps}
         return {tap: tail for tap, tail in found.items() if tail is not None}
 
     @cached_property
@@ -182,28 +186,24 @@ class Structure:
             if not of_parameter <= taps:
                 taps -= of_parameter
         chosen = [tap for tap in self.taps if tap in taps]
-        return (find_bottleneck(self.graph, chosen, self.of_inputs) if chosen else None), chosen
+        return (find_bottleneck(self.graph, chosen, self.of_input) if chosen else None), chosen
 
     @property
     def activations(self) -> int:
         """Floats that one input and one cotangent keep alive in a backward pass, at most."""
-        depends = set(self.of_inputs)
-        total = 0
-        for node in self.graph.nodes:
-            if depends.intersection(node.inputs):
-                depends.update(node.outputs)
-                total += sum(math.prod(self.graph.shapes[name]) for name in node.outputs)
-        return total
+        made = (name for node in self.graph.nodes for name in node.outputs)
+        return sum(math.prod(self.graph.shapes[name]) for name in made if name in self.of_input)
 
-    @property
-    def of_inputs(self) -> list[str]:
-        """Names of the graph's inputs that are the function's, not parameters."""
-        return self.graph.inputs[: len(self.graph.inputs) - len(self.function.params)]
+    @cached_property
+    def of_input(self) -> frozenset[str]:
+        """Values that change from input to input."""
+        number = len(self.graph.inputs) - len(self.function.params)
+        return dependents(self.graph, self.graph.inputs[:number])
 
-    def without(self, names: set[str]) -> "Structure":
+    def without(self, names: Set[str]) -> "Structure":
         """The same for fewer parameters."""
         kept = {name: uses for name, uses in self.uses.items() if name not in names}
-        return Structure(self.function, self.graph, kept)
+        return Structure(self.function, self.graph, kept, self._tails)
 
     def factors(self, x: Inputs, cotangents: mx.array, paired: bool) -> dict[str, Factor]:
         """The Jacobian factor of every covered parameter on inputs x."""

@@ -7,7 +7,7 @@ no backward pass for each output.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -42,12 +42,11 @@ class Tail:
     core: str
 
 
-def find_tail(graph: Graph, value: str, inputs: Sequence[str]) -> Tail | None:
+def find_tail(graph: Graph, value: str, of_input: Set[str]) -> Tail | None:
     """The tail of a value, None where it is not elementwise and then linear.
 
-    ``inputs`` are the graph's inputs that change from input to input.
+    ``of_input`` are the values that change from input to input.
     """
-    of_input = _dependents(graph, inputs)
     same, elementwise, linear = {value}, {value}, set[str]()
     cores: set[str] = set()
     for node in graph.nodes:
@@ -74,20 +73,20 @@ def find_tail(graph: Graph, value: str, inputs: Sequence[str]) -> Tail | None:
     return Tail(value, cores.pop()) if len(cores) == 1 else None
 
 
-def find_bottleneck(graph: Graph, values: Iterable[str], inputs: Sequence[str]) -> str | None:
+def find_bottleneck(graph: Graph, values: Iterable[str], of_input: Set[str]) -> str | None:
     """The smallest value that all paths from some values to the outputs go through.
 
     What lies behind it is linear; None where there is none smaller than the outputs.
     """
     (output,) = graph.outputs
-    sources, reached = list(values), _dependents(graph, values)
+    sources, reached = list(values), dependents(graph, values)
     best, smallest = None, math.prod(graph.shapes[output])
     for node in graph.nodes:
         for name in node.outputs:
             if name not in reached or math.prod(graph.shapes[name]) >= smallest:
                 continue
-            tail = find_tail(graph, name, inputs)
-            around = _dependents(graph, sources, without=name)
+            tail = find_tail(graph, name, of_input)
+            around = dependents(graph, sources, without=name)
             if tail is not None and tail.core == name and output not in around:
                 best, smallest = name, math.prod(graph.shapes[name])
     return best
@@ -130,13 +129,13 @@ def envelope(base: mx.array) -> mx.array | None:
     return mx.array(norms.reshape(b.shape[1:]).astype(np.float32))
 
 
-def _dependents(graph: Graph, values: Iterable[str], without: str | None = None) -> set[str]:
+def dependents(graph: Graph, values: Iterable[str], without: str | None = None) -> frozenset[str]:
     """The values, and all that are computed from them, other than by way of one."""
     found = set(values)
     for node in graph.nodes:
-        if found.intersection(node.inputs):
+        if not found.isdisjoint(node.inputs):
             found.update(name for name in node.outputs if name != without)
-    return found
+    return frozenset(found)
 
 
 def _acts_elementwise(graph: Graph, node: Node, touched: set[str]) -> bool:
@@ -147,11 +146,11 @@ def _acts_elementwise(graph: Graph, node: Node, touched: set[str]) -> bool:
     return node.primitive in ELEMENTWISE and all(graph.shapes[name] == shape for name in touched)
 
 
-def _acts_linearly(node: Node, touched: set[str], of_input: set[str]) -> bool:
+def _acts_linearly(node: Node, touched: set[str], of_input: Set[str]) -> bool:
     """Whether it is linear in what is touched, by factors that are the same for every input."""
     slots = [slot for slot, name in enumerate(node.inputs) if name in touched]
     others = [name for name in node.inputs if name not in touched]
-    fixed = not of_input.intersection(others)
+    fixed = not of_input & set(others)
     if node.primitive in _LINEAR:
         return True
     if node.primitive == "Reduce":

@@ -17,7 +17,7 @@ from onnx import helper
 
 from mlx_entk.errors import InputError
 from mlx_entk.files import write_atomically
-from mlx_entk.graph import UntraceableError
+from mlx_entk.primitives import UntraceableError
 from mlx_entk.onnx.builders import BUILDERS, Primitive
 from mlx_entk.onnx.emitter import PRODUCER, TYPES, Emitter, as_onnx_array
 from mlx_entk.onnx.symbolic import (

@@ -13,7 +13,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.graph import Graph, Node, UntraceableError, record
+from mlx_entk.graph import Graph, Node, record
+from mlx_entk.primitives import UntraceableError
 
 # Batch sizes to trace at. None is 1, which MLX would broadcast.
 _PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89)
