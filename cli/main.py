@@ -3,12 +3,14 @@
 import shlex
 import signal
 import sys
-from typing import NoReturn
+import warnings
+from typing import Any, NoReturn
 
 # Before anything imports mlx: it gives MLX a fast BLAS on Linux.
 import mlx_entk  # isort: skip
 import click
 
+from .base import is_quiet
 from .completion import completion
 from .doctor import doctor
 from .export import export, verify
@@ -19,6 +21,8 @@ from .regress import regress_command
 from .runs import compare_command, report, runs, show_command
 from .sweep import sweep
 from .tms import tms
+
+_show_as_python_does = warnings.showwarning
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -60,6 +64,7 @@ def _terminate(*_: object) -> None:
 def main() -> None:
     """Run the command line; every error is one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    warnings.showwarning = _note
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -78,6 +83,14 @@ def main() -> None:
         _fail(f"{where}{error.strerror or error}", 1)
     else:
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _note(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
+    """A warning of ours is a line for a person; others are as Python shows them."""
+    if not issubclass(category, mlx_entk.SlowPathWarning):
+        _show_as_python_does(message, category, *rest, **options)
+    elif not is_quiet():
+        click.echo(f"Note: {message}", err=True)
 
 
 def _stop(error: BaseException) -> NoReturn:

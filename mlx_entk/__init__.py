@@ -5,7 +5,7 @@ from importlib.metadata import version as _version
 # First of all: it gives MLX a fast BLAS, which works only before MLX is imported.
 from mlx_entk import _blas as _blas  # isort: skip
 from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
-from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
+from mlx_entk.errors import InputError, MlxEntkError, RunFailedError, SlowPathWarning
 from mlx_entk.jacobian import jacobian
 from mlx_entk.kernel import entk, entk_operator, flatten
 from mlx_entk.spectrum import (
@@ -22,6 +22,7 @@ __all__ = [
     "InputError",
     "MlxEntkError",
     "RunFailedError",
+    "SlowPathWarning",
     "Spectrum",
     "TopModes",
     "TraceEstimate",

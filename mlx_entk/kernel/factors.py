@@ -197,11 +197,12 @@ class Outer:
             chosen = [(self.blocks == block)[:, None, :, None] for block in range(shape[0])]
             weights = mx.stack([(left * one).swapaxes(2, 3) @ right for one in chosen], axis=2)
         elif _is_tokens(left):
-            n, R, T, width = right.shape
+            _, R, T, width = right.shape
+            n = left.shape[0]
+            right = mx.broadcast_to(right, (n, R, T, width))
             empty = mx.zeros((n, shape[0], R, width))
             inputs = mx.broadcast_to(mx.arange(n)[:, None], (n, T))
-            tokens = mx.broadcast_to(left[:, 0], (n, T))
-            weights = empty.at[inputs, tokens].add(right.swapaxes(1, 2)).swapaxes(1, 2)
+            weights = empty.at[inputs, left[:, 0]].add(right.swapaxes(1, 2)).swapaxes(1, 2)
         else:
             weights = left.swapaxes(2, 3) @ right
         return weights.reshape(*weights.shape[:2], -1)
