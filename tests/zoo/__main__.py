@@ -20,7 +20,7 @@ LIMIT = 300.0  # seconds for one architecture
 
 
 def main() -> None:
-    """Print rows as they come, sorted at the end, and counts."""
+    """Print the table and counts; the exit code is 1 where something is wrong or crashed."""
     outcomes = run(sys.argv[1:] or names())
     print(table(outcomes))
     print()
