@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.problems import mlp
 from mlx_entk import entk
-from mlx_entk.jacobian import as_parametric
+from mlx_entk.functions import as_parametric
 from mlx_entk.kernel.factors import Products, contract
 from mlx_entk.kernel.structure import find_structure
 

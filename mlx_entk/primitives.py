@@ -335,7 +335,7 @@ def _quantized_matmul(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
 _UNARY: dict[str, Callable[..., mx.array]] = {
     "Abs": mx.abs, "ArcCos": mx.arccos, "ArcCosh": mx.arccosh, "ArcSin": mx.arcsin,
     "ArcSinh": mx.arcsinh, "ArcTan": mx.arctan, "ArcTanh": mx.arctanh,
-    "BitwiseInvert": mx.bitwise_invert, "Ceil": mx.ceil, "Conjugate": mx.conjugate,
+    "Ceil": mx.ceil, "Conjugate": mx.conjugate,
     "Cos": mx.cos, "Cosh": mx.cosh, "Erf": mx.erf, "ErfInv": mx.erfinv, "Exp": mx.exp,
     "Expm1": mx.expm1, "Floor": mx.floor, "Imag": mx.imag, "Log1p": mx.log1p,
     "LogicalNot": mx.logical_not, "Negative": mx.negative, "Real": mx.real, "Round": mx.round,

@@ -6,7 +6,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_entk.graph import OPERATIONS, UntraceableError, trace
+from mlx_entk.graph import trace
+from mlx_entk.primitives import OPERATIONS, RIGHT, TRANSPOSABLE, UntraceableError
 
 x = mx.random.uniform(0.1, 0.9, (3, 4), key=mx.random.key(0))
 y = mx.random.uniform(0.1, 0.9, (3, 4), key=mx.random.key(1))
@@ -76,7 +77,50 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "relu": nn.relu,
     "compiled": mx.compile(mx.tanh),
     "pooling": lambda v: nn.MaxPool1d(2)(v[None, :2]),
+    "round": mx.round,
+    "divmod": lambda v: mx.divmod(v, mx.array(0.3))[1],
+    "complex": lambda v: mx.real(mx.conjugate(v + 1j * y)) * mx.imag((v + 1j * y) ** (1 + 1j)),
+    "bits": lambda v: v * (mx.array([1, 2, 3, 4]) & 6),
+    "written": lambda v: written(v, (slice(None), slice(1, 3)), y[:, 1:3]),
+    "written backwards": lambda v: written(v, (slice(None), slice(3, 0, -2)), v[:, :2]),
+    "written once": lambda v: written(v, (slice(0, 2),), 0.5),
+    "added to a slice": lambda v: v.at[1:, ::2].add(y[1:, ::2]),
+    "multiplied in a slice": lambda v: v.at[:, 1:3].multiply(y[:, 1:3]),
+    "largest in a slice": lambda v: v.at[:, 1:3].maximum(y[:, 1:3]),
+    "rows written": lambda v: written(v, mx.array([2, 0]), y[:2]),
+    "entries added": lambda v: v.at[index, index].add(v[0, :3]),
+    "columns written": lambda v: mx.put_along_axis(v, index[:, None], y[:, :1], axis=1),
+    "masked": lambda v: written(v, v > 0.5, 0.25),
+    "strided": lambda v: mx.as_strided(v, (3, 2), (4, 1), 1),
+    "sorted": lambda v: mx.sort(v, axis=1),
+    "largest": lambda v: mx.topk(v, 2, axis=1),
+    "by order": lambda v: mx.take_along_axis(v, mx.argsort(y, axis=1), axis=1),
+    "by parts": lambda v: mx.take_along_axis(v, mx.argpartition(v, 2, axis=1), axis=1),
+    "diagonal": lambda v: mx.diagonal(v) + mx.trace(v),
+    "cumulative": lambda v: mx.cumprod(v, axis=1) + mx.cummax(v, axis=0, reverse=True),
+    "experts": lambda v: mx.gather_mm(
+        v[:, None], mx.stack([y.T, 2 * y.T]), rhs_indices=mx.array([1, 0, 1])
+    ),
+    "quantised": lambda v: mx.quantized_matmul(
+        mx.pad(v, [(0, 0), (0, 60)]), *QUANTISED, group_size=64, bits=8
+    ),
+    "padded with a sum": lambda v: mx.pad(v, 1, constant_values=v.sum()),
+    "filled with a sum": lambda v: v * mx.full((3, 4), v.sum()),
+    "grouped": lambda v: mx.conv1d(v[None], mx.ones((4, 2, 2)), groups=2),
+    "padded far": lambda v: mx.conv1d(v[None], mx.ones((2, 1, 4)), padding=2, stride=2),
+    "transposed": lambda v: mx.conv_transpose1d(
+        v[None], mx.ones((2, 3, 4)), stride=2, output_padding=1
+    ),
+    "cut": lambda v: mx.conv_general(v[None], mx.ones((2, 2, 4)), padding=([-1], [0]), flip=True),
 }
+QUANTISED = mx.quantize(mx.random.normal((2, 64), key=mx.random.key(2)), group_size=64, bits=8)
+mx.eval(QUANTISED)
+
+
+def written(v: mx.array, at: Any, value: Any) -> mx.array:
+    copy = v * 1
+    copy[at] = value
+    return copy
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -86,9 +130,9 @@ def test_a_graph_computes_what_its_function_does(name: str) -> None:
     graph = trace(function, x)
 
     (output,) = graph.outputs
-    np.testing.assert_allclose(
-        np.array(graph.run([x])[output]), np.array(function(x)), rtol=1e-5, atol=1e-6
-    )
+    for operations in ({}, RIGHT, TRANSPOSABLE):
+        found = graph.run([x], instead=operations)[output]
+        np.testing.assert_allclose(np.array(found), np.array(function(x)), rtol=1e-4, atol=1e-5)
 
 
 def test_every_operation_is_tried() -> None:

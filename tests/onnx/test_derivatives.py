@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_entk import InputError
-from mlx_entk.jacobian import as_parametric
+from mlx_entk.functions import as_parametric
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import derivative, export
 from mlx_entk.onnx.derivatives import What
