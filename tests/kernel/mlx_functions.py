@@ -222,6 +222,7 @@ def add_elementwise() -> None:
         case(name, getattr(mx, name), (3,), (3,), values=POSITIVE)
         case(f"{name}:shared", getattr(mx, name), (3,), (3,), values=POSITIVE, shared=[1])
     case("arctan2", mx.arctan2, (3,), (3,))
+    case("divmod", mx.divmod, (3,), (3,), values=POSITIVE)
     for name in words("""
         equal floor_divide greater greater_equal less less_equal not_equal isclose logical_and
         logical_or logical_xor
@@ -997,7 +998,6 @@ WITHOUT_DERIVATIVE = {
     "takes other ranks": "distributed.recv distributed.recv_like distributed.send",
     "takes a GPU's source": "fast.cuda_kernel fast.metal_kernel fast.precompiled_cuda_kernel",
     "not on a CPU": "gather_qqmm qqmm",
-    "ends the process under vmap": "divmod",
 }
 
 

@@ -23,7 +23,7 @@ Kernel = NDArray[np.float64]
 WRONG_IN_MLX = frozenset(
     {f"conv_transpose{d}d:output padding [0]" for d in (1, 2, 3)}
     | {"full", "full of the weight", "full_like", "pad:value [1]"}
-    | {"power:complex [0]", "power:complex [1]"}
+    | {"divmod [0]", "divmod [1]", "power:complex [0]", "power:complex [1]"}
 )
 # Where reverse mode alone is right, so that there is no operator.
 NO_PRODUCTS = {"astype:mlx.core.bfloat16", "cumprod:a zero"}
