@@ -5,6 +5,7 @@ custom ``vjp`` is no part of forward mode at all. Reverse mode is what defines a
 is held against it on a probe, ⟨c, J u⟩ = ⟨Jᵀc, u⟩, and the first that agrees is taken.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,10 @@ from mlx_entk.primitives import TRANSPOSABLE
 Arrays = list[mx.array]
 # (function, x, names, tangents) → J u of shape (n, C).
 _Way = Callable[[ParametricFunction, Inputs, Sequence[str], Sequence[mx.array]], mx.array]
+
+
+# A gradient smaller than this part of the largest counts in proportion.
+_LEAST = 1e-4
 
 
 def _values(function: ParametricFunction, names: Sequence[str]) -> Arrays:
@@ -146,11 +151,16 @@ def find_push(function: ParametricFunction, probe: Probe) -> Push:
 
 def _tangents(function: ParametricFunction, probe: Probe) -> tuple[mx.array, ...]:
     """Two random tangents of each parameter, scaled by its gradient: shapes (2, …)."""
-    tangents = []
-    for number, (name, value) in enumerate(function.params.items()):
+    sizes = {}
+    for name in function.params:
         norms = [mx.sqrt(mx.square(g.astype(mx.float32)).sum()) for g in probe.flat(name)]
         size = float(mx.stack(norms).max())
-        scale = 1 / size if 0 < size < float("inf") else 0.0
+        sizes[name] = size if math.isfinite(size) else 0.0
+    # A gradient that is zero but for rounding is not blown up.
+    least = _LEAST * max(sizes.values())
+    tangents = []
+    for number, (name, value) in enumerate(function.params.items()):
+        scale = 1 / max(sizes[name], least) if sizes[name] > 0 else 0.0
         drawn = mx.random.normal((2, *value.shape), key=mx.random.key(number)) * scale
         tangents.append(drawn.astype(value.dtype))
     return tuple(tangents)

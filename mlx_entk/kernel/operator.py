@@ -44,31 +44,23 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
 
     def __init__(
         self,
-        push: Push,
+        passes: "_Passes",
         x: Inputs,
         C: int,
         reduction: Reduction,
         batch: int,
         group: Group | None,
     ):
-        function = push.function
+        function = passes.function
         self.batch, self._group = batch, group
         self._x, self._params, self._C = x, function.params, C
         self._full = reduction == "full"
         cotangents = cotangents_of(reduction, C)
         if not cotangents.symmetric:
             raise InputError(f"reduction {reduction}: an operator needs a symmetric kernel")
-        self._cotangents = cotangents.left
-        N, names = count(x), list(function.params)
+        self._cotangents, N = cotangents.left, count(x)
         self._slices = share([slice(i, i + batch) for i in range(0, N, batch)], group)
-
-        def pull(cotangent: mx.array, *inputs: mx.array) -> list[mx.array]:
-            return gradient(function, names, inputs, cotangent)
-
-        def forward(inputs: Inputs, tangent: list[mx.array]) -> mx.array:
-            return push(inputs, names, tangent)
-
-        self._pull, self._push = mx.compile(pull), mx.compile(forward)
+        self._pull, self._push = passes.pull, passes.push
         self.products = 0
         size = N * (C if self._full else 1)
         super().__init__(np.dtype(np.float64), (size, size))
@@ -100,6 +92,22 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
 
     def _adjoint(self) -> "EntkOperator":
         return self
+
+
+class _Passes:
+    """A backward and a forward pass, compiled once for all operators that use them."""
+
+    def __init__(self, push: Push):
+        self.function = function = push.function
+        names = list(function.params)
+
+        def pull(cotangent: mx.array, *inputs: mx.array) -> list[mx.array]:
+            return gradient(function, names, inputs, cotangent)
+
+        def forward(inputs: Inputs, tangent: list[mx.array]) -> mx.array:
+            return push(inputs, names, tangent)
+
+        self.pull, self.push = mx.compile(pull), mx.compile(forward)
 
 
 def entk_operator(
@@ -147,7 +155,7 @@ def entk_operator(
     Notes
     -----
     Before it is handed out, forward products are held against gradients one by one on two inputs,
-    and a product with the kernel of those is checked to be symmetric.
+    and products with the kernel of the first batch are checked to be symmetric.
     """
     function, inputs = bind(model, x, params, output, parameters)
     C = check_model(function, inputs, model)
@@ -156,13 +164,14 @@ def entk_operator(
     cotangents_of(reduction, C)
     function = examine(function, inputs, C).function
     probe = Probe.of(function, inputs, C)
-    push = find_push(function, probe)
-    _require_symmetry(EntkOperator(push, probe.x, C, reduction, 2, None), probe.tolerance)
+    passes = _Passes(find_push(function, probe))
     limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
     if batch is None and limit is not None:
-        batch = _batch_within(limit, push, inputs, C, reduction)
+        batch = _batch_within(limit, passes, inputs, C, reduction)
     (batch,) = numbers_of_first([batch or BATCH], group)
-    return EntkOperator(push, inputs, C, reduction, batch, group)
+    first = EntkOperator(passes, part(inputs, slice(batch)), C, reduction, batch, None)
+    _require_symmetry(first, probe.tolerance)
+    return EntkOperator(passes, inputs, C, reduction, batch, group)
 
 
 def _require_symmetry(operator: EntkOperator, tolerance: float) -> None:
@@ -176,12 +185,12 @@ def _require_symmetry(operator: EntkOperator, tolerance: float) -> None:
         )
 
 
-def _batch_within(limit: int, push: Push, x: Inputs, C: int, reduction: Reduction) -> int:
+def _batch_within(limit: int, passes: _Passes, x: Inputs, C: int, reduction: Reduction) -> int:
     """Inputs a pass that keep a product within a limit, by the peaks of passes of a few."""
 
     def peak(inputs: int) -> int:
         size = inputs * C if reduction == "full" else inputs
-        trial = EntkOperator(push, part(x, slice(inputs)), C, reduction, inputs, None)
+        trial = EntkOperator(passes, part(x, slice(inputs)), C, reduction, inputs, None)
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         trial @ np.ones(size)
