@@ -1,12 +1,15 @@
 """Eigendecomposition of a kernel, its cliffs and its effective rank."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from scipy.special import entr
 
 from mlx_entk import linalg
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array, FloatArray
+from mlx_entk.linalg import ArrayLike, Float64Array, FloatArray
 
 # A cliff: the eigenvalue falls to 1/1.25 or less in one step, ...
 MIN_DROP = float(np.log10(1.25))
@@ -19,6 +22,18 @@ CLIFF_RULE = (
     "a cliff lies before mode i where log10(λ[i-1]/λ[i]) ≥ log10(1.25) and ≥ 8 × the median of "
     "the 25 such steps to either side, among eigenvalues above the noise floor"
 )
+
+
+# What rounding may do to entries of a kernel, as a share of the largest: make them differ from
+# those across the diagonal, or those on it negative, which are sums of squares.
+ROUNDING = 1e-4
+# What it may do to an eigenvalue, as a share of the trace: put it below zero. If entries K[n, m]
+# err by this much of √(K[n, n] K[m, m]), eigenvalues err by no more. Networks in float32 gave up
+# to 1e-7, sums over 10⁶ parameters one after another 2e-4, kernels of pairs of different classes
+# 0.02 and more.
+_NEGATIVE = 1e-3
+
+NOT_AN_ENTK = "it is not an eNTK (the kernel of a pair of different classes is not one)"
 
 
 @dataclass(frozen=True)
@@ -40,52 +55,95 @@ class Spectrum:
     noise_floor: float
 
     def modes(self, first: int, last: int) -> Float64Array:
-        """The eigenvectors of modes first…last, both included, shape (N, last − first + 1)."""
+        """The eigenvectors of modes first…last, both included, shape (N, last − first + 1).
+
+        Raises
+        ------
+        InputError
+            For modes that the spectrum does not have.
+        """
+        if not 0 <= first <= last < self.values.size:
+            raise InputError(f"modes {first}–{last}: the spectrum has {self.values.size} modes")
         return self.vectors[:, first : last + 1]
 
 
-def eigendecompose(kernel: FloatArray, top: int | None = None) -> Spectrum:
+def eigendecompose(kernel: ArrayLike, top: int | None = None) -> Spectrum:
     """Eigenpairs of a kernel, all or the ``top`` largest.
 
     Parameters
     ----------
     kernel
-        Shape (N, N), symmetric; a full kernel goes through :func:`mlx_entk.flatten` first.
+        Shape (N, N), symmetric positive semidefinite; a full kernel goes through
+        :func:`mlx_entk.flatten` first. The noise floor is that of the type it is stored in.
+    top
+        How many; None, or N and more, for all. With fewer, the others are not computed, but
+        that none of them is negative is (see :func:`mlx_entk.linalg.lowest_eigenvalue`).
 
     Raises
     ------
     InputError
-        For a kernel that is not square, not finite, or not symmetric to rounding, and for a
-        ``top`` below 1.
+        For a kernel that is not square, not finite, or not symmetric to rounding; that has an
+        eigenvalue below zero by more than rounding; and for a ``top`` below 1.
     """
-    if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
-        raise InputError(f"kernel has shape {kernel.shape}: a spectrum needs a square matrix")
-    if top is not None and top < 1:
-        raise InputError(f"top is {top}: ask for at least one mode")
-    if not np.isfinite(kernel).all():
-        raise InputError("kernel has NaN or infinite entries: look at the model's weights")
-    scale = float(np.abs(kernel).max())
-    if float(np.abs(kernel - kernel.T).max()) > 1e-4 * scale:
+    matrix = square(kernel, "kernel")
+    size = matrix.shape[0]
+    count = size if top is None else linalg.whole_number(top, "top")
+    if count < 1:
+        raise InputError(f"top is {count}: ask for at least one mode")
+    if not np.isfinite(matrix).all():
+        # An input with NaN has it in its row and in its column, so in a part of every row.
+        diagonal = np.diagonal(matrix)
+        bad = linalg.rows_not_finite(matrix if np.isfinite(diagonal).all() else diagonal, "rows")
+        raise InputError(f"kernel: {bad} NaN or infinite entries: look at the model's weights")
+    scale = float(np.abs(matrix).max())
+    epsilon = linalg.epsilon_of(kernel)
+    with np.errstate(over="ignore"):
+        difference = float(np.abs(matrix - matrix.T).max())
+    rounding = max(ROUNDING, 2 * epsilon)
+    if difference > rounding * scale:
         raise InputError("kernel is not symmetric: its spectrum is not that of an eNTK")
-    values, vectors = linalg.eigh(kernel, top)
+    diagonal = np.diagonal(matrix).astype(np.float64)
+    limit = -max(_NEGATIVE, rounding) * float(np.abs(diagonal).sum())
+    if diagonal.min() < -rounding * scale:
+        limit = 0.0
+    values, vectors = linalg.eigh(matrix, count)
+    lowest = values[-1] if count >= size else linalg.lowest_eigenvalue(matrix, limit)
+    if lowest is not None and lowest < limit:
+        raise InputError(f"kernel has negative eigenvalues down to −{-lowest:.3g}: {NOT_AN_ENTK}")
     # Rounding of each entry, spread over N modes like a random symmetric matrix.
-    epsilon = np.finfo(kernel.dtype).eps
-    return Spectrum(values, vectors, float(2 * np.sqrt(kernel.shape[0]) * epsilon * scale))
+    return Spectrum(values, vectors, float(2 * np.sqrt(size) * epsilon * scale))
 
 
-def find_cliffs(values: Float64Array, noise_floor: float = 0.0) -> list[int]:
+def square(kernel: ArrayLike, name: str) -> FloatArray:
+    """A kernel as float32 or float64 of shape (N, N); InputError for another shape."""
+    matrix = linalg.as_floats(kernel, name)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
+        raise InputError(f"{name} has shape {matrix.shape}: a spectrum needs a square matrix")
+    return matrix
+
+
+def find_cliffs(values: ArrayLike, noise_floor: float = 0.0) -> list[int]:
     """Indices of the modes that open a new group: the spectrum drops sharply just before them.
 
     The criterion is :data:`CLIFF_RULE`, on the steps of log₁₀ λ: a cliff must be steep in
     itself and stand out from the decay around it. Eigenvalues at or below ``noise_floor`` take
-    no part, so the edge where the rank ends is no cliff.
+    no part, so the edge where the rank ends is no cliff, and a kernel of zeros has none.
 
     Parameters
     ----------
     values
         Eigenvalues, largest first.
+
+    Raises
+    ------
+    InputError
+        For values that are not numbers in a row, largest first.
     """
-    above = values[values > noise_floor]
+    found = _eigenvalues(values)
+    rises = np.flatnonzero(found[1:] > found[:-1])
+    if rises.size:
+        raise InputError(f"values rise after number {rises[0]}: pass the largest first")
+    above = found[found > max(noise_floor, 0.0)]
     steps = -np.diff(np.log10(above))
     cliffs = []
     for i, step in enumerate(steps):
@@ -98,20 +156,43 @@ def find_cliffs(values: Float64Array, noise_floor: float = 0.0) -> list[int]:
     return cliffs
 
 
-def mode_groups(cliffs: list[int]) -> list[tuple[int, int]]:
-    """The groups of modes that end at a cliff, as (first, last), both included."""
-    starts = [0, *cliffs[:-1]] if cliffs else []
-    return [(start, end - 1) for start, end in zip(starts, cliffs, strict=True)]
+def mode_groups(cliffs: Sequence[int]) -> list[tuple[int, int]]:
+    """The groups of modes that end at a cliff, as (first, last), both included.
+
+    Raises
+    ------
+    InputError
+        For cliffs that do not rise, or begin before mode 1.
+    """
+    edges = [0, *(linalg.whole_number(cliff, "cliff") for cliff in cliffs)]
+    groups = list(pairwise(edges))
+    if any(end <= start for start, end in groups):
+        raise InputError(f"cliffs are {edges[1:]}: they rise, from 1 on")
+    return [(start, end - 1) for start, end in groups]
 
 
-def effective_rank(values: Float64Array) -> float:
+def effective_rank(values: ArrayLike) -> float:
     """Exponential of the entropy of the normalised eigenvalues (Roy and Vetterli, 2007).
 
-    Runs from 1, for one mode, to N, for a flat spectrum. Negative eigenvalues are rounding
-    and count as zero. Needs all the eigenvalues.
+    Runs from 1, for one mode, to N, for a flat spectrum; 0 for a kernel of zeros. Negative
+    eigenvalues are rounding and count as zero. Needs all the eigenvalues.
+
+    Raises
+    ------
+    InputError
+        For values that are not numbers in a row.
     """
-    positive = values[values > 0]
+    found = _eigenvalues(values)
+    positive = found[found > 0]
     if positive.size == 0:
         return 0.0
-    weights = positive / positive.sum()
-    return float(np.exp(-(weights * np.log(weights)).sum()))
+    shares = positive / positive.max()
+    return float(np.exp(entr(shares / shares.sum()).sum()))
+
+
+def _eigenvalues(values: ArrayLike) -> Float64Array:
+    found: Float64Array = np.asarray(linalg.as_floats(values, "values"), dtype=np.float64)
+    if found.ndim != 1:
+        raise InputError(f"values have shape {found.shape}: pass eigenvalues, shape (k,)")
+    linalg.require_finite(found, "eigenvalues", "modes")
+    return found

@@ -1,8 +1,10 @@
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_entk import _blas, linalg
+from mlx_entk import InputError, _blas, linalg
 
 
 @pytest.mark.parametrize("library", [None, "libfast.so"])
@@ -43,3 +45,81 @@ def test_a_basis_drops_directions_that_the_columns_repeat() -> None:
     np.testing.assert_allclose(basis.T @ basis, np.eye(2), atol=1e-12)
     np.testing.assert_allclose(basis @ (basis.T @ columns), columns, atol=1e-12)
     assert linalg.orthonormal_basis(np.zeros((10, 2))).shape == (10, 0)
+
+
+def test_arrays_in_bfloat16_come_as_float32() -> None:
+    found = linalg.as_numpy(mx.array([1.0, 2.5]).astype(mx.bfloat16))
+
+    assert found.dtype == np.float32
+    assert found.tolist() == [1, 2.5]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (np.ones(2, dtype=np.float32), np.float32), (np.ones(2), np.float64),
+        (np.ones(2, dtype=np.float16), np.float32), (np.ones(2, dtype=np.int8), np.float64),
+        (np.ones(2, dtype=bool), np.float64), ([1, 1.0], np.float64), ((True, True), np.float64),
+        (mx.ones(2), np.float32), (mx.ones(2, dtype=mx.bfloat16), np.float32),
+        (mx.ones(2, dtype=mx.uint8), np.float64), (np.array([1, 1.0], dtype=object), np.float64),
+    ],
+)  # fmt: skip
+def test_numbers_of_any_library_become_floats(values: Any, dtype: Any) -> None:
+    found = linalg.as_floats(values, "values")
+
+    assert found.dtype == dtype
+    assert found.tolist() == [1, 1]
+
+
+def test_floats_are_not_copied() -> None:
+    for values in (np.ones(3), np.ones(3, dtype=np.float32)):
+        assert linalg.as_floats(values, "values") is values
+
+
+@pytest.mark.parametrize(
+    "values", [np.ones(2) * 1j, "text", np.array(["a"]), object(), [[1], [1, 2]], np.zeros(2, "V4")]
+)
+def test_what_are_no_real_numbers_is_refused(values: Any) -> None:
+    with pytest.raises(InputError, match=r"values (has type|cannot be read)") as raised:
+        linalg.as_floats(values, "values")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("count", [1, 3, 7])
+def test_rows_that_are_not_finite_are_named(count: int) -> None:
+    values = np.ones((9, 2))
+    values[:count, 1] = np.nan
+    named = {1: "(0) has", 3: "(0, 1, 2) have", 7: "(0, 1, 2, 3, 4, …) have"}[count]
+
+    with pytest.raises(InputError) as raised:
+        linalg.require_finite(values, "targets")
+    assert str(raised.value) == f"{count} of 9 inputs {named} NaN or infinite targets"
+
+
+def test_the_lowest_eigenvalue_is_told_where_it_is_not_above() -> None:
+    matrix = np.random.default_rng(0).standard_normal((40, 40))
+    matrix = matrix @ matrix.T
+    lowest = np.linalg.eigvalsh(matrix)[0]
+
+    assert linalg.lowest_eigenvalue(matrix, lowest - 1e-6) is None
+    assert linalg.lowest_eigenvalue(matrix, lowest + 1e-6) == pytest.approx(lowest)
+    assert linalg.lowest_eigenvalue(-matrix, 0) == pytest.approx(-np.linalg.norm(matrix, 2))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (np.ones(3), r"columns have shape \(3,\): pass a row for each input"),
+        (np.ones((0, 2)), r"columns have shape \(0, 2\)"),
+        (np.array([[1, np.nan], [1, 1]]), r"1 of 2 inputs \(0\) has NaN or infinite columns"),
+    ],
+)
+def test_columns_without_a_basis_are_refused(columns: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        linalg.orthonormal_basis(columns)
+
+
+def test_a_basis_is_of_columns_of_any_kind() -> None:
+    for columns in (np.eye(3, dtype=int), np.eye(3, dtype=bool), mx.eye(3).astype(mx.bfloat16)):
+        assert linalg.orthonormal_basis(columns).shape == (3, 3)
+    assert linalg.orthonormal_basis(np.zeros((3, 0))).shape == (3, 0)
