@@ -7,15 +7,34 @@ from typing import Any
 import numpy as np
 
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis
+from mlx_entk.linalg import ArrayLike, Float64Array, as_columns, orthonormal_basis
 from mlx_entk.spectrum import Spectrum
 
+# How far the length of a column of a basis may be from 1: bases are also kept in float32.
+_UNIT = 1e-3
 
-def center(features: FloatArray) -> Float64Array:
-    """Columns less their mean: the constant function is no feature."""
-    columns: Float64Array = np.asarray(features, dtype=np.float64)
+
+def center(features: ArrayLike) -> Float64Array:
+    """Columns less their mean, shape (N, k): the constant function is no feature.
+
+    Raises
+    ------
+    InputError
+        For another shape, and NaN or infinite features.
+    """
+    columns = as_columns(features, "features")
     mean: Float64Array = columns.mean(axis=0)
     return columns - mean
+
+
+def _as_basis(columns: ArrayLike, name: str, rows: int | None = None) -> Float64Array:
+    """Columns of length 1 over the inputs of others; InputError for anything else."""
+    basis = as_columns(columns, name)
+    if rows is not None and basis.shape[0] != rows:
+        raise InputError(f"modes are over {rows} inputs, {name} over {basis.shape[0]}")
+    if not np.allclose(np.linalg.norm(basis, axis=0), 1, rtol=0, atol=_UNIT):
+        raise InputError(f"{name} are not orthonormal: pass them through orthonormal_basis")
+    return basis
 
 
 @dataclass(frozen=True)
@@ -52,7 +71,7 @@ class Overlap:
         return np.degrees(np.arccos(np.clip(self.singular_values, 0, 1)))
 
 
-def subspace_overlap(modes: Float64Array, family: Float64Array, rank: int) -> Overlap:
+def subspace_overlap(modes: ArrayLike, family: ArrayLike, rank: int) -> Overlap:
     """Overlap of an eigenspace with a feature family.
 
     Parameters
@@ -66,14 +85,19 @@ def subspace_overlap(modes: Float64Array, family: Float64Array, rank: int) -> Ov
     Raises
     ------
     InputError
-        Where the two are not over the same inputs, or one of them is empty.
+        Where the two are not over the same inputs, one of them is empty, not finite or not
+        orthonormal, or where the rank is below 1.
     """
-    if modes.shape[0] != family.shape[0]:
-        raise InputError(f"modes are over {modes.shape[0]} inputs, features over {family.shape[0]}")
-    if modes.shape[1] == 0 or family.shape[1] == 0:
+    left = _as_basis(modes, "modes")
+    right = _as_basis(family, "features", left.shape[0])
+    d1, d2 = left.shape[1], right.shape[1]
+    if min(d1, d2) == 0:
         raise InputError("an overlap needs at least one mode and one feature that varies")
-    singular = np.linalg.svd(modes.T @ family, compute_uv=False)
-    d1, d2 = modes.shape[1], family.shape[1]
+    if rank < 1:
+        raise InputError(f"rank is {rank}: subspaces need a space of at least one dimension")
+    singular = np.linalg.svd(left.T @ right, compute_uv=False)
+    if singular[0] > 1 + _UNIT:
+        raise InputError("modes or features are not orthonormal: pass them to orthonormal_basis")
     return Overlap(np.clip(singular, 0, 1), min(d1, d2), d1 * d2 / rank)
 
 
@@ -99,12 +123,20 @@ def alignment_rows(
         ``kernel``, ``modes``, ``family``, ``overlap``, ``dimension``, ``percent`` (of the
         dimension), ``chance``, and ``angles``: the smallest, the median and the largest
         principal angle in degrees.
+
+    Raises
+    ------
+    InputError
+        Where groups are missing or not of the spectrum's modes, and as for
+        :func:`subspace_overlap`.
     """
     rows: list[dict[str, Any]] = []
     for kernel, spectrum in spectra.items():
+        if kernel not in groups:
+            raise InputError(f"groups has {', '.join(groups) or 'nothing'}: {kernel} is missing")
         for modes in groups[kernel]:
             for family, basis in bases.items():
-                found = subspace_overlap(spectrum.modes(*modes), basis, basis.shape[0] - 1)
+                found = subspace_overlap(spectrum.modes(*modes), basis, len(basis) - 1)
                 angles = found.angles.tolist()
                 rows.append(
                     {
@@ -121,7 +153,7 @@ def alignment_rows(
     return rows
 
 
-def equivalent_families(bases: dict[str, Float64Array], rtol: float = 1e-6) -> list[list[str]]:
+def equivalent_families(bases: Mapping[str, ArrayLike], rtol: float = 1e-6) -> list[list[str]]:
     """Groups of families that span the same space, which no overlap can tell apart.
 
     For odd p, for instance, n and 2n do: multiplication by 2 permutes the frequencies.
@@ -135,11 +167,19 @@ def equivalent_families(bases: dict[str, Float64Array], rtol: float = 1e-6) -> l
     -------
     list of list of str
         Groups of two or more names, in the order given.
+
+    Raises
+    ------
+    InputError
+        For families over different inputs, that are not finite or not orthonormal.
     """
     groups: list[list[str]] = []
-    for name, basis in bases.items():
+    columns: dict[str, Float64Array] = {}
+    for name, given in bases.items():
+        rows = len(next(iter(columns.values()))) if columns else None
+        basis = columns[name] = _as_basis(given, f"features {name}", rows)
         for group in groups:
-            other = bases[group[0]]
+            other = columns[group[0]]
             d = basis.shape[1]
             if other.shape[1] == d and np.sum((other.T @ basis) ** 2) > d * (1 - rtol):
                 group.append(name)
@@ -150,7 +190,7 @@ def equivalent_families(bases: dict[str, Float64Array], rtol: float = 1e-6) -> l
 
 
 def family_shares(
-    modes: Float64Array, bases: Mapping[str, Float64Array]
+    modes: ArrayLike, bases: Mapping[str, ArrayLike]
 ) -> tuple[Float64Array, list[str]]:
     """How much of each single mode lies in each family: ‖Fᵀv‖², from 0 to 1.
 
@@ -165,13 +205,23 @@ def family_shares(
     -------
     numpy.ndarray, list of str
         Shape (d, families), and the families' names.
+
+    Raises
+    ------
+    InputError
+        For families over other inputs than the modes', and what is not finite or not
+        orthonormal.
     """
-    squared = [np.sum((modes.T @ basis) ** 2, axis=1) for basis in bases.values()]
-    return np.stack(squared, axis=1), list(bases)
+    columns = _as_basis(modes, "modes")
+    shares = np.zeros((columns.shape[1], len(bases)))
+    for number, (name, given) in enumerate(bases.items()):
+        basis = _as_basis(given, f"features {name}", columns.shape[0])
+        shares[:, number] = np.sum((columns.T @ basis) ** 2, axis=1)
+    return shares, list(bases)
 
 
 def frequency_shares(
-    modes: Float64Array, bank: Mapping[str, FloatArray], families: Sequence[str]
+    modes: ArrayLike, bank: Mapping[str, ArrayLike], families: Sequence[str]
 ) -> tuple[Float64Array, list[str]]:
     """How much of each single mode is one frequency of one family: its squared alignment.
 
@@ -188,7 +238,17 @@ def frequency_shares(
     -------
     numpy.ndarray, list of str
         Shape (d, families × K), and a name such as ``"sum, k = 3"`` for each column.
+
+    Raises
+    ------
+    InputError
+        For no families, one that the bank lacks, and as for :func:`frequency_alignment`.
     """
+    missing = [family for family in families if family not in bank]
+    if missing or not families:
+        raise InputError(
+            f"families are {', '.join(missing) or 'none'}: the bank has {', '.join(bank)}"
+        )
     shares = [frequency_alignment(modes, bank[family]) ** 2 for family in families]
     names = [
         f"{family}, k = {k + 1}"
@@ -198,7 +258,7 @@ def frequency_shares(
     return np.concatenate(shares, axis=1), names
 
 
-def frequency_alignment(modes: Float64Array, family: FloatArray) -> Float64Array:
+def frequency_alignment(modes: ArrayLike, family: ArrayLike) -> Float64Array:
     """|cosine| of each mode with each frequency of a Fourier family, whatever the phase.
 
     Parameters
@@ -214,11 +274,22 @@ def frequency_alignment(modes: Float64Array, family: FloatArray) -> Float64Array
     numpy.ndarray
         Shape (d, K), from 0 to 1: the length of each mode's projection on the plane of the
         frequency's cosine and sine.
+
+    Raises
+    ------
+    InputError
+        For a family of an odd number of columns, or over other inputs than the modes', and what
+        is not finite; for modes that are not orthonormal.
     """
-    centered = center(family)
+    columns, centered = _as_basis(modes, "modes"), center(family)
+    if centered.shape[0] != columns.shape[0] or centered.shape[1] % 2:
+        raise InputError(
+            f"family has shape {centered.shape}: over the modes' {columns.shape[0]} inputs it has "
+            "a cosine and a sine for each frequency"
+        )
     K = centered.shape[1] // 2
-    lengths = np.empty((modes.shape[1], K))
+    lengths = np.empty((columns.shape[1], K))
     for k in range(K):
         plane = orthonormal_basis(centered[:, [k, K + k]])
-        lengths[:, k] = np.linalg.norm(modes.T @ plane, axis=1)
+        lengths[:, k] = np.linalg.norm(columns.T @ plane, axis=1)
     return lengths

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array
+from mlx_entk.linalg import ArrayLike, Float64Array, as_floats, whole_number
 
 FeatureBank = dict[str, Float64Array]
 
@@ -13,13 +13,41 @@ FeatureBank = dict[str, Float64Array]
 FREQUENCY_FAMILIES = ("n", "m", "sum", "difference")
 
 
-def fourier_family(values: NDArray[np.int64], p: int) -> Float64Array:
-    """cos(2πkv/p) for k = 1…⌊p/2⌋, then sin likewise: shape (N, 2⌊p/2⌋)."""
+def fourier_family(values: ArrayLike, p: int) -> Float64Array:
+    """cos(2πkv/p) for k = 1…⌊p/2⌋, then sin likewise: shape (N, 2⌊p/2⌋).
+
+    Raises
+    ------
+    InputError
+        For values that are not N whole numbers, and a p below 1.
+    """
+    values = _whole_numbers(values, "values")
+    if whole_number(p, "p") < 1:
+        raise InputError(f"p is {p}: a cycle has at least one number")
     angles = 2 * np.pi * np.outer(values, np.arange(1, p // 2 + 1)) / p
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
 
-def frequency_families(n: NDArray[np.int64], m: NDArray[np.int64], p: int) -> FeatureBank:
+def _whole_numbers(values: ArrayLike, name: str) -> NDArray[np.int64]:
+    """N whole numbers of any type as int64, in which differences do not wrap around."""
+    floats = as_floats(values, name)
+    whole = floats.astype(np.int64) if np.isfinite(floats).all() else np.zeros(0, dtype=np.int64)
+    if floats.ndim != 1 or floats.size == 0 or not np.array_equal(whole, floats):
+        raise InputError(f"{name} are not whole numbers, one for each input")
+    return whole
+
+
+def _summands(n: ArrayLike, m: ArrayLike, p: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    pair = _whole_numbers(n, "n"), _whole_numbers(m, "m")
+    if pair[0].size != pair[1].size:
+        raise InputError(f"n and m are of {pair[0].size} and {pair[1].size} inputs: pass as many")
+    for name, values in zip("nm", pair, strict=True):
+        if values.min() < 0 or values.max() >= p:
+            raise InputError(f"{name} has numbers outside 0…{p - 1}: p is {p}")
+    return pair
+
+
+def frequency_families(n: ArrayLike, m: ArrayLike, p: int) -> FeatureBank:
     """Fourier families of n, m, n+m and n−m, and of n and m added or subtracted as functions.
 
     Parameters
@@ -34,7 +62,13 @@ def frequency_families(n: NDArray[np.int64], m: NDArray[np.int64], p: int) -> Fe
     dict
         ``"n"``, ``"m"``, ``"sum"``, ``"difference"``, ``"axis sum"`` and ``"axis difference"``,
         shape (N, 2⌊p/2⌋) each, as :func:`fourier_family` gives them.
+
+    Raises
+    ------
+    InputError
+        For n and m that are not N numbers from 0 to p − 1 each.
     """
+    n, m = _summands(n, m, p)
     of_n, of_m = fourier_family(n, p), fourier_family(m, p)
     return {
         "n": of_n,
@@ -52,9 +86,7 @@ def indicators(values: NDArray[np.int64], count: int) -> Float64Array:
     return taken
 
 
-def modular_features(
-    n: NDArray[np.int64], m: NDArray[np.int64], p: int, seed: int = 0
-) -> FeatureBank:
+def modular_features(n: ArrayLike, m: ArrayLike, p: int, seed: int = 0) -> FeatureBank:
     """Families of modular addition, after Lin, arXiv 2510.00468.
 
     Fourier families of n, m, n+m ("sum"), n−m ("difference"), 2n and 2m; the union of n and m;
@@ -74,10 +106,11 @@ def modular_features(
     Raises
     ------
     InputError
-        For a p that is even or below 3.
+        For a p that is even or below 3, and n and m that are not N numbers from 0 to p − 1 each.
     """
-    if p < 3 or p % 2 == 0:
+    if whole_number(p, "p") < 3 or p % 2 == 0:
         raise InputError(f"p is {p}: Fourier families need an odd p of at least 3")
+    n, m = _summands(n, m, p)
     single = frequency_families(n, m, p)
     total = (n + m) % p
     random = np.random.default_rng(seed).standard_normal((n.size, p - 1))

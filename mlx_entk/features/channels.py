@@ -9,15 +9,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array, FloatArray
+from mlx_entk.linalg import (
+    ArrayLike,
+    Float64Array,
+    as_columns,
+    as_floats,
+    require_finite,
+    whole_number,
+)
 
 # |cosine| above which a mode is more this feature than everything else together.
 RECOVERED = float(np.sqrt(0.5))
 RECOVERY_RULE = "a feature is recovered where one mode has cos² ≥ 1/2 with it"
 
 
-def channel_alignment(modes: Float64Array, x: FloatArray) -> Float64Array:
-    """Cosine of each mode with each feature's indicator column, shape (k, C).
+def channel_alignment(modes: ArrayLike, x: ArrayLike) -> Float64Array:
+    """Cosine of each mode with each feature's indicator column, shape (k, C); 0 of an absent one.
 
     Parameters
     ----------
@@ -29,27 +36,38 @@ def channel_alignment(modes: Float64Array, x: FloatArray) -> Float64Array:
     Raises
     ------
     InputError
-        Where the modes are not over C·N rows.
+        Where the modes are not over C·N rows, and NaN or infinite entries.
     """
-    N, C = x.shape
-    if modes.shape[0] != C * N:
-        raise InputError(f"modes have {modes.shape[0]} rows, {C} outputs of {N} inputs {C * N}")
-    columns = np.asarray(x, dtype=np.float64)
-    columns = columns / np.maximum(np.linalg.norm(columns, axis=0), np.finfo(np.float64).tiny)
-    cosines = np.einsum("cnk,nc->kc", modes.reshape(C, N, -1), columns)
+    columns, directions = as_columns(x, "features"), as_columns(modes, "modes")
+    N, C = columns.shape
+    rows, k = directions.shape
+    if rows != C * N:
+        raise InputError(f"modes have {rows} rows, {C} outputs of {N} inputs {C * N}")
+    columns = columns / _lengths(columns)
+    cosines = np.einsum("cnk,nc->kc", directions.reshape(C, N, k), columns)
     return np.asarray(cosines)
 
 
-def constant_alignment(x: FloatArray) -> Float64Array:
+def _lengths(columns: Float64Array) -> Float64Array:
+    """Of columns, 1 of a column of zeros."""
+    lengths: Float64Array = np.linalg.norm(columns, axis=0)
+    return np.where(lengths > 0, lengths, 1.0)
+
+
+def constant_alignment(x: ArrayLike) -> Float64Array:
     """Cosine of each feature with the constant function of its own output, shape (C,).
 
     A bias gives every output a mode that is constant on it. Where features are mostly present,
     that alone resembles them: whoever counts recovered features has to know how many of them
-    are recovered so.
+    are recovered so. An absent feature has the cosine 0.
+
+    Raises
+    ------
+    InputError
+        For another shape than (N, C), and NaN or infinite entries.
     """
-    columns = np.asarray(x, dtype=np.float64)
-    lengths = np.maximum(np.linalg.norm(columns, axis=0), np.finfo(np.float64).tiny)
-    return np.asarray(columns.sum(axis=0) / lengths / np.sqrt(len(columns)))
+    columns = as_columns(x, "features")
+    return np.asarray(columns.sum(axis=0) / _lengths(columns) / np.sqrt(len(columns)))
 
 
 @dataclass(frozen=True)
@@ -80,8 +98,10 @@ class Recovery:
         return int((self.best >= RECOVERED).sum())
 
 
-def recovery(cosines: Float64Array, rows: int, seed: int = 0) -> Recovery:
+def recovery(cosines: ArrayLike, rows: int, seed: int = 0) -> Recovery:
     """Count the features that single modes recover, beside two kinds of chance.
+
+    Where there are no modes, as of a kernel of zeros, none is recovered.
 
     Parameters
     ----------
@@ -91,8 +111,19 @@ def recovery(cosines: Float64Array, rows: int, seed: int = 0) -> Recovery:
         Dimension of the space, C·N.
     seed
         Of the rotation and of the random modes.
+
+    Raises
+    ------
+    InputError
+        For cosines of another shape or that are not finite, and fewer rows than modes.
     """
+    cosines = np.asarray(as_floats(cosines, "cosines"), dtype=np.float64)
+    if cosines.ndim != 2:
+        raise InputError(f"cosines have shape {cosines.shape}: pass those of channel_alignment")
+    require_finite(cosines, "cosines", "modes")
     k = cosines.shape[0]
+    if whole_number(rows, "rows") < max(k, 1):
+        raise InputError(f"rows is {rows}: a space of {k} modes has at least as many dimensions")
     generator = np.random.default_rng(seed)
     rotation = np.linalg.qr(generator.standard_normal((k, k)))[0]
     # k random directions of a space of `rows`: their cosines with a feature are the first k
@@ -100,8 +131,8 @@ def recovery(cosines: Float64Array, rows: int, seed: int = 0) -> Recovery:
     drawn = generator.standard_normal((rows, cosines.shape[1]))
     by_chance = np.abs(drawn[:k] / np.linalg.norm(drawn, axis=0))
     return Recovery(
-        best=np.abs(cosines).max(axis=0),
+        best=np.abs(cosines).max(axis=0, initial=0),
         contained=np.linalg.norm(cosines, axis=0),
-        rotated=int((np.abs(rotation @ cosines).max(axis=0) >= RECOVERED).sum()),
-        random=int((by_chance.max(axis=0) >= RECOVERED).sum()),
+        rotated=int((np.abs(rotation @ cosines).max(axis=0, initial=0) >= RECOVERED).sum()),
+        random=int((by_chance.max(axis=0, initial=0) >= RECOVERED).sum()),
     )

@@ -10,12 +10,12 @@ same eigenvectors, with k itself as the eigenvalue.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array
+from mlx_entk.linalg import ArrayLike, Float64Array, as_columns
 
 # A cycle on ℤ_p²: along n at fixed m, along m at fixed n, along both at fixed m − n.
 Axis = Literal["n", "m", "diagonal"]
@@ -26,7 +26,7 @@ Axis = Literal["n", "m", "diagonal"]
 AXES: tuple[Axis, ...] = ("n", "m", "diagonal")
 
 
-def cycle_frequency(functions: Float64Array, p: int, axis: Axis) -> Float64Array:
+def cycle_frequency(functions: ArrayLike, p: int, axis: Axis) -> Float64Array:
     """Multiply each frequency k of functions on ℤ_p², along one cycle, by k.
 
     Parameters
@@ -47,11 +47,15 @@ def cycle_frequency(functions: Float64Array, p: int, axis: Axis) -> Float64Array
     Raises
     ------
     InputError
-        Where the functions are not over p² inputs.
+        Where the functions are not over p² inputs, NaN or infinite, or the cycle is unknown.
     """
-    if functions.shape[0] != p * p:
-        raise InputError(f"functions are over {functions.shape[0]} inputs, not p² = {p * p}")
-    grid = functions.reshape(p, p, -1)
+    columns = as_columns(functions, "functions")
+    rows, d = columns.shape
+    if rows != p * p:
+        raise InputError(f"functions are over {rows} inputs, not p² = {p * p}")
+    if axis not in get_args(Axis):
+        raise InputError(f"axis {axis!r} is unknown: use {', '.join(get_args(Axis))}")
+    grid = columns.reshape(p, p, d)
     steps = np.arange(p)
     if axis == "diagonal":  # shear, so that the cycle runs along the first axis
         grid = grid[steps[:, None], (steps[:, None] + steps) % p]
@@ -60,10 +64,10 @@ def cycle_frequency(functions: Float64Array, p: int, axis: Axis) -> Float64Array
     scaled = np.fft.irfft(np.fft.rfft(grid, axis=along) * frequencies, n=p, axis=along)
     if axis == "diagonal":
         scaled = scaled[steps[:, None], (steps - steps[:, None]) % p]
-    return scaled.reshape(functions.shape)
+    return scaled.reshape(rows, d)
 
 
-def disentangle(modes: Float64Array, p: int, axes: Sequence[Axis] = AXES) -> Float64Array:
+def disentangle(modes: ArrayLike, p: int, axes: Sequence[Axis] = AXES) -> Float64Array:
     """Rotate an eigenspace into modes of one frequency along each cycle in turn.
 
     The first cycle's frequency is diagonalised within the space; where it rises by half a
@@ -84,8 +88,13 @@ def disentangle(modes: Float64Array, p: int, axes: Sequence[Axis] = AXES) -> Flo
     numpy.ndarray
         Orthonormal columns that span the same space, shape (p², d), ordered by their
         frequencies along the cycles.
+
+    Raises
+    ------
+    InputError
+        As for :func:`cycle_frequency`.
     """
-    groups = [modes]
+    groups = [as_columns(modes, "modes")]
     for axis in axes:
         groups = [part for group in groups for part in _split(group, p, axis)]
     return np.concatenate(groups, axis=1)

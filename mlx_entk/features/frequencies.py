@@ -1,12 +1,13 @@
 """Which frequencies a network uses, read off its embedding or off the modes of its kernel."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
 from mlx_entk.features.alignment import center, frequency_alignment
 from mlx_entk.features.bank import FeatureBank, frequency_families
-from mlx_entk.linalg import Float64Array, FloatArray
+from mlx_entk.linalg import ArrayLike, Float64Array, as_floats, require_finite, whole_number
 from mlx_entk.spectrum import Spectrum
 
 KEY_RULE = (
@@ -15,7 +16,7 @@ KEY_RULE = (
 )
 
 
-def embedding_power(embedding: FloatArray) -> Float64Array:
+def embedding_power(embedding: ArrayLike) -> Float64Array:
     """Share of each frequency in the Fourier norm of an embedding (Nanda et al., 2023).
 
     Parameters
@@ -27,12 +28,20 @@ def embedding_power(embedding: FloatArray) -> Float64Array:
     -------
     numpy.ndarray
         Shape (⌊p/2⌋,), of frequencies 1…⌊p/2⌋; sums to 1.
+
+    Raises
+    ------
+    InputError
+        For an even p, NaN or infinite entries, and rows that are all the same.
     """
-    spectrum = np.fft.rfft(center(embedding), axis=0)[1:]
+    rows = center(embedding)
+    if len(rows) % 2 == 0:
+        raise InputError(f"embedding has {len(rows)} rows: its frequencies need an odd p")
+    spectrum = np.fft.rfft(rows, axis=0)[1:]
     return _shares((np.abs(spectrum) ** 2).sum(axis=1))
 
 
-def kernel_power(spectrum: Spectrum, family: FloatArray) -> Float64Array:
+def kernel_power(spectrum: Spectrum, family: ArrayLike) -> Float64Array:
     """Share of each frequency of a Fourier family in a kernel, by the kernel's modes.
 
     The power of a frequency is Σ_i λ_i cos²(v_i, plane of its cosine and sine).
@@ -46,6 +55,12 @@ def kernel_power(spectrum: Spectrum, family: FloatArray) -> Float64Array:
     -------
     numpy.ndarray
         Shape (K,), of frequencies 1…K; sums to 1.
+
+    Raises
+    ------
+    InputError
+        Where no frequency has any power, and as for
+        :func:`mlx_entk.features.frequency_alignment`.
     """
     squared = frequency_alignment(spectrum.vectors, family) ** 2
     return _shares(np.maximum(spectrum.values, 0) @ squared)
@@ -54,18 +69,31 @@ def kernel_power(spectrum: Spectrum, family: FloatArray) -> Float64Array:
 def _shares(power: Float64Array) -> Float64Array:
     total = float(power.sum())
     if not total > 0:
-        raise InputError("no frequency has any power: the features do not vary over the inputs")
+        raise InputError(
+            "no frequency has any power: the features do not vary over the inputs, or the kernel "
+            "is zero"
+        )
     shares: Float64Array = power / total
     return shares
 
 
-def key_frequencies(shares: Float64Array) -> list[int]:
-    """The frequencies, from 1 on, that a network uses, by :data:`KEY_RULE`."""
-    return [k + 1 for k, share in enumerate(shares) if share > 1 / shares.size]
+def key_frequencies(shares: ArrayLike) -> list[int]:
+    """The frequencies, from 1 on, that a network uses, by :data:`KEY_RULE`.
+
+    Raises
+    ------
+    InputError
+        For shares that are not numbers in a row.
+    """
+    found = as_floats(shares, "shares")
+    if found.ndim != 1:
+        raise InputError(f"shares have shape {found.shape}: pass one for each frequency")
+    require_finite(found, "shares", "frequencies")
+    return [k + 1 for k, share in enumerate(found) if share > 1 / found.size]
 
 
 def frequency_features(
-    n: NDArray[np.int64], m: NDArray[np.int64], p: int, keys: list[int], seed: int = 0
+    n: ArrayLike, m: ArrayLike, p: int, keys: Sequence[int], seed: int = 0
 ) -> FeatureBank:
     """Fourier families of modular addition at the key frequencies, and at the others as control.
 
@@ -82,9 +110,17 @@ def frequency_features(
         Frequencies from 1 to ⌊p/2⌋.
     seed
         Of the random control.
+
+    Raises
+    ------
+    InputError
+        For n and m that are not N numbers from 0 to p − 1 each, and keys beyond ⌊p/2⌋ or twice.
     """
     every = frequency_families(n, m, p)
     K = p // 2
+    keys = [whole_number(key, "key") for key in keys]
+    if len(set(keys)) < len(keys) or not set(keys) <= set(range(1, K + 1)):
+        raise InputError(f"keys are {keys}: pass frequencies from 1 to {K}, each once")
     others = [k for k in range(1, K + 1) if k not in keys]
     bank: FeatureBank = {}
     for label, frequencies in (("key", keys), ("other", others)):
@@ -93,5 +129,5 @@ def frequency_features(
         bank |= {
             f"{name} ({label})": family[:, columns] for name, family in every.items() if columns
         }
-    bank["random"] = np.random.default_rng(seed).standard_normal((n.size, 2 * len(keys)))
+    bank["random"] = np.random.default_rng(seed).standard_normal((len(every["n"]), 2 * len(keys)))
     return bank

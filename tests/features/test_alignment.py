@@ -1,11 +1,15 @@
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
 import pytest
 import scipy.linalg
 
-from mlx_entk import InputError, Spectrum
+from mlx_entk import InputError, Spectrum, eigendecompose, find_cliffs, mode_groups
 from mlx_entk.features import (
     alignment_rows,
     center,
+    equivalent_families,
     family_shares,
     frequency_alignment,
     frequency_shares,
@@ -52,6 +56,13 @@ def test_chance_is_what_random_subspaces_overlap_on_average() -> None:
     [
         (np.eye(3), np.eye(4), "modes are over 3 inputs, features over 4"),
         (np.eye(3), np.zeros((3, 0)), "at least one"),
+        (np.zeros((3, 0)), np.eye(3), "at least one"),
+        (np.eye(3), np.ones(3), r"features have shape \(3,\)"),
+        (np.eye(3), np.full((3, 1), np.nan), "3 of 3 inputs .* have NaN or infinite features"),
+        (np.full((3, 1), np.inf), np.eye(3), "3 of 3 inputs .* have NaN or infinite modes"),
+        (np.eye(3), 2 * np.eye(3), "features are not orthonormal"),
+        (np.zeros((3, 1)), np.eye(3), "modes are not orthonormal"),
+        (np.eye(3)[:, [0, 0]], np.eye(3)[:, :1], "modes or features are not orthonormal"),
     ],
 )
 def test_overlaps_without_meaning_are_refused(
@@ -59,6 +70,85 @@ def test_overlaps_without_meaning_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         subspace_overlap(modes, family, rank=3)
+
+
+def test_a_space_of_no_dimensions_has_no_overlaps() -> None:
+    with pytest.raises(InputError, match="rank is 0"):
+        subspace_overlap(np.ones((1, 1)), np.ones((1, 1)), rank=0)
+
+
+def test_bases_in_single_precision_overlap_too() -> None:
+    Q = random_basis(300, 5, 0).astype(np.float32)
+
+    for basis in (Q, mx.array(Q)):
+        assert subspace_overlap(basis, basis, rank=299).percent == pytest.approx(100)
+        assert family_shares(basis, {"f": basis})[0] == pytest.approx(np.ones((5, 1)))
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.ones(3), r"features have shape \(3,\): pass a row for each input, \(N, k\)"),
+        (np.zeros((0, 2)), r"features have shape \(0, 2\)"),
+        (np.array([[1, np.nan], [1, 2]]), r"1 of 2 inputs \(0\) has NaN or infinite features"),
+        (np.array([["a"]]), "features has type <U1"),
+    ],
+)
+def test_features_that_are_none_are_refused(features: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        center(features)
+
+
+def test_features_of_any_kind_are_centred() -> None:
+    for features in (np.array([[0], [2]]), mx.array([[0], [2]]).astype(mx.bfloat16), [[0], [2]]):
+        assert center(features).tolist() == [[-1], [1]]
+    assert center(np.array([[True], [False]])).tolist() == [[0.5], [-0.5]]
+
+
+Q4 = np.eye(4)[:, :2]
+TWO = {"f": Q4, "g": np.eye(5)[:, :2]}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: equivalent_families(TWO), "modes are over 4 inputs, features g over 5"),
+        (lambda: equivalent_families({"f": 2 * Q4}), "features f are not orthonormal"),
+        (lambda: family_shares(Q4, TWO), "modes are over 4 inputs, features g over 5"),
+        (lambda: family_shares(Q4, {"f": Q4 * np.nan}), "infinite features f"),
+        (lambda: frequency_shares(Q4, TWO, ["h"]), "families are h: the bank has f, g"),
+        (lambda: frequency_shares(Q4, TWO, []), "families are none: the bank has f, g"),
+        (lambda: frequency_alignment(Q4, np.eye(5)[:, :2]), r"family has shape \(5, 2\)"),
+        (lambda: frequency_alignment(Q4, np.eye(4)[:, :3]), r"family has shape \(4, 3\)"),
+        (lambda: frequency_alignment(Q4, np.full((4, 2), np.nan)), "NaN or infinite features"),
+        (lambda: frequency_alignment(3 * Q4, Q4), "modes are not orthonormal"),
+    ],
+)
+def test_families_that_do_not_fit_are_refused(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_no_families_have_no_shares() -> None:
+    shares, names = family_shares(Q4, {})
+
+    assert (shares.shape, names) == ((2, 0), [])
+
+
+def test_groups_that_a_spectrum_lacks_are_refused() -> None:
+    spectrum = Spectrum(np.array([2.0, 1]), Q4, 0.0)
+
+    with pytest.raises(InputError, match="modes 1–2: the spectrum has 2 modes"):
+        alignment_rows({"full": spectrum}, {"full": [(1, 2)]}, {"f": Q4})
+    with pytest.raises(InputError, match="groups has other: full is missing"):
+        alignment_rows({"full": spectrum}, {"other": []}, {"f": Q4})
+
+
+def test_a_kernel_of_zeros_has_no_rows() -> None:
+    spectrum = eigendecompose(np.zeros((4, 4)))
+    groups = mode_groups(find_cliffs(spectrum.values, spectrum.noise_floor))
+
+    assert alignment_rows({"full": spectrum}, {"full": groups}, {"f": Q4}) == []
 
 
 def test_frequency_alignment_ignores_the_phase() -> None:

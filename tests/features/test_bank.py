@@ -1,3 +1,6 @@
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -53,3 +56,32 @@ def test_families_that_span_the_same_space_are_recognised() -> None:
 def test_a_modulus_without_fourier_families_is_refused(p: int) -> None:
     with pytest.raises(InputError, match=f"p is {p}: Fourier families need an odd p"):
         modular_features(n, m, p)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32, list, mx.array], ids=str)
+def test_summands_of_any_kind_have_the_same_families(kind: Any) -> None:
+    """Differences of unsigned numbers would wrap around."""
+    cast = kind if kind in (list, mx.array) else lambda values: values.astype(kind)
+    expected = modular_features(n, m, P)
+
+    for name, columns in modular_features(cast(n), cast(m), P).items():
+        np.testing.assert_array_equal(columns, expected[name])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p", "message"),
+    [
+        (n, m[:-1], P, "n and m are of 49 and 48 inputs"),
+        (n, m[:1], P, "n and m are of 49 and 1 inputs"),
+        (n + 1, m, P, r"n has numbers outside 0…6: p is 7"),
+        (n, -m, P, r"m has numbers outside 0…6"),
+        (n + 0.5, m, P, "n are not whole numbers, one for each input"),
+        (n, np.full(49, np.nan), P, "m are not whole numbers"),
+        (n[None], m[None], P, "n are not whole numbers, one for each input"),
+        (n[:0], m[:0], P, "n are not whole numbers, one for each input"),
+        (n, m, 7.0, "p is 7.0: pass a whole number"),
+    ],
+)
+def test_summands_that_are_none_are_refused(first: Any, second: Any, p: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        modular_features(first, second, p)

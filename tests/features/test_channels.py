@@ -1,7 +1,10 @@
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_entk import InputError
+from mlx_entk import InputError, jacobian_modes
 from mlx_entk.features import RECOVERED, channel_alignment, constant_alignment, recovery
 
 
@@ -55,3 +58,46 @@ def test_features_that_are_always_there_resemble_a_constant() -> None:
     x = np.array([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]])
 
     np.testing.assert_allclose(constant_alignment(x), [1.0, 0.5])
+
+
+def test_a_kernel_of_zeros_recovers_no_features() -> None:
+    x = np.random.default_rng(0).random((6, 3))
+    spectrum, _ = jacobian_modes(np.zeros((18, 5)), 4)
+
+    found = recovery(channel_alignment(spectrum.vectors, x), rows=18)
+
+    assert found.best.tolist() == found.contained.tolist() == [0, 0, 0]
+    assert (found.count, found.rotated, found.random) == (0, 0, 0)
+
+
+def test_features_of_any_kind_are_aligned() -> None:
+    whole = np.array([[1, 0], [1, 1]])
+    for x in (whole, whole.astype(bool), mx.array(whole).astype(mx.bfloat16), whole.tolist()):
+        np.testing.assert_allclose(
+            channel_alignment(mx.eye(4), x), indicator_columns(whole), atol=1e-7
+        )
+        np.testing.assert_allclose(constant_alignment(x), [1, np.sqrt(0.5)])
+    assert constant_alignment(np.zeros((3, 1))) == [0]
+
+
+nan = np.array([[1, 2], [np.nan, 1]])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: channel_alignment(np.eye(4), nan), r"1 of 2 inputs \(1\) has NaN or infinite"),
+        (lambda: channel_alignment(nan, np.ones((2, 1))), "NaN or infinite modes"),
+        (lambda: channel_alignment(np.eye(4), np.ones(4)), r"features have shape \(4,\)"),
+        (lambda: channel_alignment(np.ones(4), np.ones((2, 2))), r"modes have shape \(4,\)"),
+        (lambda: constant_alignment(nan), "NaN or infinite features"),
+        (lambda: constant_alignment(np.zeros((0, 2))), r"features have shape \(0, 2\)"),
+        (lambda: recovery(nan, 9), r"1 of 2 modes \(1\) has NaN or infinite cosines"),
+        (lambda: recovery(np.ones(3), 9), r"cosines have shape \(3,\)"),
+        (lambda: recovery(np.ones((3, 2)), 2), "rows is 2: a space of 3 modes"),
+        (lambda: recovery(np.zeros((0, 2)), 0), "rows is 0"),
+    ],
+)
+def test_what_cannot_be_aligned_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,25 @@ def test_any_mixture_of_families_comes_apart_into_single_frequencies(
 def test_functions_on_another_grid_are_refused() -> None:
     with pytest.raises(InputError, match="over 10 inputs, not p² = 121"):
         cycle_frequency(np.zeros((10, 2)), P, "n")
+
+
+def test_no_modes_and_one_come_back() -> None:
+    assert disentangle(np.zeros((P * P, 0)), P).shape == (P * P, 0)
+    assert cycle_frequency(np.zeros((P * P, 0)), P, "n").shape == (P * P, 0)
+    single = np.full((P * P, 1), 1 / P)
+    np.testing.assert_allclose(np.abs(disentangle(single, P)), single)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cycle_frequency(np.ones((P * P, 1)), P, "k"), "axis 'k' is unknown: use n, m"),  # type: ignore[arg-type]
+        (lambda: cycle_frequency(np.ones(P * P), P, "n"), r"functions have shape \(121,\)"),
+        (lambda: cycle_frequency(np.full((P * P, 1), np.nan), P, "m"), "infinite functions"),
+        (lambda: disentangle(np.full((P * P, 2), np.inf), P), "121 of 121 inputs .* modes"),
+        (lambda: disentangle(np.ones((10, 2)), P), "over 10 inputs, not p² = 121"),
+    ],
+)
+def test_what_cannot_be_disentangled_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()

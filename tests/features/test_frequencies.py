@@ -1,3 +1,6 @@
+from typing import Any
+
+import mlx.core as mx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -59,3 +62,40 @@ def test_there_are_no_others_where_all_are_key() -> None:
 def test_a_constant_embedding_has_no_frequency() -> None:
     with pytest.raises(InputError, match="no frequency has any power"):
         embedding_power(np.ones((p, 3)))
+
+
+def test_arrays_of_any_kind_have_frequencies() -> None:
+    embedding = np.round(100 * waves({2: 3.0, 5: 1.0}))
+    expected = embedding_power(embedding)
+
+    np.testing.assert_allclose(embedding_power(embedding.astype(int)), expected)
+    np.testing.assert_allclose(embedding_power(mx.array(embedding)), expected, rtol=1e-5)
+    assert key_frequencies(expected.tolist()) == key_frequencies(expected) == [2]
+    assert key_frequencies([]) == []
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: embedding_power(np.full((p, 2), np.nan)), "NaN or infinite features"),
+        (lambda: embedding_power(np.ones(p)), r"features have shape \(13,\)"),
+        (lambda: embedding_power(np.eye(4)), "embedding has 4 rows: its frequencies need an odd p"),
+        (lambda: embedding_power(np.eye(1)), "no frequency has any power"),
+        (
+            lambda: kernel_power(eigendecompose(np.zeros((p, p))), fourier_family(np.arange(p), p)),
+            "no frequency has any power: the features do not vary over the inputs, or the kernel",
+        ),
+        (lambda: key_frequencies([0.5, np.nan]), r"1 of 2 frequencies \(1\) has NaN"),
+        (lambda: key_frequencies(np.ones((2, 2))), r"shares have shape \(2, 2\)"),
+        (lambda: frequency_features(n, m, p, [7]), r"keys are \[7\]: pass frequencies from 1 to 6"),
+        (lambda: frequency_features(n, m, p, [0, 1]), r"keys are \[0, 1\]"),
+        (lambda: frequency_features(n, m, p, [2, 2]), r"keys are \[2, 2\]"),
+        (lambda: frequency_features(n, m, p, [2.5]), "key is 2.5: pass a whole number"),  # type: ignore[list-item]
+        (lambda: frequency_features(n, m[:3], p, [2]), "n and m are of 169 and 3 inputs"),
+        (lambda: fourier_family(np.arange(3), 0), "p is 0"),
+        (lambda: fourier_family(np.array([0.5]), 3), "values are not whole numbers"),
+    ],
+)
+def test_what_has_no_frequencies_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()
