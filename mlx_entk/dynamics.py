@@ -14,9 +14,19 @@ from mlx_entk.errors import InputError
 from mlx_entk.features import center
 from mlx_entk.features.bank import FeatureBank
 from mlx_entk.functions import Model
+from mlx_entk.inputs import as_inputs, count
 from mlx_entk.kernel import entk
-from mlx_entk.kernel.reduction import Reduction
-from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis
+from mlx_entk.kernel.reduction import Reduction, require_kernel
+from mlx_entk.linalg import (
+    ArrayLike,
+    Float64Array,
+    FloatArray,
+    as_columns,
+    as_floats,
+    orthonormal_basis,
+    require_finite,
+    whole_number,
+)
 from mlx_entk.progress import Progress, silent
 from mlx_entk.spectrum import Spectrum, effective_rank, eigendecompose
 
@@ -28,15 +38,30 @@ ONSET_RULE = (
 )
 
 
-def kernel_distance(kernel: FloatArray, other: FloatArray) -> float:
+def kernel_distance(kernel: ArrayLike, other: ArrayLike) -> float:
     """1 − ⟨K, K′⟩ / (‖K‖ ‖K′‖) in Frobenius' inner product: 0 for the same shape, 1 at most.
 
     The kernel distance of Fort et al., "Deep learning versus kernel learning" (2020). Blind to
-    scale.
+    scale. A kernel of zeros, which has no shape, is at 1 from every other and at 0 from zeros.
+
+    Raises
+    ------
+    InputError
+        For kernels of different shapes, and NaN or infinite entries.
     """
-    a, b = (np.asarray(k, dtype=np.float64).ravel() for k in (kernel, other))
-    norms = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return max(0.0, 1 - float(a @ b) / norms) if norms > 0 else 0.0
+    a, b = (
+        np.asarray(as_floats(k, name), dtype=np.float64)
+        for k, name in ((kernel, "kernel"), (other, "other"))
+    )
+    if a.shape != b.shape or a.size == 0:
+        raise InputError(f"kernels have shapes {a.shape} and {b.shape}: pass two of one shape")
+    require_finite(a, "kernel", "rows")
+    require_finite(b, "other", "rows")
+    largest = [float(np.abs(k).max()) for k in (a, b)]
+    if min(largest) == 0:
+        return float(max(largest) > 0)
+    a, b = a.ravel() / largest[0], b.ravel() / largest[1]
+    return max(0.0, 1 - float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b)))
 
 
 @dataclass(frozen=True)
@@ -81,9 +106,18 @@ def track(
         Orthonormal bases of centred feature families.
     top
         How many eigenvalues to keep; at least the last mode of any group plus one.
+
+    Raises
+    ------
+    InputError
+        For no epochs, groups beyond ``top`` or the kernels' modes, kernels that are missing or
+        of different sizes, and bases over other inputs.
     """
-    if any(last >= top for modes in groups.values() for _, last in modes):
-        raise InputError(f"top is {top}: the groups reach beyond these modes")
+    if len(epochs) == 0:
+        raise InputError("epochs are none: pass at least one checkpoint")
+    top = whole_number(top, "top")
+    for modes in (modes for of_kernel in groups.values() for modes in of_kernel):
+        _require_group(modes, top, f"the first {top}")
     families = _Families(bases)
     values: dict[str, list[Float64Array]] = {kernel: [] for kernel in groups}
     distances: dict[str, list[float]] = {kernel: [] for kernel in groups}
@@ -99,7 +133,11 @@ def track(
         kernels = kernels_at(epoch)
         first = first or kernels
         for kernel, modes_of in groups.items():
+            if kernel not in kernels:
+                raise InputError(f"epoch {epoch} has no kernel {kernel}")
             spectrum = eigendecompose(kernels[kernel], top)
+            for modes in modes_of:
+                _require_group(modes, spectrum.values.size, f"the {spectrum.values.size}")
             values[kernel].append(spectrum.values)
             distances[kernel].append(kernel_distance(kernels[kernel], first[kernel]))
             for (modes, family), overlap in families.overlaps(spectrum, modes_of).items():
@@ -116,21 +154,39 @@ def track(
 class _Families:
     """Bases side by side, so that one product a spectrum serves every group and family."""
 
-    def __init__(self, bases: Mapping[str, Float64Array]):
-        self._together = np.concatenate(list(bases.values()), axis=1)
-        ends = np.cumsum([basis.shape[1] for basis in bases.values()]).tolist()
+    def __init__(self, bases: Mapping[str, ArrayLike]):
+        columns = [as_columns(basis, f"bases of {name}") for name, basis in bases.items()]
+        if len({basis.shape[0] for basis in columns}) > 1:
+            raise InputError("bases are over different inputs: pass one set of inputs")
+        self._together = np.concatenate(columns, axis=1) if columns else None
+        ends = np.cumsum([basis.shape[1] for basis in columns], dtype=int).tolist()
         self._columns = dict(zip(bases, zip([0, *ends], ends, strict=False), strict=True))
 
     def overlaps(
         self, spectrum: Spectrum, groups: Sequence[Modes]
     ) -> dict[tuple[Modes, str], float]:
-        """‖QᵀF‖_F² by (modes, family)."""
+        """‖QᵀF‖_F² by (modes, family); 0 of a kernel of zeros, in which no mode is a mode."""
+        if self._together is None:
+            return {}
+        N = spectrum.vectors.shape[0]
+        if self._together.shape[0] != N:
+            raise InputError(
+                f"bases are over {self._together.shape[0]} inputs, the kernel over {N}"
+            )
         squared_cosines = (spectrum.vectors.T @ self._together) ** 2
+        if spectrum.values[0] == 0:
+            squared_cosines[:] = 0
         return {
             (modes, family): float(squared_cosines[modes[0] : modes[1] + 1, start:end].sum())
             for modes in groups
             for family, (start, end) in self._columns.items()
         }
+
+
+def _require_group(modes: Modes, size: int, of: str) -> None:
+    first, last = modes
+    if not 0 <= first <= last < size:
+        raise InputError(f"modes {first}–{last} are no group of {of} modes")
 
 
 class KernelTracker:
@@ -154,7 +210,7 @@ class KernelTracker:
     every
         Steps between rows; step 0 has one.
     reduction
-        As for :func:`mlx_entk.entk`, other than ``"full"``.
+        As for :func:`mlx_entk.entk`, other than ``"full"`` and a pair of different classes.
     by_layer
         True follows the kernel of every parameter too.
     features
@@ -211,32 +267,34 @@ class KernelTracker:
         memory_limit: int | None = None,
         max_share: float | None = None,
     ):
-        if every < 1:
+        if whole_number(every, "every") < 1:
             raise InputError(f"every is {every}: rows are at least one step apart")
         if reduction == "full":
-            raise InputError("reduction is full: follow trace, sum-of-logits or a pair of classes")
-        top = min(20, probe.shape[0]) if top is None else top
-        if not 1 <= top <= probe.shape[0]:
-            raise InputError(f"top is {top}: the probe set has {probe.shape[0]} modes")
+            raise InputError("reduction is full: follow trace, sum-of-logits or one class (c, c)")
+        require_kernel(reduction)
+        N = count(as_inputs(probe, "probe")[0])
+        top = min(20, N) if top is None else whole_number(top, "top")
+        if not 1 <= top <= N:
+            raise InputError(f"top is {top}: the probe set has {N} modes")
         if max_share is not None and not 0 < max_share < 1:
             raise InputError(f"max_share is {max_share}: a share of the time lies between 0 and 1")
-        for name, columns in (features or {}).items():
-            if columns.shape[0] != probe.shape[0]:
+        bases: dict[str, Float64Array] = {}
+        for name, values in (features or {}).items():
+            columns = as_columns(values, f"features {name}")
+            if columns.shape[0] != N:
                 raise InputError(
-                    f"features {name} are over {columns.shape[0]} inputs, "
-                    f"the probe set has {probe.shape[0]}"
+                    f"features {name} are over {columns.shape[0]} inputs, the probe set has {N}"
                 )
+            bases[name] = orthonormal_basis(center(columns))
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
         self.skipped = 0
         self._model, self._probe, self._every, self._top = model, probe, every, top
         self._reduction, self._by_layer, self._memory_limit = reduction, by_layer, memory_limit
         self._groups = [(0, top - 1)] if groups is None else list(groups)
-        for first, last in self._groups:
-            if not 0 <= first <= last < probe.shape[0]:
-                raise InputError(f"modes {first}–{last} are no group of {probe.shape[0]} modes")
-        bases = {name: orthonormal_basis(center(f)) for name, f in (features or {}).items()}
-        self._families = _Families(bases) if bases else None
+        for modes in self._groups:
+            _require_group(modes, N, str(N))
+        self._families = _Families(bases)
         self._dimensions = {name: basis.shape[1] for name, basis in bases.items()}
         self._log = log
         self._max_share = max_share
@@ -281,7 +339,7 @@ class KernelTracker:
 
     def _describe(self, name: str, kernel: FloatArray) -> dict[str, Any]:
         spectrum = eigendecompose(kernel)
-        overlaps = self._families.overlaps(spectrum, self._groups) if self._families else {}
+        overlaps = self._families.overlaps(spectrum, self._groups)
         return {
             "values": spectrum.values[: self._top].tolist(),
             "effective_rank": effective_rank(spectrum.values),
@@ -299,9 +357,42 @@ class KernelTracker:
         }
 
 
-def derivative(epochs: Float64Array, series: Float64Array) -> Float64Array:
-    """Change per epoch along the first axis, by central differences."""
+def derivative(epochs: ArrayLike, series: ArrayLike) -> Float64Array:
+    """Change per epoch along the first axis, by central differences.
+
+    Raises
+    ------
+    InputError
+        For fewer than two epochs, epochs that do not rise, and values that are not finite.
+    """
+    epochs, series = _series(epochs, series)
+    if epochs.size < 2:
+        raise InputError(f"{epochs.size} checkpoints: a change needs at least two")
     return np.gradient(series, epochs, axis=0)
+
+
+def _series(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64Array]:
+    """Epochs that rise, shape (E,), and finite values by epoch, shape (E, …)."""
+    times = np.asarray(as_floats(epochs, "epochs"), dtype=np.float64)
+    values = np.asarray(as_floats(series, "series"), dtype=np.float64)
+    if times.ndim != 1 or values.shape[:1] != times.shape or times.size == 0:
+        raise InputError(
+            f"epochs have shape {times.shape}, series {values.shape}: pass a value for each epoch"
+        )
+    require_finite(times, "epochs", "checkpoints")
+    require_finite(values, "values", "checkpoints")
+    stops = np.flatnonzero(np.diff(times) <= 0)
+    if stops.size:
+        raise InputError(f"epochs do not rise after number {stops[0]}: sort them, each once")
+    return times, values
+
+
+def _line(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64Array]:
+    """:func:`_series` of one value an epoch."""
+    times, values = _series(epochs, series)
+    if values.ndim != 1:
+        raise InputError(f"series has shape {values.shape}: pass one value for each epoch")
+    return times, values
 
 
 @dataclass(frozen=True)
@@ -325,14 +416,15 @@ class Transition:
     explained: float
 
 
-def transition(epochs: Float64Array, series: Float64Array) -> Transition:
+def transition(epochs: ArrayLike, series: ArrayLike) -> Transition:
     """Find the one transition in a series, by :data:`ONSET_RULE`.
 
     Raises
     ------
     InputError
-        For fewer than three epochs.
+        For fewer than three epochs, epochs that do not rise, and values that are not finite.
     """
+    epochs, series = _line(epochs, series)
     if epochs.size < 3:
         raise InputError(f"{epochs.size} checkpoints: a transition needs at least three")
     corners = [(i, j) for i in range(epochs.size - 1) for j in range(i + 1, epochs.size)]
@@ -358,11 +450,17 @@ def transition(epochs: Float64Array, series: Float64Array) -> Transition:
 HALF_RISE_RULE = "the first epoch at which a series is halfway from its first value to its largest"
 
 
-def half_rise(epochs: Float64Array, series: Float64Array) -> float:
+def half_rise(epochs: ArrayLike, series: ArrayLike) -> float:
     """Where a series has done half of its rise, by :data:`HALF_RISE_RULE`, interpolated.
 
     The first epoch for a series that never rises.
+
+    Raises
+    ------
+    InputError
+        For no epochs, epochs that do not rise, and values that are not finite.
     """
+    epochs, series = _line(epochs, series)
     level = (series[0] + series.max()) / 2
     after = int(np.argmax(series >= level))
     if after == 0:

@@ -73,8 +73,80 @@ def test_tracking_overlaps_the_same_modes_at_every_epoch() -> None:
 
 
 def test_groups_beyond_the_modes_kept_are_refused() -> None:
-    with pytest.raises(InputError, match="reach beyond"):
+    with pytest.raises(InputError, match="modes 0–3 are no group of the first 3 modes"):
         track(lambda epoch: {}, [0], {"full": [(0, 3)]}, {}, top=3)
+
+
+def diagonal(*values: float) -> dict[str, np.ndarray]:
+    return {"full": np.diag(values)}
+
+
+def test_a_kernel_of_zeros_can_be_tracked() -> None:
+    kernels = {0: diagonal(0, 0, 0), 1: diagonal(2, 1, 0)}
+
+    seen = track(kernels.__getitem__, [0, 1], {"full": [(0, 0)]}, {"f": np.eye(3)[:, :1]}, top=2)
+
+    assert seen.values["full"].tolist() == [[0, 0], [2, 1]]
+    assert seen.distances["full"].tolist() == [0, 1]
+    np.testing.assert_allclose(seen.overlaps["full", (0, 0), "f"], [0, 1])
+
+
+def test_no_families_have_no_overlaps() -> None:
+    assert track(lambda epoch: diagonal(1, 0), [0], {"full": [(0, 0)]}, {}, top=1).overlaps == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epochs": []}, "epochs are none"),
+        ({"groups": {"other": []}}, "epoch 0 has no kernel other"),
+        ({"groups": {"full": [(2, 3)]}, "top": 9}, "modes 2–3 are no group of the 3 modes"),
+        ({"groups": {"full": [(2, 1)]}}, "modes 2–1 are no group"),
+        ({"bases": {"f": np.eye(4)}}, "bases are over 4 inputs, the kernel over 3"),
+        ({"bases": {"f": np.eye(4), "g": np.eye(3)}}, "bases are over different inputs"),
+        ({"bases": {"f": np.full((3, 1), np.nan)}}, "NaN or infinite bases of f"),
+        ({"kernels_at": lambda epoch: diagonal(*range(3 + epoch))}, "kernels have shapes"),
+    ],
+)
+def test_what_cannot_be_tracked_is_refused(arguments: dict[str, Any], message: str) -> None:
+    settings: dict[str, Any] = {
+        "kernels_at": lambda epoch: diagonal(2, 1, 0),
+        "epochs": [0, 1],
+        "groups": {"full": [(0, 0)]},
+        "bases": {"f": np.eye(3)[:, :1]},
+        "top": 3,
+    }
+    with pytest.raises(InputError, match=message):
+        track(**settings | arguments)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "series", "message"),
+    [
+        (np.arange(4.0), np.ones(3), r"epochs have shape \(4,\), series \(3,\)"),
+        (np.arange(4.0), np.array([1, np.nan, 1, 1]), r"1 of 4 checkpoints \(1\) has NaN"),
+        (np.array([0, 1, np.nan, 3]), np.ones(4), r"1 of 4 checkpoints \(2\) has NaN"),
+        (np.array([0, 1, 1, 3]), np.ones(4), "epochs do not rise after number 1"),
+        (np.array([0, 2, 1, 3]), np.ones(4), "epochs do not rise after number 1"),
+        (np.array([]), np.array([]), "pass a value for each epoch"),
+    ],
+)
+def test_series_that_are_none_are_refused(
+    epochs: np.ndarray, series: np.ndarray, message: str
+) -> None:
+    for measure in (transition, derivative, half_rise):
+        with pytest.raises(InputError, match=message):
+            measure(epochs, series)
+
+
+def test_series_of_any_kind_are_measured() -> None:
+    assert half_rise([0, 10, 20], mx.array([0, 0, 2])) == pytest.approx(15)
+    assert transition([0, 1, 2, 3], [0, 0, 1, 1]).onset == 1
+    np.testing.assert_allclose(derivative([0, 1, 2], np.array([[0], [2], [4]])), [[2], [2], [2]])
+    with pytest.raises(InputError, match=r"series has shape \(3, 1\)"):
+        half_rise([0, 1, 2], np.ones((3, 1)))
+    with pytest.raises(InputError, match="1 checkpoints: a change needs at least two"):
+        derivative([0], [1])
 
 
 def test_half_of_a_rise_is_found_between_checkpoints() -> None:
@@ -90,6 +162,41 @@ def test_the_distance_of_kernels_is_blind_to_scale() -> None:
     assert kernel_distance(a, 5 * a) == pytest.approx(0)
     assert kernel_distance(a, b) == pytest.approx(1)
     assert kernel_distance(a, a + b / 2) == pytest.approx(1 - 1 / np.sqrt(2))
+
+
+def test_a_kernel_of_zeros_is_far_from_all_but_zeros() -> None:
+    zeros, ones = np.zeros((3, 3)), np.ones((3, 3))
+
+    assert kernel_distance(zeros, zeros) == 0
+    assert kernel_distance(zeros, ones) == kernel_distance(ones, zeros) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_the_distance_of_kernels_of_any_size_is_found(scale: float) -> None:
+    a, b = np.diag([scale, 0]), np.diag([0, scale])
+
+    assert kernel_distance(a, b) == pytest.approx(1)
+    assert kernel_distance(a, a + b) == pytest.approx(1 - 1 / np.sqrt(2))
+
+
+def test_the_distance_of_kernels_of_any_kind_is_found() -> None:
+    assert kernel_distance(np.eye(2, dtype=int), mx.eye(2).astype(mx.bfloat16)) == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "other", "message"),
+    [
+        (np.zeros((3, 3)), np.eye(2), r"kernels have shapes \(3, 3\) and \(2, 2\)"),
+        (np.zeros((0, 0)), np.zeros((0, 0)), "kernels have shapes"),
+        (np.full((2, 2), np.nan), np.eye(2), "2 of 2 rows .* infinite kernel"),
+        (np.eye(2), np.diag([1, np.inf]), r"1 of 2 rows \(1\) has NaN or infinite other"),
+    ],
+)
+def test_kernels_without_a_distance_are_refused(
+    kernel: np.ndarray, other: np.ndarray, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        kernel_distance(kernel, other)
 
 
 probe = mx.random.normal((12, 3), key=mx.random.key(4))
@@ -173,13 +280,44 @@ def test_the_time_it_takes_can_be_bounded() -> None:
     ("settings", "message"),
     [
         ({"every": 0}, "every is 0"),
+        ({"every": 1.5}, "every is 1.5: pass a whole number"),
         ({"reduction": "full"}, "reduction is full"),
+        ({"reduction": (0, 1)}, "reduction 0,1 is a block of the kernel, not a kernel"),
         ({"top": 13}, "top is 13: the probe set has 12 modes"),
         ({"max_share": 1.5}, "max_share is 1.5"),
+        ({"top": 2.0}, "top is 2.0: pass a whole number"),
         ({"features": {"f": np.ones((3, 1))}}, "features f are over 3 inputs"),
+        ({"features": {"f": np.ones(12)}}, r"features f have shape \(12,\)"),
+        ({"features": {"f": np.full((12, 1), np.nan)}}, "12 of 12 inputs .* infinite features f"),
+        ({"probe": [[1.0]]}, "probe is list"),
+        ({"probe": mx.ones(())}, r"probe has shape \(\)"),
         ({"groups": [(3, 12)]}, "modes 3–12 are no group of 12 modes"),
     ],
 )
 def test_a_tracker_refuses_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"probe": probe, "every": 1, "top": 5} | settings
     with pytest.raises(InputError, match=message):
-        KernelTracker(MLP((3, 8, 2)), probe, **{"every": 1, "top": 5} | settings)
+        KernelTracker(MLP((3, 8, 2)), **arguments)
+
+
+def test_a_network_that_dies_or_wakes_is_followed(tmp_path: Path) -> None:
+    model = MLP((3, 8, 2))
+    alive = model.parameters()
+    saturated = {"weight": mx.zeros((8, 3)), "bias": mx.full((8,), 100.0)}
+    dead = {"layers": [saturated, *alive["layers"][1:]]}
+    log = tmp_path / "kernels.jsonl"
+    tracker = KernelTracker(model, probe, every=1, features={"f": np.array(probe)[:, :1]}, log=log)
+    for step, state in enumerate((alive, dead, alive)):
+        model.update(state)
+        tracker(step)
+
+    rows = [json.loads(line)["kernels"] for line in log.read_text().splitlines()]
+    (name,) = [n for n in rows[0] if n.endswith("0.weight")]
+    assert [row[name]["effective_rank"] > 0 for row in rows] == [True, False, True]
+    assert [row[name]["distance_from_first"] for row in rows] == [
+        pytest.approx(0),
+        1,
+        pytest.approx(0),
+    ]
+    assert rows[1][name]["values"] == [0] * 12
+    assert rows[1][name]["alignment"][0]["overlap"] == 0
