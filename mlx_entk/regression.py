@@ -18,7 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import Float64Array, FloatArray, eigh
+from mlx_entk.linalg import (
+    ArrayLike,
+    Float64Array,
+    as_columns,
+    as_floats,
+    eigh,
+    require_finite,
+    whole_number,
+)
 from mlx_entk.spectrum import eigendecompose
 
 # The rule of thumb for "the eNTK describes this network", after Lin.
@@ -52,32 +60,39 @@ class KernelModes:
         return float(self.values.sum() / self.train.shape[0])
 
 
-def modes_of_kernel(train: FloatArray, other: FloatArray) -> KernelModes:
-    """From K(X, X) of shape (R, R) and K(x, X) of shape (S, R).
+def modes_of_kernel(train: ArrayLike, other: ArrayLike) -> KernelModes:
+    """From K(X, X) of shape (R, R) and K(x, X) of shape (S, R); none of a kernel of zeros.
 
     Raises
     ------
     InputError
-        For a K(X, X) that is no kernel, or shapes that do not fit.
+        For a K(X, X) that is no kernel, shapes that do not fit, and NaN or infinite entries.
     """
-    if other.ndim != 2 or other.shape[1] != train.shape[0]:
-        raise InputError(
-            f"kernels of shapes {train.shape} and {other.shape} are not over the same inputs"
-        )
     spectrum = eigendecompose(train)
+    others = as_columns(other, "kernels with the training inputs")
+    R = spectrum.vectors.shape[0]
+    if others.shape[1] != R:
+        raise InputError(
+            f"kernels of shapes {(R, R)} and {others.shape} are not over the same inputs"
+        )
     kept = spectrum.values > spectrum.noise_floor
     vectors = spectrum.vectors[:, kept]
-    return KernelModes(spectrum.values[kept], vectors, other.astype(np.float64) @ vectors)
+    return KernelModes(spectrum.values[kept], vectors, others @ vectors)
 
 
-def modes_of_jacobian(train: FloatArray, other: FloatArray) -> KernelModes:
+def modes_of_jacobian(train: ArrayLike, other: ArrayLike) -> KernelModes:
     """The same from the Jacobians J of shape (R, P) and (S, P), by the smaller side of J.
 
     For flattened kernels, whose R = C·N is beyond what can be decomposed.
+
+    Raises
+    ------
+    InputError
+        For shapes that do not fit, and NaN or infinite entries.
     """
-    rows: Float64Array = np.asarray(train, dtype=np.float64)
-    others: Float64Array = np.asarray(other, dtype=np.float64)
-    if rows.ndim != 2 or others.ndim != 2 or rows.shape[1] != others.shape[1]:
+    rows = as_columns(train, "gradients of the training outputs")
+    others = as_columns(other, "gradients of the other outputs")
+    if rows.shape[1] != others.shape[1] or rows.shape[1] == 0:
         raise InputError(
             f"Jacobians of shapes {rows.shape} and {others.shape} are not by the same parameters"
         )
@@ -94,12 +109,14 @@ def modes_of_jacobian(train: FloatArray, other: FloatArray) -> KernelModes:
 
 def predict(
     modes: KernelModes,
-    targets: Float64Array,
+    targets: ArrayLike,
     ridge: float,
-    base: tuple[Float64Array, Float64Array] | None = None,
+    base: tuple[ArrayLike, ArrayLike] | None = None,
     chosen: Sequence[int] | None = None,
 ) -> tuple[Float64Array, Float64Array]:
-    """Predictions on the training and on the other inputs.
+    """Predictions on the training and on the other inputs, shapes (R, q) and (S, q).
+
+    Without modes, as of a kernel of zeros, they are 0, or the network's own outputs.
 
     Parameters
     ----------
@@ -116,17 +133,47 @@ def predict(
     Raises
     ------
     InputError
-        For a ridge that is not above 0.
+        For a ridge that is not above 0, modes that are not there or named twice, arrays over
+        other inputs, and NaN or infinite entries.
     """
-    if not ridge > 0:
+    if not 0 < ridge < np.inf:
         raise InputError(f"ridge is {ridge}: it must be above 0")
-    residual = targets if base is None else targets - base[0]
-    index = np.arange(modes.values.size) if chosen is None else np.asarray(chosen, dtype=np.intp)
+    residual = _outputs(targets, "targets", modes.train.shape[0])
+    own: tuple[Float64Array, Float64Array] | None = None
+    if base is not None:
+        own = (
+            _outputs(base[0], "outputs", modes.train.shape[0], residual.shape[1]),
+            _outputs(base[1], "outputs", modes.other.shape[0], residual.shape[1]),
+        )
+        residual = residual - own[0]
+    index = _chosen(chosen, modes.values.size)
     values, vectors = modes.values[index], modes.train[:, index]
     weights = (vectors.T @ residual) / (values + ridge * modes.mean_eigenvalue)[:, None]
     train = vectors @ (values[:, None] * weights)
     other = modes.other[:, index] @ weights
-    return (train, other) if base is None else (base[0] + train, base[1] + other)
+    return (train, other) if own is None else (own[0] + train, own[1] + other)
+
+
+def _outputs(values: ArrayLike, name: str, rows: int, columns: int | None = None) -> Float64Array:
+    """Finite values of so many inputs, and outputs where that is known, in float64."""
+    found = as_columns(values, name)
+    if found.shape != (rows, found.shape[1] if columns is None else columns):
+        raise InputError(
+            f"{name} have shape {found.shape}: "
+            f"the others are {rows} inputs" + ("" if columns is None else f", {columns} outputs")
+        )
+    return found
+
+
+def _chosen(chosen: Sequence[int] | None, size: int) -> NDArray[np.intp]:
+    if chosen is None:
+        return np.arange(size)
+    if np.asarray(chosen).dtype == np.bool_:
+        raise InputError("chosen are truth values: pass the numbers of modes")
+    index = [whole_number(mode, "mode") for mode in chosen]
+    if len(set(index)) < len(index) or not set(index) <= set(range(size)):
+        raise InputError(f"chosen modes are {index}: there are modes 0 to {size - 1}, each once")
+    return np.array(index, dtype=np.intp)
 
 
 @dataclass(frozen=True)
@@ -136,7 +183,8 @@ class Quality:
     Attributes
     ----------
     r2
-        1 − ‖prediction − network‖²/‖network − its mean‖².
+        1 − ‖prediction − network‖²/‖network − its mean‖²; of a network that gives all inputs the
+        same, 1 where the prediction does too, −∞ else.
     loss
         Mean squared error of the predictions, outputs weighted.
     loss_ratio
@@ -161,11 +209,11 @@ class Quality:
 
 
 def quality(
-    prediction: Float64Array,
-    network: Float64Array,
-    targets: Float64Array,
-    labels: NDArray[np.int64] | None = None,
-    weights: Float64Array | None = None,
+    prediction: ArrayLike,
+    network: ArrayLike,
+    targets: ArrayLike,
+    labels: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
 ) -> Quality:
     """Compare predictions with a network.
 
@@ -177,18 +225,34 @@ def quality(
         Classes, shape (N,), where the network classifies.
     weights
         Of the outputs in the loss, shape (C,); None for equal ones.
+
+    Raises
+    ------
+    InputError
+        For arrays of different shapes, NaN or infinite entries, and labels that are no classes.
     """
-    spread = float(((network - network.mean(axis=0)) ** 2).sum())
-    error = float(((prediction - network) ** 2).sum())
-    of_output = np.ones(network.shape[1]) if weights is None else weights
-    own = float((of_output * (network - targets) ** 2).mean())
-    loss = float((of_output * (prediction - targets) ** 2).mean())
+    outputs = as_columns(network, "outputs")
+    N, C = outputs.shape
+    predicted = _outputs(prediction, "predictions", N, C)
+    wanted = _outputs(targets, "targets", N, C)
+    constant = bool((outputs == outputs[0]).all())
+    spread = 0.0 if constant else float(((outputs - outputs.mean(axis=0)) ** 2).sum())
+    error = float(((predicted - outputs) ** 2).sum())
+    of_output = np.ones(C) if weights is None else as_floats(weights, "weights")
+    if of_output.shape != (C,):
+        raise InputError(f"weights have shape {of_output.shape}: the network has {C} outputs")
+    require_finite(of_output, "weights", "outputs")
+    own = float((of_output * (outputs - wanted) ** 2).mean())
+    loss = float((of_output * (predicted - wanted) ** 2).mean())
     gap = None
     if labels is not None:
-        right = [float((y.argmax(axis=1) == labels).mean()) for y in (network, prediction)]
+        classes = as_floats(labels, "labels")
+        if classes.shape != (N,) or not np.isin(classes, np.arange(C)).all():
+            raise InputError(f"labels are not {N} classes from 0 to {C - 1}")
+        right = [float((y.argmax(axis=1) == classes).mean()) for y in (outputs, predicted)]
         gap = right[0] - right[1]
     return Quality(
-        r2=1 - error / max(spread, float(np.finfo(np.float64).tiny)),
+        r2=1 - error / spread if spread > 0 else (1.0 if error == 0 else -np.inf),
         loss=loss,
         loss_ratio=loss / own if own > 0 else None,
         accuracy_gap=gap,

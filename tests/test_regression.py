@@ -1,5 +1,7 @@
 """Both predictors against ``numpy.linalg.solve`` and against gradient descent."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -117,3 +119,122 @@ def test_bad_input_is_named() -> None:
     modes = KernelModes(np.ones(1), np.ones((1, 1)), np.ones((1, 1)))
     with pytest.raises(InputError, match="ridge is 0"):
         predict(modes, targets[:1], 0)
+
+
+def settings(**changed: Any) -> dict[str, Any]:
+    J, _, targets = problem(20, 8)
+    modes = modes_of_jacobian(J, J[:5])
+    return {"modes": modes, "targets": targets, "ridge": 0.1} | changed
+
+
+@pytest.mark.parametrize("linearised", [False, True])
+@pytest.mark.parametrize("shape", [(6, 3), (3, 6)])
+def test_a_kernel_of_zeros_predicts_nothing_of_its_own(
+    linearised: bool, shape: tuple[int, int]
+) -> None:
+    J = np.zeros(shape)
+    R = shape[0]
+    targets = np.ones((R, 2))
+    base = (np.full((R, 2), 3.0), np.full((2, 2), 4.0)) if linearised else None
+
+    for modes in (modes_of_jacobian(J, J[:2]), modes_of_kernel(J @ J.T, J[:2] @ J.T)):
+        assert modes.values.size == modes.mean_eigenvalue == 0
+        train, other = predict(modes, targets, 0.1, base)
+
+        assert (train == (3 if linearised else 0)).all()
+        assert (other == (4 if linearised else 0)).all()
+        assert (train.shape, other.shape) == ((R, 2), (2, 2))
+
+
+def test_arrays_of_any_kind_are_fitted() -> None:
+    J, J_other, targets = (np.round(4 * part) for part in problem(20, 8))
+    expected = predict(modes_of_kernel(J @ J.T, J_other @ J.T), targets, 0.1)
+    whole = [part.astype(np.int64) for part in (J, J_other, targets)]
+
+    for J_, other, y in (whole, [mx.array(part) for part in whole]):
+        found = predict(modes_of_jacobian(J_, other), y, 0.1)
+        np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-8)
+        kernels = np.array(J_) @ np.array(J_).T, np.array(other) @ np.array(J_).T
+        np.testing.assert_allclose(
+            predict(modes_of_kernel(*kernels), y, 0.1)[1], expected[1], rtol=1e-5, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"ridge": np.nan}, "ridge is nan"),
+        ({"ridge": np.inf}, "ridge is inf"),
+        ({"targets": np.ones(20)}, r"targets have shape \(20,\)"),
+        ({"targets": np.ones((19, 2))}, r"targets have shape \(19, 2\): the others are 20 inputs"),
+        (
+            {"targets": np.r_[np.nan, np.ones(19)][:, None]},
+            r"1 of 20 inputs \(0\) has NaN or infinite targets",
+        ),
+        ({"base": (np.ones((20, 1)), np.ones((5, 2)))}, r"outputs have shape \(20, 1\)"),
+        ({"base": (np.ones((20, 2)), np.ones((1, 2)))}, r"outputs have shape \(1, 2\)"),
+        ({"base": (np.ones((20, 2)), np.full((5, 2), np.inf))}, "5 of 5 inputs"),
+        ({"chosen": [8]}, r"chosen modes are \[8\]: there are modes 0 to 7, each once"),
+        ({"chosen": [-1]}, r"chosen modes are \[-1\]"),
+        ({"chosen": [1, 1]}, r"chosen modes are \[1, 1\]"),
+        ({"chosen": [True] * 8}, "chosen are truth values"),
+        ({"chosen": [1.5]}, "mode is 1.5: pass a whole number"),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        predict(**settings(**changed))
+
+
+@pytest.mark.parametrize("bad", [np.nan, -np.inf])
+def test_kernels_that_are_not_finite_are_refused(bad: float) -> None:
+    J, J_other, _ = problem(20, 8)
+    for rows in (J, J[:, :30]):
+        broken, broken_other = rows.copy(), J_other.copy()
+        broken[3, 0] = broken_other[2, 0] = bad
+        with pytest.raises(InputError, match=r"1 of 20 inputs \(3\) has NaN or infinite gradients"):
+            modes_of_jacobian(broken, J_other)
+        with pytest.raises(InputError, match=r"1 of 5 inputs \(2\) has NaN or infinite gradients"):
+            modes_of_jacobian(rows, broken_other)
+    K, K_other = J @ J.T, J_other @ J.T
+    K_other[4, 1] = bad
+    with pytest.raises(InputError, match=r"1 of 5 inputs \(4\) has NaN or infinite kernels with"):
+        modes_of_kernel(K, K_other)
+    K[5, 5] = bad
+    with pytest.raises(InputError, match=r"1 of 20 rows \(5\) has NaN or infinite entries"):
+        modes_of_kernel(K, K_other)
+    with pytest.raises(InputError, match="not by the same parameters"):
+        modes_of_jacobian(np.ones((3, 0)), np.ones((2, 0)))
+
+
+def test_a_network_without_spread_has_the_limits_of_r2() -> None:
+    constant, targets = np.full((7, 2), 0.1), np.zeros((7, 2))
+
+    assert quality(constant, constant, targets).r2 == 1
+    assert quality(targets, constant, targets).r2 == -np.inf
+    assert not quality(targets, constant, targets).described
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"prediction": np.ones((6, 1))}, r"predictions have shape \(6, 1\)"),
+        ({"targets": np.ones((1, 2))}, r"targets have shape \(1, 2\)"),
+        ({"network": np.ones(6)}, r"outputs have shape \(6,\)"),
+        ({"network": np.zeros((0, 2))}, r"outputs have shape \(0, 2\)"),
+        ({"prediction": np.full((6, 2), np.nan)}, "6 of 6 inputs .* NaN or infinite predictions"),
+        ({"network": np.full((6, 2), np.nan)}, "6 of 6 inputs .* NaN or infinite outputs"),
+        ({"targets": np.full((6, 2), np.nan)}, "6 of 6 inputs .* NaN or infinite targets"),
+        ({"labels": np.zeros(5, dtype=int)}, "labels are not 6 classes from 0 to 1"),
+        ({"labels": np.full(6, 2)}, "labels are not 6 classes from 0 to 1"),
+        ({"labels": np.full(6, np.nan)}, "labels are not 6 classes from 0 to 1"),
+        ({"weights": np.ones(3)}, r"weights have shape \(3,\): the network has 2 outputs"),
+        ({"weights": np.array([1, np.nan])}, "NaN or infinite weights"),
+    ],
+)
+def test_what_has_no_quality_is_refused(changed: dict[str, Any], message: str) -> None:
+    network = np.arange(12.0).reshape(6, 2)
+    arrays: dict[str, Any] = {"prediction": network, "network": network, "targets": network}
+
+    with pytest.raises(InputError, match=message):
+        quality(**arrays | changed)

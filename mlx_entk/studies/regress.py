@@ -15,7 +15,7 @@ from mlx_entk.files import Json
 from mlx_entk.functions import Model, bind
 from mlx_entk.jacobian import flattened_jacobian
 from mlx_entk.kernel import entk
-from mlx_entk.linalg import Float64Array
+from mlx_entk.linalg import ArrayLike, Float64Array, as_floats, require_finite
 from mlx_entk.models import QuadraticMLP, ToyModel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import (
@@ -41,6 +41,8 @@ RIDGE_RULE = (
 SINGLE = 120
 HEAD = 240
 HELD_OUT_ROWS = 200
+# One half of the held-out inputs chooses the ridge, and R² of the other needs two.
+HELD_OUT_LEAST = 4
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,21 @@ def regress(fit: Fit, progress: Progress = silent) -> Json:
     -------
     dict
         What ``regression.json`` holds.
+
+    Raises
+    ------
+    InputError
+        For fewer than 4 held-out inputs, outputs or targets that are not finite, and a network
+        that gives the inputs of the figures the same outputs, so that R² is not defined.
     """
+    for values, name in ((fit.network, "outputs of the network"), (fit.targets, "targets")):
+        require_finite(values[0], name, "training inputs")
+        require_finite(values[1], name, "held-out inputs")
     order = np.random.default_rng(0).permutation(len(fit.targets[1]))
+    if len(order) < HELD_OUT_LEAST:
+        raise InputError(f"{len(order)} inputs are held out: R² needs at least {HELD_OUT_LEAST}")
     choose, report = np.array_split(order, 2)
+    _require_spread(fit.network[1][report])
 
     progress("regression", 0, 2, "ridge path")
     predictors: dict[str, tuple[KernelModes, bool]] = {}
@@ -160,7 +174,7 @@ def fit_of(run: Run) -> Fit:
 
 
 def fit_of_model(
-    model: Model, initial: Model | None, x: Any, targets: NDArray[np.generic], seed: int = 0
+    model: Model, initial: Model | None, x: Any, targets: ArrayLike, seed: int = 0
 ) -> Fit:
     """A reader's own model by its trace kernel, 7 of 10 inputs to train on.
 
@@ -171,34 +185,38 @@ def fit_of_model(
     x
         N inputs.
     targets
-        Shape (N, C), or (N,) of whole numbers: classes.
+        Shape (N, C), or (N,) of whole numbers or truth values: classes.
 
     Raises
     ------
     InputError
-        Where the targets do not fit the outputs of the model on x.
+        Where the targets do not fit the outputs of the model on x, or targets or outputs are
+        NaN or infinite; the message names the inputs.
     """
     function, inputs = bind(model, x)
     outputs = _host(function.apply({}, *inputs))
+    require_finite(outputs, "outputs of the model")
     N, C = outputs.shape
+    values = as_floats(targets, "targets")
+    if values.shape not in ((N,), (N, C)):
+        raise InputError(f"targets have shape {values.shape}, the model's outputs {(N, C)}")
+    require_finite(values, "targets")
     labels = None
-    if targets.ndim == 1 and targets.dtype.kind in "iu":
-        labels = targets.astype(np.int64)
-        if len(labels) != N or labels.min() < 0 or labels.max() >= C:
+    if values.ndim == 1:
+        if not _are_whole(targets) or values.min() < 0 or values.max() >= C:
             raise InputError(f"targets are not {N} classes from 0 to {C - 1}")
-        targets = np.eye(C)[labels]
-    if targets.shape != (N, C) or targets.dtype.kind not in "iuf":
-        raise InputError(f"targets have shape {targets.shape}, the model's outputs {(N, C)}")
+        labels = values.astype(np.int64)
+        values = np.eye(C)[labels]
     order = np.random.default_rng(seed).permutation(N)
     train, other = np.split(order, [round(0.7 * N)])
-    if min(len(train), len(other)) < 2:
+    if len(other) < HELD_OUT_LEAST:
         raise InputError(f"{N} inputs are too few to train on some and hold out others")
 
     def modes(network: Model) -> KernelModes:
         kernel = entk(network, x, reduction="trace")
         return modes_of_kernel(kernel[np.ix_(train, train)], kernel[np.ix_(other, train)])
 
-    wide = targets.astype(np.float64)
+    wide = values.astype(np.float64)
     return Fit(
         kernel="trace",
         modes=modes(model),
@@ -207,6 +225,23 @@ def fit_of_model(
         targets=(wide[train], wide[other]),
         labels=None if labels is None else labels[other],
     )
+
+
+def _are_whole(targets: ArrayLike) -> bool:
+    """Whether they are stored as whole numbers or truth values."""
+    if isinstance(targets, mx.array):
+        return not mx.issubdtype(targets.dtype, mx.inexact)
+    return np.asarray(targets).dtype.kind in "biu"
+
+
+def _require_spread(outputs: Float64Array) -> None:
+    """Raise InputError for outputs that are the same for all inputs, to rounding in float32."""
+    most = 4 * float(np.finfo(np.float32).eps) * float(np.abs(outputs).max())
+    if np.ptp(outputs, axis=0).max() <= most:
+        raise InputError(
+            "the network gives all held-out inputs the same outputs: there is nothing that its "
+            "kernel could describe"
+        )
 
 
 def _of_tms(run: Run) -> Fit:
@@ -290,14 +325,13 @@ def _by_modes(fit: Fit, ridge: float, report: NDArray[np.int64]) -> Json:
         other = fit.predictions(fit.modes, ridge, False, chosen)[1]
         return _json(_quality(fit, other, report))
 
-    counts = sorted(
-        {1, 2, 3, 5, 8, size, *(last + 1 for _, last in groups)}
-        | {int(k) for k in np.geomspace(10, size, 16) if size > 10}
-    )
+    counts = {1, 2, 3, 5, 8, size, *(last + 1 for _, last in groups)}
+    if size > 10:
+        counts |= {int(k) for k in np.geomspace(10, size, 16)}
     everything = set(range(size))
     return {
         "cliffs": [list(group) for group in groups],
-        "top": [{"k": k, **held_out(range(k))} for k in counts if k <= size],
+        "top": [{"k": k, **held_out(range(k))} for k in sorted(counts) if 0 < k <= size],
         "without_group": [
             {
                 "modes": [first, last],
@@ -329,4 +363,4 @@ def _json(found: Quality) -> Json:
 
 
 def _host(values: mx.array) -> Float64Array:
-    return np.array(values, dtype=np.float64)
+    return np.array(as_floats(values, "outputs"), dtype=np.float64)

@@ -1,0 +1,179 @@
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+
+from mlx_entk import InputError
+from mlx_entk.regression import KernelModes, modes_of_kernel
+from mlx_entk.studies.regress import Fit, fit_of_model, regress
+from tests.models import MLP
+
+x = mx.random.normal((40, 3), key=mx.random.key(0))
+y: np.ndarray = np.sin(np.array(x)[:, :2])
+
+
+class Halves(nn.Module):
+    """What it computes varies over the inputs; what it may be differentiated by does not count."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = mx.ones((3, 2))
+        self.bias = mx.zeros((2,))
+        self.freeze(keys="weight")
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return x @ self.weight + mx.maximum(self.bias - 1, 0)
+
+
+def finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(finite(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return all(finite(part) for part in value)
+    return not isinstance(value, float) or bool(np.isfinite(value))
+
+
+def test_a_kernel_of_zeros_explains_nothing() -> None:
+    found = regress(fit_of_model(Halves(), None, x, y))
+
+    assert finite(found)
+    assert found["rank"] == 0
+    assert found["modes"]["top"] == found["modes"]["without_mode"] == found["modes"]["cliffs"] == []
+    linearised, pure = found["predictors"]
+    assert linearised["r2"] == 1
+    assert pure["r2"] <= 0
+
+
+def test_a_kernel_before_training_may_be_zero() -> None:
+    dead = MLP((3, 8, 2))
+    for layer in dead.layers:
+        layer.weight, layer.bias = mx.zeros_like(layer.weight), mx.zeros_like(layer.bias)
+    dead.layers[-1].freeze()
+
+    found = regress(fit_of_model(MLP((3, 8, 2)), dead, x, y))
+
+    assert finite(found)
+    assert len(found["predictors"]) == 3
+
+
+@pytest.mark.parametrize("rank", [1, 2, 9, 11])
+def test_kernels_of_any_rank_are_explained(rank: int) -> None:
+    J = np.random.default_rng(0).standard_normal((40, rank))
+    K = J @ J.T
+    modes = modes_of_kernel(K[:28, :28], K[28:, :28])
+    outputs = np.random.default_rng(1).standard_normal((40, 2))
+
+    found = regress(
+        Fit("trace", modes, None, (outputs[:28], outputs[28:]), (outputs[:28], outputs[28:]))
+    )
+
+    assert finite(found)
+    assert [row["k"] for row in found["modes"]["top"]][-1] == found["rank"] == rank
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes"),
+    [
+        (np.arange(40) % 2, True), ((np.arange(40) % 2).astype(np.uint64), True),
+        (np.arange(40) % 2 == 0, True), (mx.arange(40) % 2, True),
+        ((np.arange(40) % 2).tolist(), True), (y.astype(np.float16), False), (y > 0, False),
+        (mx.array(y).astype(mx.bfloat16), False), (np.round(y).astype(int), False),
+    ],
+)  # fmt: skip
+def test_targets_of_any_kind_are_fitted(targets: Any, classes: bool) -> None:
+    fit = fit_of_model(MLP((3, 8, 2)), None, x, targets)
+
+    assert (fit.labels is not None) == classes
+    assert fit.targets[0].shape == (28, 2)
+    assert finite(regress(fit))
+
+
+def broken(rows: list[int], value: float = np.nan) -> np.ndarray:
+    targets = y.copy()
+    targets[rows, 0] = value
+    return targets
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (broken([7]), r"1 of 40 inputs (7) has NaN or infinite targets"),
+        (broken([3, 4], np.inf), r"2 of 40 inputs (3, 4) have NaN or infinite targets"),
+        (
+            broken(list(range(9))),
+            r"9 of 40 inputs (0, 1, 2, 3, 4, …) have NaN or infinite targets",
+        ),
+        (np.full(40, np.nan), "40 of 40 inputs (0, 1, 2, 3, 4, …) have NaN or infinite targets"),
+        (np.ones(40), "targets are not 40 classes from 0 to 1"),
+        (np.arange(40), "targets are not 40 classes from 0 to 1"),
+        (np.float64(1), "targets have shape (), the model's outputs (40, 2)"),
+        (np.ones((40, 3)), "targets have shape (40, 3), the model's outputs (40, 2)"),
+        (np.ones((40, 2)) * 1j, "targets has type complex128: pass real numbers"),
+        (np.full(40, "a"), "targets has type <U1: pass real numbers"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(targets: Any, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        fit_of_model(MLP((3, 8, 2)), None, x, targets)
+    assert str(raised.value) == message
+
+
+def test_outputs_that_are_not_finite_are_refused() -> None:
+    far = mx.array(np.where(np.arange(40)[:, None] == 5, 1e30, np.array(x)))
+
+    class Square(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = mx.ones((3, 2))
+
+        def __call__(self, x: mx.array) -> mx.array:
+            return (x @ self.weight) ** 2
+
+    with pytest.raises(InputError) as raised:
+        fit_of_model(Square(), None, far, y)
+    assert str(raised.value) == "1 of 40 inputs (5) has NaN or infinite outputs of the model"
+
+
+def test_too_few_inputs_are_refused() -> None:
+    with pytest.raises(InputError, match="10 inputs are too few"):
+        fit_of_model(MLP((3, 8, 2)), None, x[:10], y[:10])
+    assert finite(regress(fit_of_model(MLP((3, 8, 2)), None, x[:12], y[:12])))
+
+
+def fit(**changed: Any) -> Fit:
+    modes = KernelModes(np.ones(1), np.ones((6, 1)) / np.sqrt(6), np.ones((5, 1)))
+    parts = np.arange(12.0).reshape(6, 2), np.arange(10.0).reshape(5, 2)
+    arguments: dict[str, Any] = {
+        "kernel": "trace", "modes": modes, "initial": None, "network": parts, "targets": parts,
+    }  # fmt: skip
+    return Fit(**arguments | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"targets": (np.ones((6, 2)), np.r_[np.nan, np.ones(9)].reshape(5, 2))},
+            "1 of 5 held-out inputs (0) has NaN or infinite targets",
+        ),
+        (
+            {"network": (np.r_[np.inf, np.ones(11)].reshape(6, 2), np.ones((5, 2)))},
+            "1 of 6 training inputs (0) has NaN or infinite outputs of the network",
+        ),
+        (
+            {"network": (np.ones((6, 2)), np.full((5, 2), 0.1) + 1e-9 * np.eye(5)[:, :2])},
+            "the network gives all held-out inputs the same outputs: there is nothing that its "
+            "kernel could describe",
+        ),
+        (
+            {name: (np.ones((6, 2)), np.ones((3, 2))) for name in ("network", "targets")},
+            "3 inputs are held out: R² needs at least 4",
+        ),
+    ],
+)
+def test_fits_without_a_meaning_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        regress(fit(**changed))
+    assert str(raised.value) == message
