@@ -279,6 +279,11 @@ def _selected(returned: Any, output: Output | None) -> Any:
         else:
             instead = f"{type(returned).__name__}, not an mlx array: choose with output=a function"
         raise InputError(f"model returned {instead}")
+    if isinstance(returned, mx.array) and not callable(output):
+        raise InputError(
+            f"output {output} chooses among several, the model returns one array of shape "
+            f"{returned.shape}: pass a function such as lambda y: y[:, {output!r}]"
+        )
     try:
         if callable(output):
             return output(returned)

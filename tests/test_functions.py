@@ -124,6 +124,7 @@ def test_the_last_position_of_a_sequence() -> None:
         (lambda W, x: Returned(x @ W, x), None, r"choose with output='logits', 'hidden'"),
         (lambda W, x: (x @ W, x), 2, r"output 2 does not fit .* tuple of length 2"),
         (lambda W, x: {"y": x @ W}, "z", r"output z does not fit .* dict of 'y'"),
+        (lambda W, x: x @ W, 1, r"output 1 chooses among several, the model returns one array"),
         (lambda W, x: mx.argmax(x @ W, axis=1), None, r"returned mlx.core.uint32, .* take logits"),
         (lambda W, x: (x @ W) + 1j, None, r"returned mlx.core.complex64"),
     ],
