@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_entk.errors import InputError
@@ -206,7 +205,7 @@ class KernelTracker:
     model
         The module in training.
     probe
-        Inputs of the kernels, batch axis first, the same throughout.
+        Inputs of the kernels, as x of :func:`mlx_entk.entk`, the same throughout.
     every
         Steps between rows; step 0 has one.
     reduction
@@ -255,7 +254,7 @@ class KernelTracker:
     def __init__(
         self,
         model: Model,
-        probe: mx.array,
+        probe: Any,
         *,
         every: int,
         reduction: Reduction = "trace",

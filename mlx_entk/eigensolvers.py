@@ -411,7 +411,7 @@ def jacobian_modes(rows: ArrayLike, top: int) -> tuple[Spectrum, Float64Array]:
     if not 0 < top <= min(R, P):
         raise InputError(f"top is {top}: a Jacobian of shape ({R}, {P}) has 1 to {min(R, P)} modes")
     require_finite(stored, "entries", "rows of the Jacobian")
-    wide: Float64Array = stored.astype(np.float64)
+    wide: Float64Array = np.asarray(stored, dtype=np.float64)
     values, small = eigh(wide.T @ wide if P < R else wide @ wide.T)
     scale = float(np.einsum("rp,rp->r", wide, wide).max())
     floor = float(2 * np.sqrt(R) * epsilon_of(rows) * scale)

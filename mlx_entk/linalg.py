@@ -83,6 +83,8 @@ def as_floats(values: ArrayLike, name: str) -> FloatArray:
     InputError
         For what is no array of real numbers.
     """
+    if np.ma.is_masked(values):
+        raise InputError(f"{name} has masked entries: leave their inputs out, or fill them")
     try:
         array = as_numpy(values) if isinstance(values, mx.array) else np.asarray(values)
         if array.dtype in (np.float32, np.float64):

@@ -33,6 +33,8 @@ from mlx_entk.spectrum import eigendecompose
 MAX_LOSS_RATIO = 1.1
 MAX_ACCURACY_GAP = 0.02
 MIN_R2 = 0.8
+# Sums of squares stay finite below.
+_LARGEST = 1e150
 VERDICT_RULE = "loss ratio ≤ 1.1, accuracy gap ≤ 2 points, R² ≥ 0.8, on held-out inputs"
 
 
@@ -157,6 +159,9 @@ def predict(
 def _outputs(values: ArrayLike, name: str, rows: int, columns: int | None = None) -> Float64Array:
     """Finite values of so many inputs, and outputs where that is known, in float64."""
     found = as_columns(values, name)
+    largest = float(np.abs(found).max(initial=0))
+    if largest > _LARGEST:
+        raise InputError(f"{name} reach {largest:.1e}, whose squares overflow: leave those out")
     if found.shape != (rows, found.shape[1] if columns is None else columns):
         raise InputError(
             f"{name} have shape {found.shape}: "
@@ -233,6 +238,7 @@ def quality(
     """
     outputs = as_columns(network, "outputs")
     N, C = outputs.shape
+    outputs = _outputs(outputs, "outputs", N, C)
     predicted = _outputs(prediction, "predictions", N, C)
     wanted = _outputs(targets, "targets", N, C)
     constant = bool((outputs == outputs[0]).all())

@@ -266,6 +266,15 @@ def test_its_figures_are_those_of_the_kernels_themselves() -> None:
     assert tracker.rows[2]["kernels"]["full"]["distance_from_first"] > 1e-4
 
 
+def test_a_probe_set_of_numpy_is_one_too() -> None:
+    tracker = KernelTracker(MLP((3, 8, 2)), np.array(probe), every=1)
+
+    row = tracker(0)
+
+    assert row is not None
+    assert len(row["kernels"]["full"]["values"]) == 12
+
+
 def test_the_time_it_takes_can_be_bounded() -> None:
     model = MLP((3, 8, 2))
     tracker = KernelTracker(model, probe, every=1, max_share=1e-6)

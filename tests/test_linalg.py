@@ -71,6 +71,14 @@ def test_numbers_of_any_library_become_floats(values: Any, dtype: Any) -> None:
     assert found.tolist() == [1, 1]
 
 
+def test_what_a_mask_hides_is_no_number() -> None:
+    hidden = np.ma.masked_array([1.0, 999.0], mask=[False, True])
+
+    with pytest.raises(InputError, match="values has masked entries"):
+        linalg.as_floats(hidden, "values")
+    assert linalg.as_floats(np.ma.masked_array([1.0, 2.0]), "values").tolist() == [1, 2]
+
+
 def test_floats_are_not_copied() -> None:
     for values in (np.ones(3), np.ones(3, dtype=np.float32)):
         assert linalg.as_floats(values, "values") is values

@@ -171,6 +171,10 @@ def test_arrays_of_any_kind_are_fitted() -> None:
             {"targets": np.r_[np.nan, np.ones(19)][:, None]},
             r"1 of 20 inputs \(0\) has NaN or infinite targets",
         ),
+        (
+            {"targets": np.full((20, 2), np.finfo(np.float64).max)},
+            r"targets reach 1\.8e\+308, whose squares overflow",
+        ),
         ({"base": (np.ones((20, 1)), np.ones((5, 2)))}, r"outputs have shape \(20, 1\)"),
         ({"base": (np.ones((20, 2)), np.ones((1, 2)))}, r"outputs have shape \(1, 2\)"),
         ({"base": (np.ones((20, 2)), np.full((5, 2), np.inf))}, "5 of 5 inputs"),
@@ -225,6 +229,7 @@ def test_a_network_without_spread_has_the_limits_of_r2() -> None:
         ({"prediction": np.full((6, 2), np.nan)}, "6 of 6 inputs .* NaN or infinite predictions"),
         ({"network": np.full((6, 2), np.nan)}, "6 of 6 inputs .* NaN or infinite outputs"),
         ({"targets": np.full((6, 2), np.nan)}, "6 of 6 inputs .* NaN or infinite targets"),
+        ({"network": np.full((6, 2), 1e200)}, r"outputs reach 1\.0e\+200"),
         ({"labels": np.zeros(5, dtype=int)}, "labels are not 6 classes from 0 to 1"),
         ({"labels": np.full(6, 2)}, "labels are not 6 classes from 0 to 1"),
         ({"labels": np.full(6, np.nan)}, "labels are not 6 classes from 0 to 1"),
