@@ -11,7 +11,7 @@ from benchmarks.problems import mlp
 from mlx_entk import entk
 from mlx_entk.functions import as_parametric
 from mlx_entk.kernel.factors import Products, contract
-from mlx_entk.kernel.structure import find_structure
+from mlx_entk.kernel.guard import find_ways
 
 # What is doubled three times, from a base where products dominate; and the exponent in theory:
 # N² C H² of products and N C H² of backward passes, a layer.
@@ -44,7 +44,9 @@ def matmul_share() -> dict[str, float]:
     params = {name: mx.array(value) for name, value in posed.params.items()}
     x = mx.array(posed.x)
     function = as_parametric(lambda values, rows: posed.forward(Ops, values, rows), params)
-    factors = find_structure(function, x).factors(x, mx.eye(10), paired=True)
+    structure = find_ways(function, (x,), 10).structure
+    assert structure is not None
+    factors = structure.factors((x,), mx.eye(10), paired=True)
     factor = max(factors.values(), key=lambda found: found.flops(paired=True))
     mx.eval([side for use in getattr(factor, "uses", ()) for side in use.sides])
     ours = _best(lambda: mx.eval(contract(factor, factor, True, Products())))

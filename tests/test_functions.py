@@ -12,6 +12,7 @@ import pytest
 from mlx_entk import InputError, entk, entk_operator, jacobian
 from mlx_entk.functions import from_flat
 from mlx_entk.inputs import as_inputs, different
+from mlx_entk.parameters import Params
 from tests import models
 
 X = mx.random.normal((5, 3), key=mx.random.key(0))
@@ -179,7 +180,7 @@ def test_limits_and_folders_as_text(tmp_path: Path) -> None:
 def test_whole_numbers_among_the_parameters_do_not_count() -> None:
     params = {"W": mx.ones((3, 2)), "order": mx.array([1, 0])}
 
-    def model(params: Any, x: mx.array) -> mx.array:
+    def model(params: Params, x: mx.array) -> mx.array:
         return (x @ params["W"])[:, params["order"]]
 
     assert set(entk(model, X, params=params, by_layer=True)) == {"W"}
@@ -196,7 +197,7 @@ def test_outputs_in_half_precision_have_kernels_in_single() -> None:
 def test_names_of_parameters_are_no_paths(tmp_path: Path) -> None:
     params = {"a/b": mx.ones((3, 2)), "../c": mx.ones(2), "%2F": mx.ones(2)}
 
-    def model(params: Any, x: mx.array) -> mx.array:
+    def model(params: Params, x: mx.array) -> mx.array:
         return x @ params["a/b"] + params["../c"] * params["%2F"]
 
     function = from_flat(model, params)

@@ -12,7 +12,8 @@ from mlx_entk.primitives import OPERATIONS, RIGHT, TRANSPOSABLE, UntraceableErro
 x = mx.random.uniform(0.1, 0.9, (3, 4), key=mx.random.key(0))
 y = mx.random.uniform(0.1, 0.9, (3, 4), key=mx.random.key(1))
 index = mx.array([2, 0, 1])
-mx.eval(x, y, index)  # what is not computed yet would be traced too
+quantised = mx.quantize(mx.random.normal((2, 64), key=mx.random.key(2)), bits=8)
+mx.eval(x, y, index, quantised)  # what is not computed yet would be traced too
 
 UNARY = """abs negative exp log log2 log10 log1p expm1 sin cos tan sinh cosh tanh arcsin arccos
 arctan arcsinh arctanh sigmoid erf erfinv square sqrt rsqrt sign floor ceil reciprocal"""
@@ -102,7 +103,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
         v[:, None], mx.stack([y.T, 2 * y.T]), rhs_indices=mx.array([1, 0, 1])
     ),
     "quantised": lambda v: mx.quantized_matmul(
-        mx.pad(v, [(0, 0), (0, 60)]), *QUANTISED, group_size=64, bits=8
+        mx.pad(v, [(0, 0), (0, 60)]), quantised[0], quantised[1], quantised[2], bits=8
     ),
     "padded with a sum": lambda v: mx.pad(v, 1, constant_values=v.sum()),
     "filled with a sum": lambda v: v * mx.full((3, 4), v.sum()),
@@ -113,8 +114,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     ),
     "cut": lambda v: mx.conv_general(v[None], mx.ones((2, 2, 4)), padding=([-1], [0]), flip=True),
 }
-QUANTISED = mx.quantize(mx.random.normal((2, 64), key=mx.random.key(2)), group_size=64, bits=8)
-mx.eval(QUANTISED)
 
 
 def written(v: mx.array, at: Any, value: Any) -> mx.array:

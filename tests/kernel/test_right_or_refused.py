@@ -13,6 +13,7 @@ import pytest
 
 from mlx_entk import InputError, eigendecompose, entk, entk_operator, jacobian
 from mlx_entk.kernel.engine import Strategy
+from mlx_entk.parameters import Params
 from tests import models
 from tests.reference import finite_difference_jacobian, from_jacobian, relative_error
 
@@ -161,13 +162,15 @@ def test_output_padding_of_a_transposed_convolution() -> None:
     J = np.concatenate(list(finite_difference_jacobian(model, x).values()), axis=2)
     expected = np.einsum("nmcc->nm", from_jacobian(J)) / 2
 
+    kernels, refusal = [], ""
     try:
         kernels = by_every_way(model, x)
-    except InputError as refused:
-        assert "derivative of Convolution, as this model uses it, is wrong" in str(refused)
-    else:
-        for found in kernels:
-            assert relative_error(found, expected) < 1e-4
+    except InputError as error:
+        refusal = str(error)
+
+    assert kernels or "derivative of Convolution, as this model uses it, is wrong" in refusal
+    for found in kernels:
+        assert relative_error(found, expected) < 1e-4
 
 
 @pytest.mark.parametrize(
@@ -269,7 +272,7 @@ def test_a_block_of_two_classes_has_no_spectrum() -> None:
 
 
 def test_inputs_whose_gradient_is_not_a_number_are_named() -> None:
-    def length(params: Any, x: mx.array) -> mx.array:
+    def length(params: Params, x: mx.array) -> mx.array:
         h = x @ params["W"]
         return mx.sqrt(mx.square(h).sum(axis=1, keepdims=True)) + x @ params["V"]
 
@@ -282,7 +285,7 @@ def test_inputs_whose_gradient_is_not_a_number_are_named() -> None:
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
 def test_parameters_without_axes_or_entries(shape: tuple[int, ...]) -> None:
-    def model(params: Any, x: mx.array) -> mx.array:
+    def model(params: Params, x: mx.array) -> mx.array:
         return (x @ params["W"]) * (1 + params["odd"].sum())
 
     x = mx.random.normal((4, 3), key=mx.random.key(0))
