@@ -6,7 +6,7 @@ list of them. To export another primitive, add a line to the table.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_entk.errors import InputError
 from mlx_entk.onnx.emitter import TYPES, Emitter
-from mlx_entk.onnx.symbolic import FixedBatchError, Size
+from mlx_entk.onnx.symbolic import FixedBatchError, Size, combined, product_of
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,26 @@ def _same(kind: str) -> Builder:
     return lambda e, p: e.op(kind, p.inputs)
 
 
+def _rounded(kind: str) -> Builder:
+    """A rounding, which ONNX does not have of whole numbers."""
+    return lambda e, p: e.op(kind, p.inputs) if _is_float(p.dtypes[0]) else p.inputs[0]
+
+
+def _equal(e: Emitter, p: Primitive) -> str:
+    same = e.op("Equal", p.inputs)
+    if not p.arguments[0] or not _is_float(p.dtypes[0]):
+        return same
+    both_lost = e.op("And", [e.op("IsNaN", [value]) for value in p.inputs])
+    return e.op("Or", [same, both_lost])
+
+
 def _is_float(dtype: mx.Dtype) -> bool:
     return bool(mx.issubdtype(dtype, mx.floating))
+
+
+def _is_infinite(e: Emitter, value: str, dtype: mx.Dtype) -> str:
+    wide = dtype in (mx.float32, mx.float64)  # ONNX asks this of no narrower ones
+    return e.op("IsInf", [value if wide else e.cast(value, mx.float32)])
 
 
 def _square(e: Emitter, p: Primitive) -> str:
@@ -96,7 +114,7 @@ def _log1p(e: Emitter, p: Primitive) -> str:
     shifted = e.op("Add", [x, one])
     back = e.op("Sub", [shifted, one])
     rounds = e.op("Equal", [back, e.number(0, p.dtypes[0])])
-    infinite = e.op("IsInf", [e.op("Cast", [x], to=TYPES[mx.float32])])
+    infinite = _is_infinite(e, x, p.dtypes[0])
     safe = e.op("Where", [rounds, one, back])
     log = e.op("Log", [shifted])
     value = e.op("Where", [rounds, x, e.op("Mul", [log, e.op("Div", [x, safe])])])
@@ -143,7 +161,7 @@ def _arctan2(e: Emitter, p: Primitive) -> str:
 def _logical(kind: str) -> Builder:
     def build(e: Emitter, p: Primitive) -> str:
         values = [
-            name if dtype == mx.bool_ else e.op("Cast", [name], to=TYPES[mx.bool_])
+            name if dtype == mx.bool_ else e.cast(name, mx.bool_)
             for name, dtype in zip(p.inputs, p.dtypes, strict=True)
         ]
         return e.op(kind, values)
@@ -160,8 +178,10 @@ def _bitwise(e: Emitter, p: Primitive) -> str:
 
 
 def _floor_divide(e: Emitter, p: Primitive) -> str:
-    quotient = e.op("Div", p.inputs)
-    return e.op("Floor", [quotient]) if _is_float(p.dtypes[0]) else quotient
+    a, b = p.inputs
+    if _is_float(p.dtypes[0]):
+        return e.op("Floor", [e.op("Div", [a, b])])
+    return e.op("Div", [e.op("Sub", [a, e.op("Mod", [a, b])]), b])  # Div alone goes towards zero
 
 
 def _remainder(e: Emitter, p: Primitive) -> str:
@@ -180,15 +200,6 @@ def _power(e: Emitter, p: Primitive) -> str:
     return e.op("Pow", p.inputs)
 
 
-def _maximum(kind: str) -> Builder:
-    def build(e: Emitter, p: Primitive) -> str:
-        if p.dtypes[0] == mx.bool_:
-            return e.op("Or" if kind == "Max" else "And", p.inputs)
-        return e.op(kind, p.inputs)
-
-    return build
-
-
 def _add_mm(e: Emitter, p: Primitive) -> str:
     alpha, beta = p.arguments
     product = e.op("MatMul", p.inputs[:2])
@@ -199,7 +210,7 @@ def _add_mm(e: Emitter, p: Primitive) -> str:
 
 
 def _as_type(e: Emitter, p: Primitive) -> str:
-    return e.op("Cast", p.inputs, to=TYPES[p.arguments[0]])
+    return e.cast(p.inputs[0], p.arguments[0])
 
 
 def _arange(e: Emitter, p: Primitive) -> str:
@@ -208,31 +219,20 @@ def _arange(e: Emitter, p: Primitive) -> str:
         raise p.refuse_free_batch("whose start depends on the batch")
     (count,) = p.output_shapes[0]
     if not isinstance(count, Size):
-        return e.constant(start + step * np.arange(count), np.dtype(_numpy_name(dtype)))
-    zero, one = e.constant(0), e.constant(1)
-    scalar = e.op("Squeeze", [e.size(count)])
-    steps = e.op("Cast", [e.op("Range", [zero, scalar, one])], to=TYPES[dtype])
+        return e.number(start + step * np.arange(count), dtype)
+    steps = e.cast(e.range(0, 1, count), dtype)
     return e.op("Add", [e.op("Mul", [steps, e.number(step, dtype)]), e.number(start, dtype)])
-
-
-def _numpy_name(dtype: mx.Dtype) -> str:
-    if mx.issubdtype(dtype, mx.unsignedinteger):
-        return "int64"
-    return str(dtype).removeprefix("mlx.core.")
 
 
 def _reduce(e: Emitter, p: Primitive) -> str:
     kind, axes = p.arguments
     name = ("Min", "Max", "Sum", "Prod", "Min", "Max")[kind]
-    value = p.inputs[0]
-    dtype = p.dtypes[0]
-    logical = dtype == mx.bool_
-    if logical:  # all, any, and counts
-        value = e.op("Cast", [value], to=TYPES[mx.int32])
+    value, dtype = p.inputs[0], p.dtypes[0]
+    if kind < 2 and p.output_dtypes[0] == mx.bool_:  # all and any, of numbers too
+        zero = e.number(0, dtype)
+        value, dtype = e.cast(e.op("Not", [e.op("Equal", [value, zero])]), mx.int32), mx.int32
     reduced = e.op(f"Reduce{name}", [value, e.constant(list(axes))], keepdims=1)
-    if p.output_dtypes[0] != dtype or logical:
-        reduced = e.op("Cast", [reduced], to=TYPES[p.output_dtypes[0]])
-    return reduced
+    return reduced if p.output_dtypes[0] == dtype else e.cast(reduced, p.output_dtypes[0])
 
 
 def _arg_reduce(e: Emitter, p: Primitive) -> str:
@@ -241,40 +241,74 @@ def _arg_reduce(e: Emitter, p: Primitive) -> str:
 
 
 def _log_sum_exp(e: Emitter, p: Primitive) -> str:
-    x, axes = p.inputs[0], e.constant([-1])
+    x, axes, dtype = p.inputs[0], e.constant([-1]), p.dtypes[0]
     peak = e.op("ReduceMax", [x, axes], keepdims=1)
+    # Infinities have no difference: what is all −∞, a masked row, gives −∞.
+    peak = e.op("Where", [_is_infinite(e, peak, dtype), e.number(0, dtype), peak])
     total = e.op("ReduceSum", [e.op("Exp", [e.op("Sub", [x, peak])]), axes], keepdims=1)
     return e.op("Add", [e.op("Log", [total]), peak])
 
 
 def _scan(e: Emitter, p: Primitive) -> str:
     kind, axis, reverse, inclusive = p.arguments
-    if kind != 2:
-        raise p.refuse("other than a cumulative sum")
-    return e.op(
-        "CumSum", [p.inputs[0], e.constant(axis)], exclusive=int(not inclusive),
-        reverse=int(reverse),
-    )  # fmt: skip
+    name = ("Max", "Min", "Sum", "Mul", "LogSumExp")[kind]
+    value, dtype = p.inputs[0], p.dtypes[0]
+    if name == "LogSumExp":
+        raise p.refuse("that adds logarithms")
+    if name == "Sum":
+        exclusive = int(not inclusive)
+        inputs = [value, e.constant(axis)]
+        value = e.op("CumSum", inputs, exclusive=exclusive, reverse=int(reverse))
+    else:
+        length = p.shapes[0][axis]
+        if isinstance(length, Size):
+            raise p.refuse_free_batch("along the batch, other than a sum")
+        neutral = e.number(_neutral(name, p), dtype)
+        if not inclusive:
+            value = _shifted(e, p, value, 1, neutral)
+        # After the step that reaches back by r, an entry stands for the 2r that end with it.
+        reach = 1
+        while reach < length:
+            value = e.op(name, [value, _shifted(e, p, value, reach, neutral)])
+            reach *= 2
+    return value if p.output_dtypes[0] == dtype else e.cast(value, p.output_dtypes[0])
 
 
-def _sorted(values: bool, descending: bool = False) -> Builder:
+def _shifted(e: Emitter, p: Primitive, value: str, by: int, fill: str) -> str:
+    """The entries along the axis of a scan, moved on in its direction; ``fill`` moves in."""
+    _, axis, reverse, _ = p.arguments
+    length = p.shapes[0][axis]
+    at = e.constant([axis])
+    first = by if reverse else 0
+    kept = e.op("Slice", [value, e.constant([first]), e.constant([first + length - by]), at])
+    widths = [0, by] if reverse else [by, 0]
+    return e.op("Pad", [kept, e.constant(widths), fill, at], mode="constant")
+
+
+def _neutral(name: str, p: Primitive) -> float:
+    """What changes nothing in a product, a maximum or a minimum of the type that MLX has."""
+    if name == "Mul":
+        return 1
+    dtype = p.output_dtypes[0]
+    if _is_float(dtype):
+        return -math.inf if name == "Max" else math.inf
+    if dtype == mx.bool_:
+        return int(name == "Min")
+    limits = mx.iinfo(dtype)
+    return int(limits.min if name == "Max" else limits.max)
+
+
+def _sorted(values: bool) -> Builder:
     """Sort or argument sort along the axis that is the last argument, by TopK of all."""
 
     def build(e: Emitter, p: Primitive) -> str:
         axis = p.arguments[-1]
-        found = [e.fresh(), e.fresh()]
-        e.nodes.append(_top_k(p.inputs[0], e.size(p.shapes[0][axis]), found, axis, descending))
+        inputs = [p.inputs[0], e.size(p.shapes[0][axis])]
+        outputs = [e.fresh(), e.fresh()]
+        found = e.outputs("TopK", inputs, outputs, axis=axis, largest=0, sorted=1)
         return found[0 if values else 1]
 
     return build
-
-
-def _top_k(value: str, count: str, outputs: list[str], axis: int, largest: bool) -> Any:
-    from onnx import helper
-
-    return helper.make_node(
-        "TopK", [value, count], outputs, axis=axis, largest=int(largest), sorted=1
-    )
 
 
 def _broadcast(e: Emitter, p: Primitive) -> str:
@@ -296,22 +330,17 @@ def _concatenate(e: Emitter, p: Primitive) -> str:
 
 
 def _split(e: Emitter, p: Primitive) -> list[str]:
-    from onnx import helper
-
     axis = p.arguments[1]
     lengths = e.sizes([shape[axis] for shape in p.output_shapes])
     names = [e.fresh() for _ in p.output_shapes]
-    e.nodes.append(helper.make_node("Split", [p.inputs[0], lengths], names, axis=axis))
-    return names
+    return e.outputs("Split", [p.inputs[0], lengths], names, axis=axis)
 
 
 def _slice(e: Emitter, p: Primitive) -> str:
-    starts, stops, strides = p.arguments
-    # A stop before the first entry, of a slice that goes backwards, is −1 in MLX.
-    far = -(2**31)
+    starts, _, strides = p.arguments
     ends = [
-        far if not isinstance(stop, Size) and stride < 0 and stop < 0 else stop
-        for stop, stride in zip(stops, strides, strict=True)
+        _end(start, stride, count)
+        for start, stride, count in zip(starts, strides, p.output_shapes[0], strict=True)
     ]
     axes = e.constant(list(range(p.rank)))
     return e.op(
@@ -319,41 +348,59 @@ def _slice(e: Emitter, p: Primitive) -> str:
     )
 
 
+# Before the first entry of any axis, where a slice that goes backwards may end. ONNX would count a
+# plain −1 from the last entry.
+_FAR = -(2**31)
+
+
+def _end(start: Any, stride: int, count: Any) -> Any:
+    """Where a slice of so many entries ends, whichever way its stop was written."""
+    end = combined((1, start), (stride, count))
+    return end if isinstance(end, Size) or end >= 0 else _FAR
+
+
 def _slice_update(e: Emitter, p: Primitive) -> str:
-    reduction, starts, stops, strides = p.arguments
-    partial = [
-        axis
-        for axis, bounds in enumerate(zip(starts, stops, strides, strict=True))
-        if bounds != (0, p.shapes[0][axis], 1)
-    ]
-    if any(isinstance(v, Size) for axis in partial for v in (starts[axis], stops[axis])):
-        raise p.refuse_free_batch("with bounds that depend on the batch")
-    ranges = [np.arange(starts[a], stops[a], strides[a]) for a in partial]
-    order = [*partial, *(axis for axis in range(p.rank) if axis not in partial)]
-    updates = p.inputs[1]
-    if p.shapes[1] != p.shapes[0][:0] and len(p.shapes[1]) != p.rank:
+    reduction, starts, _, strides = p.arguments
+    data, updates = p.inputs
+    shape, counts = p.shapes
+    if len(counts) != p.rank:
         raise p.refuse("with updates of another rank")
+    if 0 in counts:
+        return data
+    parts = list(zip(starts, strides, counts, strict=True))
+    partial = [axis for axis in range(p.rank) if parts[axis] != (0, 1, shape[axis])]
     if not partial:
-        return _combine(e, reduction, p.inputs[0], updates, p)
-    grid = np.stack(np.meshgrid(*ranges, indexing="ij"), axis=-1)
-    front = e.op("Transpose", [p.inputs[0]], perm=order)
+        return _combine(e, reduction, data, updates, p)
+    order = [*partial, *(axis for axis in range(p.rank) if axis not in partial)]
+    front = e.op("Transpose", [data], perm=order)
     moved = e.op("Transpose", [updates], perm=order)
-    rest = [p.shapes[0][axis] for axis in order[len(partial) :]]
-    moved = e.op("Expand", [moved, e.sizes([*grid.shape[:-1], *rest])])
-    scattered = e.op(
-        "ScatterND", [front, e.constant(grid), moved], reduction=_reduction(p, reduction)
-    )
+    grid = _grid(e, [parts[axis] for axis in partial])
+    scattered = e.op("ScatterND", [front, grid, moved], reduction=_reduction(reduction))
     return e.op("Transpose", [scattered], perm=np.argsort(order).tolist())
+
+
+def _grid(e: Emitter, parts: Sequence[tuple[Any, int, Any]]) -> str:
+    """The entries of a slice of several axes, each of a start, a stride and a count.
+
+    Shape (counts, axes): what ScatterND takes.
+    """
+    counts = [count for _, _, count in parts]
+    columns = []
+    for axis, (start, stride, count) in enumerate(parts):
+        along = [count if other == axis else 1 for other in range(len(parts))]
+        positions = e.reshape(e.range(start, stride, count), along)
+        columns.append(e.reshape(e.op("Expand", [positions, e.sizes(counts)]), [*counts, 1]))
+    return e.op("Concat", columns, axis=-1) if len(columns) > 1 else columns[0]
 
 
 def _combine(e: Emitter, reduction: int, data: str, updates: str, p: Primitive) -> str:
     updates = e.op("Expand", [updates, e.sizes(p.shapes[0])])
     kind = {"none": "", "add": "Add", "mul": "Mul", "max": "Max", "min": "Min"}
-    name = kind[_reduction(p, reduction)]
+    name = kind[_reduction(reduction)]
     return e.op(name, [data, updates]) if name else updates
 
 
-def _reduction(p: Primitive, kind: int) -> str:
+def _reduction(kind: int) -> str:
     return ("max", "min", "add", "mul", "none")[kind]
 
 
@@ -361,9 +408,7 @@ def _indices(e: Emitter, p: Primitive, names: Sequence[str], axes: Sequence[int]
     """Index arrays side by side on a last axis, for GatherND and ScatterND."""
     columns = []
     for name, dtype, axis in zip(names, p.dtypes[1:], axes, strict=False):
-        value = (
-            name if TYPES[dtype] == TYPES[mx.int64] else e.op("Cast", [name], to=TYPES[mx.int64])
-        )
+        value = _as_index(e, name, dtype)
         if not isinstance(p.shapes[0][axis], Size):  # MLX counts negative indices from the end
             length = e.constant(p.shapes[0][axis])
             negative = e.op("Less", [value, e.constant(0)])
@@ -406,22 +451,32 @@ def _scatter(e: Emitter, p: Primitive) -> str:
     front = e.op("Transpose", [data], perm=order)
     target = [*shape[:ahead], *(shape[ahead + axis] for axis in kept)]
     moved = e.reshape(updates, target)
-    scattered = e.op(
-        "ScatterND", [front, _indices(e, p, indices, axes), moved],
-        reduction=_reduction(p, reduction),
-    )  # fmt: skip
+    inputs = [front, _indices(e, p, indices, axes), moved]
+    scattered = e.op("ScatterND", inputs, reduction=_reduction(reduction))
     return e.op("Transpose", [scattered], perm=np.argsort(order).tolist())
 
 
-def _index_input(e: Emitter, p: Primitive) -> str:
-    name = p.inputs[1]
-    return (
-        name if TYPES[p.dtypes[1]] == TYPES[mx.int64] else e.op("Cast", [name], to=TYPES[mx.int64])
-    )
+def _gather_mm(e: Emitter, p: Primitive) -> str:
+    # The arguments say whether the indices are sorted, which changes nothing but speed.
+    products = []
+    for number, name in enumerate(p.inputs[:2]):
+        *batch, rows, columns = p.shapes[number]
+        matrices = e.reshape(name, [product_of(batch), rows, columns])
+        index = _as_index(e, p.inputs[2 + number], p.dtypes[2 + number])
+        # Not Gather: onnxruntime makes a wrong Slice of one whose indices count up.
+        index = e.op("Unsqueeze", [index, e.constant([-1])])
+        products.append(e.op("GatherND", [matrices, index]))
+    return e.op("MatMul", products)
+
+
+def _as_index(e: Emitter, name: str, dtype: mx.Dtype) -> str:
+    return name if TYPES[dtype] == TYPES[mx.int64] else e.cast(name, mx.int64)
 
 
 def _gather_axis(e: Emitter, p: Primitive) -> str:
-    return e.op("GatherElements", [p.inputs[0], _index_input(e, p)], axis=p.arguments[0])
+    return e.op(
+        "GatherElements", [p.inputs[0], _as_index(e, p.inputs[1], p.dtypes[1])], axis=p.arguments[0]
+    )
 
 
 def _scatter_axis(e: Emitter, p: Primitive) -> str:
@@ -430,9 +485,8 @@ def _scatter_axis(e: Emitter, p: Primitive) -> str:
     reduction = ("add", "none")[kind]
     data, _, updates = p.inputs
     moved = e.op("Expand", [updates, e.sizes(p.shapes[1])])
-    return e.op(
-        "ScatterElements", [data, _index_input(e, p), moved], axis=axis, reduction=reduction
-    )
+    inputs = [data, _as_index(e, p.inputs[1], p.dtypes[1]), moved]
+    return e.op("ScatterElements", inputs, axis=axis, reduction=reduction)
 
 
 def _pad(e: Emitter, p: Primitive) -> str:
@@ -467,12 +521,14 @@ def _convolution(e: Emitter, p: Primitive) -> str:
             spatial[i] = (spatial[i] - 1) * gap + 1
             cut = [e.constant([v]) for v in (0, spatial[i], 2 + i)]
             x = e.op("Slice", [x, *cut])
-    # Negative padding cuts, which Conv has no word for.
-    if any(width < 0 for width in (*low, *high)):
-        widths = e.constant([*low, *high])
-        zero = e.number(0, p.dtypes[0])
-        x = e.op("Pad", [x, widths, zero, e.constant(list(range(2, n + 2)))], mode="constant")
-        low = high = (0,) * n
+    for i, (before, after) in enumerate(zip(low, high, strict=True)):
+        if before < 0 or after < 0:  # it cuts, which Conv has no word for
+            end = combined((1, spatial[i]), (1, min(after, 0)))
+            x = e.op(
+                "Slice",
+                [x, e.constant([max(-before, 0)]), e.size(end), e.constant([2 + i])],
+            )
+    low, high = ([max(width, 0) for width in widths] for widths in (low, high))
     found = e.op(
         "Conv", [x, weight], strides=list(stride), pads=[*low, *high],
         dilations=list(kernel_dilation), group=groups,
@@ -505,19 +561,73 @@ def _identity(e: Emitter, p: Primitive) -> str:
 
 _UNARY = {
     "Abs": "Abs", "ArcCos": "Acos", "ArcCosh": "Acosh", "ArcSin": "Asin", "ArcSinh": "Asinh",
-    "ArcTan": "Atan", "ArcTanh": "Atanh", "Ceil": "Ceil", "Cos": "Cos", "Cosh": "Cosh",
-    "Erf": "Erf", "Exp": "Exp", "Floor": "Floor", "Negative": "Neg", "Round": "Round",
-    "Sigmoid": "Sigmoid", "Sign": "Sign", "Sin": "Sin", "Sinh": "Sinh", "Tan": "Tan",
+    "ArcTan": "Atan", "ArcTanh": "Atanh", "Cos": "Cos", "Cosh": "Cosh", "Erf": "Erf",
+    "Exp": "Exp", "Negative": "Neg", "Sigmoid": "Sigmoid", "Sign": "Sign", "Sin": "Sin",
+    "Sinh": "Sinh", "Tan": "Tan",
     "Tanh": "Tanh",
 }  # fmt: skip
 _BINARY = {
-    "Add": "Add", "Divide": "Div", "Equal": "Equal", "Greater": "Greater",
-    "GreaterEqual": "GreaterOrEqual", "Less": "Less", "LessEqual": "LessOrEqual",
-    "Matmul": "MatMul", "Multiply": "Mul", "Subtract": "Sub",
+    "Add": "Add", "Divide": "Div", "Greater": "Greater", "GreaterEqual": "GreaterOrEqual",
+    "Less": "Less", "LessEqual": "LessOrEqual", "Matmul": "MatMul", "Maximum": "Max",
+    "Minimum": "Min", "Multiply": "Mul", "Subtract": "Sub",
 }  # fmt: skip
 
-BUILDERS: dict[str, Builder] = {
+# Operators that onnxruntime does not have of every type of MLX, by what they do not have; they
+# compute in a wider one.
+_LOGICAL_OR_SMALL = {mx.bool_: mx.int32, mx.int8: mx.int32, mx.int16: mx.int32}
+_BRAIN = {mx.bfloat16: mx.float32}
+_HALF = {mx.float16: mx.float32, **_BRAIN}
+_WIDER: dict[str, dict[mx.Dtype, mx.Dtype]] = {
+    **dict.fromkeys(
+        (
+            "Abs", "Add", "Divide", "FloorDivide", "DivMod", "Greater", "GreaterEqual", "Less",
+            "LessEqual", "Maximum", "Minimum", "Multiply", "Negative", "Pad", "Power", "Reduce",
+            "Remainder", "Scan", "Select", "Sign", "Square", "Subtract",
+        ),
+        _LOGICAL_OR_SMALL,
+    ),
+    **dict.fromkeys(
+        ("ArgPartition", "ArgReduce", "ArgSort", "Partition", "Sort"), _LOGICAL_OR_SMALL | _BRAIN
+    ),
+    **dict.fromkeys(("Scatter", "ScatterAxis", "SliceUpdate"), _LOGICAL_OR_SMALL | _HALF),
+    **dict.fromkeys(
+        (
+            "ArcCos", "ArcCosh", "ArcSin", "ArcSinh", "ArcTan", "ArcTan2", "ArcTanh",
+            "Convolution", "Cos", "Cosh", "Round", "Sin", "Sinh", "Tan",
+        ),
+        _BRAIN,
+    ),
+}  # fmt: skip
+
+
+def _widened(name: str, build: Builder) -> Builder:
+    """A builder that computes in wider types where :data:`_WIDER` has some for its primitive."""
+    wider = _WIDER.get(name, {})
+
+    def build_wider(e: Emitter, p: Primitive) -> Built:
+        kept = 1 if name == "Select" else 0  # its condition
+        given = [dtype if i < kept else wider.get(dtype, dtype) for i, dtype in enumerate(p.dtypes)]
+        if given == p.dtypes:
+            return build(e, p)
+        inputs = [
+            value if dtype == wide else e.cast(value, wide)
+            for value, dtype, wide in zip(p.inputs, p.dtypes, given, strict=True)
+        ]
+        built = build(e, replace(p, inputs=inputs, dtypes=given))
+        found = [
+            e.cast(value, dtype) if dtype in wider else value
+            for value, dtype in zip(
+                [built] if isinstance(built, str) else built, p.output_dtypes, strict=True
+            )
+        ]
+        return found[0] if isinstance(built, str) else found
+
+    return build_wider
+
+
+_PLAIN: dict[str, Builder] = {
     **{name: _same(kind) for name, kind in (_UNARY | _BINARY).items()},
+    **{name: _rounded(name) for name in ("Ceil", "Floor", "Round")},
     "AddMM": _add_mm,
     "Arange": _arange,
     "ArcTan2": _arctan2,
@@ -534,6 +644,7 @@ BUILDERS: dict[str, Builder] = {
     "Convolution": _convolution,
     "Copy": _identity,
     "DivMod": _div_mod,
+    "Equal": _equal,
     "ExpandDims": _reshape,
     "Expm1": _expm1,
     "Flatten": _reshape,
@@ -541,6 +652,7 @@ BUILDERS: dict[str, Builder] = {
     "Full": _identity,
     "Gather": _gather,
     "GatherAxis": _gather_axis,
+    "GatherMM": _gather_mm,
     "Log": _log,
     "Log1p": _log1p,
     "LogAddExp": _log_add_exp,
@@ -548,8 +660,6 @@ BUILDERS: dict[str, Builder] = {
     "LogicalAnd": _logical("And"),
     "LogicalNot": _logical("Not"),
     "LogicalOr": _logical("Or"),
-    "Maximum": _maximum("Max"),
-    "Minimum": _maximum("Min"),
     "NotEqual": lambda e, p: e.op("Not", [e.op("Equal", p.inputs)]),
     "Pad": _pad,
     "Partition": _sorted(values=True),
@@ -573,3 +683,5 @@ BUILDERS: dict[str, Builder] = {
     "Transpose": _transpose,
     "Unflatten": _reshape,
 }
+
+BUILDERS: dict[str, Builder] = {name: _widened(name, build) for name, build in _PLAIN.items()}

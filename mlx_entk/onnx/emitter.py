@@ -6,9 +6,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import helper
 
-from mlx_entk.onnx.symbolic import Size
+from mlx_entk.errors import InputError
+from mlx_entk.onnx.symbolic import FixedBatchError, Size
 
 # Who wrote a file, as it says itself.
 PRODUCER = "mlx-entk"
@@ -33,13 +35,27 @@ TYPES: dict[mx.Dtype, int] = {
 }
 
 
-def as_onnx_array(array: mx.array) -> np.ndarray[Any, Any]:
-    """On the host, in the type that it has in ONNX."""
-    if array.dtype == mx.bfloat16:
-        return np.array(array.astype(mx.float32)).astype(
-            helper.tensor_dtype_to_np_dtype(onnx.TensorProto.BFLOAT16)
+def onnx_type(dtype: mx.Dtype) -> int:
+    """The number of an MLX type in ONNX.
+
+    Raises
+    ------
+    InputError
+        For a type without one.
+    """
+    if dtype not in TYPES:
+        raise InputError(
+            f"type {str(dtype).rpartition('.')[2]} has no counterpart in ONNX runtimes"
         )
-    return np.array(array).astype(helper.tensor_dtype_to_np_dtype(TYPES[array.dtype]))
+    return TYPES[dtype]
+
+
+def as_onnx_array(array: mx.array) -> NDArray[Any]:
+    """On the host, in the type that it has in ONNX; shares memory where that is the same."""
+    wanted = helper.tensor_dtype_to_np_dtype(onnx_type(array.dtype))
+    if array.dtype == mx.bfloat16:
+        array = array.astype(mx.float32)
+    return np.asarray(array).astype(wanted, copy=False)
 
 
 class Emitter:
@@ -49,11 +65,18 @@ class Emitter:
     ----------
     batch
         The ONNX value whose first axis has the size of each free input, by its number.
+
+    Attributes
+    ----------
+    nodes
+        In the order in which they run.
+    initializers
+        By name.
     """
 
     def __init__(self, batch: dict[int, str]):
         self.nodes: list[onnx.NodeProto] = []
-        self.initializers: list[onnx.TensorProto] = []
+        self.initializers: dict[str, NDArray[Any]] = {}
         self._batch = batch
         self._sizes: dict[Any, str] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -68,26 +91,48 @@ class Emitter:
         self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any
     ) -> str:
         """Add a node of one output; returns its name."""
-        name = output or self.fresh()
-        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        (name,) = self.outputs(kind, inputs, [output or self.fresh()], **attributes)
         return name
 
+    def outputs(
+        self, kind: str, inputs: Sequence[str], outputs: list[str], **attributes: Any
+    ) -> list[str]:
+        """Add a node of several outputs; returns their names.
+
+        Raises
+        ------
+        FixedBatchError
+            For an attribute that depends on the batch: a file holds its numbers.
+        """
+        if any(_is_free(value) for value in attributes.values()):
+            raise FixedBatchError(f"its size changes an attribute of ONNX operator {kind}")
+        self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
+        return outputs
+
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
-        """An initializer; equal ones are shared."""
+        """An initializer; equal ones are shared.
+
+        Raises
+        ------
+        FixedBatchError
+            For numbers that depend on the batch, which only :meth:`sizes` computes.
+        """
+        if _is_free(value):
+            raise FixedBatchError("its size changes a constant of the graph")
         array = np.asarray(value, dtype=dtype)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             self._constants[key] = self.fresh()
-            self.initializer(self._constants[key], array)
+            self.initializers[self._constants[key]] = array
         return self._constants[key]
 
-    def initializer(self, name: str, array: np.ndarray[Any, Any]) -> None:
-        """A named initializer."""
-        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+    def cast(self, value: str, dtype: mx.Dtype) -> str:
+        """A value in an MLX type."""
+        return self.op("Cast", [value], to=onnx_type(dtype))
 
-    def number(self, value: float, dtype: mx.Dtype) -> str:
-        """A scalar of an MLX type."""
-        return self.constant(value, helper.tensor_dtype_to_np_dtype(TYPES[dtype]))
+    def number(self, value: Any, dtype: mx.Dtype) -> str:
+        """A constant of an MLX type, mostly a scalar."""
+        return self.constant(value, helper.tensor_dtype_to_np_dtype(onnx_type(dtype)))
 
     def size(self, size: Any) -> str:
         """An int64 tensor of shape (1,) that holds a size."""
@@ -117,11 +162,32 @@ class Emitter:
             return self.constant(list(sizes))
         return self.op("Concat", [self.size(size) for size in sizes], axis=0)
 
+    def range(self, start: Any, step: int, count: Any) -> str:
+        """An int64 tensor of ``count`` numbers that begin at ``start``, ``step`` apart."""
+        if not isinstance(start, Size) and not isinstance(count, Size):
+            return self.constant(start + step * np.arange(count))
+        if isinstance(count, Size):
+            length = self.op("Squeeze", [self.size(count), self.constant([0])])
+            steps = self.op("Range", [self.constant(0), length, self.constant(1)])
+        else:
+            steps = self.constant(np.arange(count))
+        scaled = self.op("Mul", [steps, self.constant(step)])
+        return self.op("Add", [scaled, self.size(start)])
+
     def reshape(self, value: str, shape: Sequence[Any], output: str | None = None) -> str:
         """Reshape; one free size is left for ONNX to find."""
         free = [i for i, size in enumerate(shape) if isinstance(size, Size)]
-        if len(free) == 1 and 0 not in shape:
+        if 0 in shape:  # without the attribute, 0 keeps the size that is there
+            return self.op("Reshape", [value, self.sizes(shape)], output, allowzero=1)
+        if len(free) == 1:
             target = self.constant([-1 if i in free else size for i, size in enumerate(shape)])
         else:
             target = self.sizes(shape)
         return self.op("Reshape", [value, target], output)
+
+
+def _is_free(value: Any) -> bool:
+    """Whether an attribute or constant holds a size that depends on the batch."""
+    if isinstance(value, list | tuple):
+        return any(_is_free(part) for part in value)
+    return isinstance(value, Size)

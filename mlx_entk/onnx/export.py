@@ -12,22 +12,25 @@ from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from mlx_entk.errors import InputError
-from mlx_entk.files import write_atomically
-from mlx_entk.primitives import UntraceableError
 from mlx_entk.onnx.builders import BUILDERS, Primitive
-from mlx_entk.onnx.emitter import PRODUCER, TYPES, Emitter, as_onnx_array
+from mlx_entk.onnx.emitter import PRODUCER, Emitter, as_onnx_array, onnx_type
+from mlx_entk.onnx.files import write_model
 from mlx_entk.onnx.symbolic import (
     FixedBatchError,
     Size,
     SymbolicGraph,
+    resized,
     trace_dynamic,
     trace_fixed,
 )
+from mlx_entk.onnx.trial import Trial
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
+from mlx_entk.primitives import UntraceableError
 from mlx_entk.provenance import provenance
 
 # ReduceMax with axes as input needs 18; everything else is older.
@@ -60,7 +63,9 @@ def export(
     example_inputs
         Arrays of the shapes and types of the inputs.
     path
-        Where to; None is written before the model has passed the full check.
+        Where to; nothing is there before onnxruntime has run the model and found what MLX finds.
+        Weights beyond the 2 GiB that an ONNX file can hold go into a file beside it, with the
+        suffix ``.data``.
     params
         The parameter tree of a function. Those that it uses become initializers under their
         dotted names.
@@ -77,12 +82,15 @@ def export(
     Returns
     -------
     onnx.ModelProto
-        What was written, of opset :data:`OPSET`.
+        What was written, of opset :data:`OPSET`. The metadata ``onnxruntime`` says what it was
+        compared on.
 
     Raises
     ------
     InputError
-        For a primitive without a builder; the message names it and where to add one.
+        For a primitive without a builder; the message names it and where to add one. For a graph
+        that onnxruntime cannot run on the example inputs, or where it finds other outputs than
+        MLX; the message names the operator or the output.
     """
     weights, call = _parametric(function, params)
     names = list(weights)
@@ -98,33 +106,40 @@ def export(
 
     arrays = [*weights.values(), *example_inputs]
     free = [[count + number for number in numbers] for numbers in batches]
-    note = "dynamic"
     inputs = _named(input_names, len(example_inputs), "x")
+    outputs: list[str] = []
 
     def build(traced: SymbolicGraph, free: Sequence[Sequence[int]]) -> onnx.ModelProto:
-        count_of_outputs = len(traced.graph.outputs)
-        outputs = _named(output_names or structure or None, count_of_outputs, "output")
+        found = len(traced.graph.outputs)
+        outputs[:] = _named(output_names or structure or None, found, "output")
         return _build(traced, [*names, *inputs], outputs, weights, free)
 
     try:
         try:
-            model = build(trace_dynamic(flat, arrays, free), free)
+            traced = trace_dynamic(flat, arrays, free)
+            model, note = build(traced, free), "dynamic"
         except FixedBatchError as error:
-            model, note = build(trace_fixed(flat, arrays), []), f"fixed: {error}"
+            traced = trace_fixed(flat, arrays)
+            model, note, free = build(traced, []), f"fixed: {error}", []
     except UntraceableError as error:
         raise InputError(f"the function cannot be exported: {error}") from error
     entries = {"batch": note, **(metadata or {}), "provenance": provenance()}
     for key, value in entries.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         model.metadata_props.add(key=key, value=text)
-    check(model)
-    write_atomically(path, lambda temporary: onnx.save(model, str(temporary)))
+
+    sizes = [example_inputs[numbers[0] - count].shape[0] for numbers in free]
+    larger = [size + 1 + i for i, size in enumerate(sizes)]
+    batches_tried = [arrays, resized(arrays, free, larger)] if free else [arrays]
+    trial = Trial(
+        function=lambda given: flat(*weights.values(), *given),
+        inputs=[dict(zip(inputs, batch[count:], strict=True)) for batch in batches_tried],
+        outputs=outputs,
+        dtypes=frozenset(traced.graph.dtypes.values()),
+        primitives=frozenset(node.primitive for node in traced.nodes),
+    )
+    write_model(model, path, trial)
     return model
-
-
-def check(model: onnx.ModelProto) -> None:
-    """The checker of ONNX in full, shape inference included, and no value without a type."""
-    onnx.checker.check_model(model, full_check=True)
 
 
 def _parametric(function: Exportable, params: Any) -> tuple[Params, Callable[..., Any]]:
@@ -166,11 +181,16 @@ def _build(
     names = dict(zip(graph.inputs, input_names, strict=True))
     emitter = Emitter({numbers[0]: input_names[numbers[0]] for numbers in free})
     for name, value in weights.items():
-        emitter.initializer(name, as_onnx_array(value))
+        emitter.initializers[name] = as_onnx_array(value)
     for name, value in graph.constants.items():
         names[name] = emitter.fresh()
-        emitter.initializer(names[name], as_onnx_array(value))
+        emitter.initializers[names[name]] = as_onnx_array(value)
     for node in traced.nodes:
+        if node.primitive == "RandomBits":
+            raise InputError(
+                "the function cannot be exported for its MLX primitive RandomBits: it draws random "
+                "numbers, or closes over an array that mx.eval has not computed yet"
+            )
         if node.primitive not in BUILDERS:
             raise InputError(
                 f"MLX primitive {node.primitive} has no ONNX builder: add a line "
@@ -195,22 +215,26 @@ def _build(
 
     def described(name: str, value: str) -> onnx.ValueInfoProto:
         shape = [_label(size, labels) for size in traced.shapes[value]]
-        return helper.make_tensor_value_info(name, TYPES[graph.dtypes[value]], shape)
+        return helper.make_tensor_value_info(name, onnx_type(graph.dtypes[value]), shape)
 
     inputs = list(zip(input_names, graph.inputs, strict=True))[len(weights) :]
     outputs = zip(output_names, graph.outputs, strict=True)
-    return helper.make_model(
+    model = helper.make_model(
         helper.make_graph(
             emitter.nodes,
             "mlx_entk",
             [described(name, value) for name, value in inputs],
             [described(name, value) for name, value in outputs],
-            [tensor for tensor in emitter.initializers if tensor.name in used],
         ),
         producer_name=PRODUCER,
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
+    for name, array in emitter.initializers.items():  # one by one: they may be most of the memory
+        if name in used:
+            tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
+            model.graph.initializer.add().CopyFrom(tensor)
+    return model
 
 
 def _label(size: Any, labels: dict[int, str]) -> int | str | None:

@@ -1,15 +1,85 @@
-"""Reading ONNX files that anybody may have made: whole, sound, and nothing outside their folder."""
+"""ONNX files: written once they have been tried, read with care, for anybody may have made them."""
 
+import os
+import tempfile
 from pathlib import Path
+from typing import Protocol
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import load_external_data_for_model, uses_external_data
+from onnx.external_data_helper import (
+    convert_model_to_external_data,
+    load_external_data_for_model,
+    uses_external_data,
+    write_external_data_tensors,
+)
 
 from mlx_entk.errors import InputError
+from mlx_entk.files import write_atomically
 
 # Opsets of the default domain that the importer reads.
 OPSETS = (13, 23)
+
+# Bytes of weights that a file holds itself: protobuf ends at 2 GiB, and the nodes need room too.
+WITHIN = 2**31 - 2**27
+
+
+class Attempt(Protocol):
+    """What a model has to get through before its file is put in place."""
+
+    def run(self, model: bytes | Path) -> str:
+        """Try a serialised model, or one in a file; returns a note for the metadata."""
+
+
+def write_model(model: onnx.ModelProto, path: Path, attempt: Attempt) -> None:
+    """Write a model that passes the full check of ONNX, shape inference included, and an attempt.
+
+    Weights of more than :data:`WITHIN` bytes go into a file of their own beside it, and the model
+    then refers to them. The metadata ``onnxruntime`` is what the attempt noted.
+
+    Raises
+    ------
+    InputError
+        Where the check or the attempt fails, or the place cannot be written; a file that was
+        there before is left as it was.
+    """
+    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > WITHIN:
+        _write_with_data(model, path, attempt)
+        return
+    data = model.SerializeToString()
+    _check(data)
+    model.metadata_props.add(key="onnxruntime", value=attempt.run(data))
+    write_atomically(path, lambda temporary: temporary.write_bytes(model.SerializeToString()))
+
+
+def _write_with_data(model: onnx.ModelProto, path: Path, attempt: Attempt) -> None:
+    name = f"{path.name}.data"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=path.parent) as folder:
+            draft = Path(folder) / path.name
+            convert_model_to_external_data(model, location=name)
+            write_external_data_tensors(model, folder)
+            draft.write_bytes(model.SerializeToString())
+            _check(draft)
+            model.metadata_props.add(key="onnxruntime", value=attempt.run(draft))
+            draft.write_bytes(model.SerializeToString())
+            for written in (draft, draft.with_name(name)):
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
+            path.unlink(missing_ok=True)  # or it would have the weights of another for a moment
+            draft.with_name(name).replace(path.with_name(name))
+            draft.replace(path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _check(model: bytes | Path) -> None:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        said = " ".join(str(error).split())
+        raise InputError(f"the graph is not valid ONNX: {said}; nothing was written") from error
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -30,10 +100,11 @@ def read_model(path: Path) -> onnx.ModelProto:
     if not model.HasField("graph") or not model.graph.output:
         raise InputError(f"{path} is no ONNX model, or is damaged: it holds no graph with outputs")
     _check_opset(path, model)
+    outside = any(uses_external_data(tensor) for tensor in _tensors(model.graph))
     _load_external_data(path, model)
     _check_names(path, model)
-    try:
-        onnx.checker.check_model(model)
+    try:  # in its file, where its weights together are too many for a message
+        onnx.checker.check_model(str(path) if outside else model)
     except (onnx.checker.ValidationError, ValueError, TypeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise InputError(f"{path} is not valid ONNX: {first_line}") from error

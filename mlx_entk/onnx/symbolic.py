@@ -62,6 +62,26 @@ def trace_fixed(function: Callable[..., Any], inputs: Sequence[mx.array]) -> Sym
     return SymbolicGraph(graph, dict(graph.shapes), graph.nodes)
 
 
+def resized(
+    inputs: Sequence[mx.array], batches: Sequence[Sequence[int]], sizes: Sequence[int]
+) -> list[mx.array]:
+    """Inputs of other batch sizes, with the rows that are there, over and over.
+
+    Parameters
+    ----------
+    batches
+        Numbers of the inputs that share a batch size, for each such size.
+    sizes
+        The sizes to have.
+    """
+    found = list(inputs)
+    for numbers, size in zip(batches, sizes, strict=True):
+        for number in numbers:
+            rows = mx.array(np.arange(size) % inputs[number].shape[0])
+            found[number] = inputs[number][rows]
+    return found
+
+
 def trace_dynamic(
     function: Callable[..., Any], inputs: Sequence[mx.array], batches: Sequence[Sequence[int]]
 ) -> SymbolicGraph:
@@ -82,13 +102,8 @@ def trace_dynamic(
     """
 
     def trace_at(sizes: Sequence[int]) -> Graph:
-        resized = list(inputs)
-        for numbers, size in zip(batches, sizes, strict=True):
-            for number in numbers:
-                rows = mx.array(np.arange(size) % inputs[number].shape[0])
-                resized[number] = inputs[number][rows]
         try:
-            return record(function, *resized)
+            return record(function, *resized(inputs, batches, sizes))
         except UntraceableError as error:
             raise FixedBatchError("the function takes no other size") from error
 
@@ -145,9 +160,50 @@ def evaluate(size: Any, batch: dict[int, int]) -> int:
     )
 
 
+def combined(*terms: tuple[int, Any]) -> Any:
+    """Σ factor · size over pairs of them; an int where nothing of the batch is left."""
+    totals: dict[tuple[int, ...], int] = {}
+    for factor, size in terms:
+        for key, value in _coefficients(size):
+            totals[key] = totals.get(key, 0) + factor * value
+    return _as_size(totals)
+
+
+def product_of(sizes: Sequence[Any]) -> Any:
+    """The product of sizes; an int where none depends on the batch.
+
+    Raises
+    ------
+    FixedBatchError
+        Where one batch size would be multiplied by itself.
+    """
+    totals: dict[tuple[int, ...], int] = {(): 1}
+    for size in sizes:
+        grown: dict[tuple[int, ...], int] = {}
+        for left, right in itertools.product(totals.items(), _coefficients(size)):
+            if set(left[0]) & set(right[0]):
+                raise FixedBatchError("a size in the graph is a power of its size")
+            key = tuple(sorted(left[0] + right[0]))
+            grown[key] = grown.get(key, 0) + left[1] * right[1]
+        totals = grown
+    return _as_size(totals)
+
+
+def _coefficients(size: Any) -> tuple[tuple[tuple[int, ...], int], ...]:
+    return size.coefficients if isinstance(size, Size) else (((), int(size)),)
+
+
+def _as_size(totals: dict[tuple[int, ...], int]) -> Any:
+    """Coefficients in the order that equal sizes share."""
+    kept = {key: value for key, value in totals.items() if value}
+    if not kept.keys() - {()}:
+        return kept.get((), 0)
+    return Size(tuple(sorted(kept.items(), key=lambda item: (len(item[0]), item[0]))))
+
+
 def _polynomial(
     corners: Sequence[tuple[int, ...]], values: Sequence[int], batched: Sequence[int]
-) -> Size:
+) -> Any:
     subsets = [
         subset
         for degree in range(len(batched) + 1)
@@ -157,13 +213,8 @@ def _polynomial(
     solution = np.linalg.solve(np.array(system, dtype=np.float64), np.array(values, dtype=float))
     if np.abs(solution - np.round(solution)).max() > 1e-6:
         raise FixedBatchError("a size in the graph is no polynomial of its size")
-    return Size(
-        tuple(
-            (tuple(batched[i] for i in subset), round(coefficient))
-            for subset, coefficient in zip(subsets, solution, strict=True)
-            if round(coefficient)
-        )
-    )
+    coefficients = zip(subsets, solution, strict=True)
+    return _as_size({tuple(sorted(batched[i] for i in s)): round(c) for s, c in coefficients})
 
 
 def _names(graph: Graph) -> list[str]:

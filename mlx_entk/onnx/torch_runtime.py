@@ -1,16 +1,16 @@
 """A graph that the exporter wrote, run by PyTorch: its autograd then differentiates it.
 
 onnx2torch, the kept library for this, has no ReduceMax or Split of opset 18 and asks for
-torchvision; these few operators are what the exporter writes for models.
+torchvision; the operators here are all that the exporter writes.
 """
 
 from collections.abc import Callable
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import onnx
 from onnx import helper, numpy_helper
 
-from mlx_entk.errors import InputError
 from mlx_entk.onnx.precision import is_weight
 
 if TYPE_CHECKING:
@@ -24,19 +24,15 @@ def as_torch(model: onnx.ModelProto) -> tuple[Tensors, Callable[[Tensors, Any], 
 
     Raises
     ------
-    InputError
-        Where PyTorch is missing, or the graph has an operator that is not known here.
+    NotImplementedError
+        Where the graph has an operator that is not known here; the message names it.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            "verification by PyTorch needs the extra torch: pip install 'mlx-entk[torch]'"
-        ) from error
-    operators = _operators(torch)
+    import torch
+
+    operators = operators_of(torch)
     unknown = sorted({node.op_type for node in model.graph.node} - operators.keys())
     if unknown:
-        raise InputError(f"operators that verification by PyTorch lacks: {', '.join(unknown)}")
+        raise NotImplementedError(f"verification by PyTorch lacks operator {', '.join(unknown)}")
 
     def tensor(proto: onnx.TensorProto) -> Any:
         found = torch.from_numpy(numpy_helper.to_array(proto).copy())
@@ -59,20 +55,27 @@ def as_torch(model: onnx.ModelProto) -> tuple[Tensors, Callable[[Tensors, Any], 
     return weights, function
 
 
-def _operators(torch: Any) -> dict[str, Callable[[list[Any], dict[str, Any]], Any]]:
+Operator = Callable[[list[Any], dict[str, Any]], Any]
+
+
+def operators_of(torch: Any) -> dict[str, Operator]:
+    """What each ONNX operator computes, of its inputs and attributes, in the module ``torch``."""
+    double = torch.float64
     types = {
-        onnx.TensorProto.FLOAT: torch.float64,
-        onnx.TensorProto.DOUBLE: torch.float64,
-        onnx.TensorProto.INT32: torch.int32,
-        onnx.TensorProto.INT64: torch.int64,
+        onnx.TensorProto.FLOAT: double, onnx.TensorProto.DOUBLE: double,
+        onnx.TensorProto.FLOAT16: double, onnx.TensorProto.BFLOAT16: double,
+        onnx.TensorProto.INT8: torch.int8, onnx.TensorProto.INT16: torch.int16,
+        onnx.TensorProto.INT32: torch.int32, onnx.TensorProto.INT64: torch.int64,
         onnx.TensorProto.BOOL: torch.bool,
-    }
+    }  # fmt: skip
 
     def sizes(value: Any) -> list[int]:
         return [int(v) for v in value.tolist()]
 
     def reshape(x: list[Any], a: dict[str, Any]) -> Any:
-        wanted = [x[0].shape[i] if s == 0 else s for i, s in enumerate(sizes(x[1]))]
+        wanted = sizes(x[1])
+        if not a.get("allowzero", 0):
+            wanted = [x[0].shape[i] if s == 0 else s for i, s in enumerate(wanted)]
         return x[0].reshape(wanted)
 
     def slice_(x: list[Any], a: dict[str, Any]) -> Any:
@@ -88,9 +91,31 @@ def _operators(torch: Any) -> dict[str, Callable[[list[Any], dict[str, Any]], An
     def gather_nd(x: list[Any], a: dict[str, Any]) -> Any:
         return x[0][tuple(x[1].movedim(-1, 0))]
 
+    def how(a: dict[str, Any]) -> str:
+        return str(a.get("reduction", b"none").decode())
+
+    reductions = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
+
     def scatter_nd(x: list[Any], a: dict[str, Any]) -> Any:
-        add = a.get("reduction", b"none") == b"add"
-        return x[0].index_put(tuple(x[1].movedim(-1, 0)), x[2], accumulate=add)
+        value, index, updates = x
+        if how(a) in ("none", "add"):
+            at = tuple(index.movedim(-1, 0))
+            return value.index_put(at, updates, accumulate=how(a) == "add")
+        depth = index.shape[-1]
+        row = torch.zeros(index.shape[:-1], dtype=torch.int64)
+        for i, size in enumerate(value.shape[:depth]):
+            row = row * size + index[..., i] % size
+        rows = value.reshape(value.shape[:depth].numel(), -1)
+        moved = updates.reshape(row.numel(), -1)
+        at = row.reshape(-1, 1).expand(moved.shape)
+        return rows.scatter_reduce(0, at, moved, reductions[how(a)]).reshape(value.shape)
+
+    def scatter_elements(x: list[Any], a: dict[str, Any]) -> Any:
+        axis = a.get("axis", 0)
+        index = x[1] % x[0].shape[axis]
+        if how(a) == "none":
+            return x[0].scatter(axis, index, x[2])
+        return x[0].scatter_reduce(axis, index, x[2], reductions[how(a)])
 
     def convolution(x: list[Any], a: dict[str, Any]) -> Any:
         count = x[0].ndim - 2
@@ -100,47 +125,107 @@ def _operators(torch: Any) -> dict[str, Callable[[list[Any], dict[str, Any]], An
         call = getattr(torch.nn.functional, f"conv{count}d")
         return call(padded, x[1], stride=a["strides"], dilation=a["dilations"], groups=a["group"])
 
-    def reduce(function: Callable[..., Any]) -> Callable[[list[Any], dict[str, Any]], Any]:
+    def pad(x: list[Any], a: dict[str, Any]) -> Any:
+        if a.get("mode", b"constant") != b"constant":
+            raise NotImplementedError("padding with anything but a constant")
+        widths = [0, 0] * x[0].ndim
+        axes = sizes(x[3]) if len(x) > 3 else list(range(x[0].ndim))
+        for i, axis in enumerate(axes):
+            last = 2 * (x[0].ndim - 1 - axis % x[0].ndim)  # PyTorch begins with the last axis
+            widths[last : last + 2] = sizes(x[1])[i :: len(axes)]
+        return torch.nn.functional.pad(x[0], widths, value=x[2].item() if len(x) > 2 else 0)
+
+    def divide(x: list[Any], a: dict[str, Any]) -> Any:
+        return torch.div(*x, rounding_mode=None if x[0].is_floating_point() else "trunc")
+
+    def cumulative_sum(x: list[Any], a: dict[str, Any]) -> Any:
+        axis = int(x[1])
+        value = x[0].flip(axis) if a.get("reverse", 0) else x[0]
+        total = value.cumsum(axis, dtype=value.dtype)
+        if a.get("exclusive", 0):
+            first = torch.zeros_like(total.narrow(axis, 0, 1))
+            total = torch.cat([first, total.narrow(axis, 0, total.shape[axis] - 1)], axis)
+        return total.flip(axis) if a.get("reverse", 0) else total
+
+    def top_k(x: list[Any], a: dict[str, Any]) -> Any:
+        axis = a.get("axis", -1)
+        found = torch.sort(x[0], dim=axis, descending=bool(a.get("largest", 1)), stable=True)
+        return tuple(part.narrow(axis, 0, int(x[1])) for part in found)
+
+    def product(value: Any, dim: list[int], keepdim: bool) -> Any:
+        for axis in sorted((d % value.ndim for d in dim), reverse=True):
+            value = torch.prod(value, dim=axis, keepdim=keepdim)
+        return value
+
+    def squeeze(x: list[Any], a: dict[str, Any]) -> Any:
+        return x[0].squeeze(tuple(sizes(x[1]))) if len(x) > 1 else x[0].squeeze()
+
+    def unsqueeze(x: list[Any], a: dict[str, Any]) -> Any:
+        rank = x[0].ndim + len(x[1])
+        return reduce(torch.unsqueeze, sorted(axis % rank for axis in sizes(x[1])), x[0])
+
+    def reduced(function: Callable[..., Any]) -> Operator:
         return lambda x, a: function(x[0], dim=sizes(x[1]), keepdim=bool(a.get("keepdims", 1)))
 
+    def extreme(function: Callable[..., Any]) -> Operator:
+        return lambda x, a: function(x[0], a.get("axis", 0), bool(a.get("keepdims", 1)))
+
     unary = {
-        "Abs": torch.abs, "Atan": torch.atan, "Cos": torch.cos, "Cosh": torch.cosh,
-        "Erf": torch.erf, "Exp": torch.exp, "Floor": torch.floor, "Identity": lambda v: v,
-        "Log": torch.log, "Neg": torch.neg, "Not": torch.logical_not,
-        "Reciprocal": torch.reciprocal, "Sigmoid": torch.sigmoid, "Sign": torch.sign,
-        "Sin": torch.sin, "Sinh": torch.sinh, "Sqrt": torch.sqrt, "Tanh": torch.tanh,
+        "Abs": torch.abs, "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin,
+        "Asinh": torch.asinh, "Atan": torch.atan, "Atanh": torch.atanh, "Ceil": torch.ceil,
+        "Cos": torch.cos, "Cosh": torch.cosh, "Erf": torch.erf, "Exp": torch.exp,
+        "Floor": torch.floor, "Identity": lambda v: v, "IsInf": torch.isinf,
+        "IsNaN": torch.isnan, "Log": torch.log, "Neg": torch.neg, "Not": torch.logical_not,
+        "Reciprocal": torch.reciprocal, "Round": torch.round, "Sigmoid": torch.sigmoid,
+        "Sign": torch.sign, "Sin": torch.sin, "Sinh": torch.sinh, "Sqrt": torch.sqrt,
+        "Tan": torch.tan, "Tanh": torch.tanh,
     }  # fmt: skip
     binary = {
-        "Add": torch.add, "And": torch.logical_and, "Div": torch.div, "Equal": torch.eq,
+        "Add": torch.add, "And": torch.logical_and, "BitwiseAnd": torch.bitwise_and,
+        "BitwiseOr": torch.bitwise_or, "BitwiseXor": torch.bitwise_xor, "Equal": torch.eq,
         "Greater": torch.gt, "GreaterOrEqual": torch.ge, "Less": torch.lt,
         "LessOrEqual": torch.le, "MatMul": torch.matmul, "Max": torch.maximum,
-        "Min": torch.minimum, "Mul": torch.mul, "Or": torch.logical_or, "Pow": torch.pow,
-        "Sub": torch.sub,
+        "Min": torch.minimum, "Mul": torch.mul, "Or": torch.logical_or, "Sub": torch.sub,
+        "Xor": torch.logical_xor,
     }  # fmt: skip
 
-    def of(function: Callable[..., Any], count: int) -> Callable[[list[Any], dict[str, Any]], Any]:
+    def of(function: Callable[..., Any], count: int) -> Operator:
         return lambda x, a: function(*x[:count])
 
     return {
         **{name: of(function, 1) for name, function in unary.items()},
         **{name: of(function, 2) for name, function in binary.items()},
+        "ArgMax": extreme(torch.argmax),
+        "ArgMin": extreme(torch.argmin),
         "Cast": lambda x, a: x[0].to(types[a["to"]]),
         "Concat": lambda x, a: torch.cat(x, dim=a["axis"]),
         "Conv": convolution,
+        "CumSum": cumulative_sum,
+        "Div": divide,
         "Expand": lambda x, a: x[0].expand(torch.broadcast_shapes(x[0].shape, tuple(sizes(x[1])))),
         "Gather": lambda x, a: x[0][(slice(None),) * a.get("axis", 0) + (x[1],)],
+        "GatherElements": lambda x, a: torch.gather(
+            x[0], a.get("axis", 0), x[1] % x[0].shape[a.get("axis", 0)]
+        ),
         "GatherND": gather_nd,
-        "ReduceMax": reduce(torch.amax),
-        "ReduceMin": reduce(torch.amin),
-        "ReduceSum": reduce(torch.sum),
+        "Mod": lambda x, a: (torch.fmod if a.get("fmod", 0) else torch.remainder)(*x),
+        "Pad": pad,
+        "Pow": lambda x, a: torch.pow(*x).to(x[0].dtype),
+        "Range": lambda x, a: torch.arange(*(v.item() for v in x), dtype=x[0].dtype),
+        "ReduceMax": reduced(torch.amax),
+        "ReduceMin": reduced(torch.amin),
+        "ReduceProd": reduced(product),
+        "ReduceSum": reduced(torch.sum),
         "Reshape": reshape,
+        "ScatterElements": scatter_elements,
         "ScatterND": scatter_nd,
         "Shape": lambda x, a: torch.tensor(x[0].shape)[a.get("start", 0) : a.get("end", x[0].ndim)],
         "Slice": slice_,
         "Softmax": lambda x, a: torch.softmax(x[0], dim=a.get("axis", -1)),
         "Split": lambda x, a: torch.split(x[0], sizes(x[1]), dim=a.get("axis", 0)),
-        "Squeeze": lambda x, a: x[0].squeeze(),
+        "Squeeze": squeeze,
+        "TopK": top_k,
         "Transpose": lambda x, a: x[0].permute(a["perm"]),
-        "Unsqueeze": lambda x, a: x[0].unsqueeze(sizes(x[1])[0]),
+        "Unsqueeze": unsqueeze,
         "Where": lambda x, a: torch.where(x[0], x[1], x[2]),
     }

@@ -4,12 +4,28 @@ from collections.abc import Callable
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx_lm.models.switch_layers import SwitchGLU
 
-from tests.models import MLP, Superposition, Transformer
+from tests.models import MLP, Seeded, Superposition, Transformer
 
 
 def normal(*shape: int) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(1))
+
+
+class Chain(Seeded):
+    """Layers in a row, then a fixed combination of all they give."""
+
+    def __init__(self, *layers: Callable[[mx.array], mx.array]) -> None:
+        super().__init__()
+        self.layers = list(layers)
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.layers:
+            x = layer(x)
+        flat = x.reshape(x.shape[0], -1)
+        return flat @ mx.sin(mx.arange(2.0 * flat.shape[1])).reshape(-1, 2)
 
 
 class CausalAttention(nn.Module):
@@ -42,6 +58,23 @@ class FirstOfPair(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         found: mx.array = self.layer(x)[0]
+        return found
+
+
+class MixtureOfExperts(Seeded):
+    """As mlx-lm writes it: the experts of a token by argpartition, then one product for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(6, 4, bias=False)
+        self.experts = SwitchGLU(6, 5, 4)
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        gates = mx.softmax(self.gate(x), axis=-1, precise=True)
+        chosen = mx.stop_gradient(mx.argpartition(-gates, kth=1, axis=-1)[..., :2])
+        scores = mx.take_along_axis(gates, chosen, axis=-1)
+        found: mx.array = (self.experts(x, chosen) * scores[..., None]).sum(axis=-2)
         return found
 
 

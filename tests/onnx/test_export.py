@@ -11,16 +11,19 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlx_entk import InputError
-from mlx_entk.onnx import OPSET, export, load
+from mlx_entk.onnx import OPSET, builders, emitter, export, load
 from mlx_entk.onnx.builders import BUILDERS
+from mlx_entk.onnx.emitter import as_onnx_array
+from mlx_entk.onnx.torch_runtime import as_torch, operators_of
 from mlx_entk.parameters import flatten_tree
 from tests.models import MLP
-from tests.onnx.layers import LAYERS, normal
+from tests.onnx.layers import LAYERS, MixtureOfExperts, normal
 from tests.reference import relative_error
 
 
@@ -28,7 +31,7 @@ def run(model: onnx.ModelProto, **inputs: mx.array) -> list[NDArray[Any]]:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    found: list[NDArray[Any]] = session.run(None, {k: np.array(v) for k, v in inputs.items()})
+    found: list[NDArray[Any]] = session.run(None, {k: as_onnx_array(v) for k, v in inputs.items()})
     return found
 
 
@@ -178,41 +181,235 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         export(MLP([3, 2]), [x], tmp_path / "f.onnx", input_names=["a", "b"])
     with pytest.raises(InputError, match="a module brings its own"):
         export(MLP([3, 2]), [x], tmp_path / "f.onnx", params={})
-    with pytest.raises(InputError, match="Scan other than a cumulative sum cannot be exported"):
-        export(lambda x: mx.cumprod(x, axis=1), [x], tmp_path / "f.onnx")
+    with pytest.raises(InputError, match="Unable to get state for primitive CumLogAddExp"):
+        export(lambda x: mx.logcumsumexp(x, axis=1), [x], tmp_path / "f.onnx")
+    with pytest.raises(InputError, match="primitive Quantize has no ONNX builder"):
+        export(quantized, [normal(2, 64)], tmp_path / "f.onnx")
+    with pytest.raises(InputError, match="RandomBits: it draws random numbers, or closes over an"):
+        export(lambda x: x + mx.random.normal(x.shape), [x], tmp_path / "f.onnx")
+    with pytest.raises(InputError, match="type complex64 has no counterpart in ONNX"):
+        export(lambda x: mx.abs(x.astype(mx.complex64)), [x], tmp_path / "f.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def quantized(x: mx.array) -> mx.array:
+    weight = mx.sin(mx.arange(64.0 * 64)).reshape(64, 64)
+    return mx.quantized_matmul(x, *mx.quantize(weight))
+
+
+def agrees(
+    function: Callable[[mx.array], mx.array], x: mx.array, path: Path, batch: str = "dynamic"
+) -> None:
+    """Exported, a function gives in onnxruntime and in PyTorch what it gives here, in any batch."""
+    model = export(function, [x], path)
+
+    assert metadata(model)["batch"].startswith(batch)
+    assert "agrees with MLX" in metadata(model)["onnxruntime"]
+    _, in_torch = as_torch(model)
+    for rows in (x, longer(x), longer(longer(x))) if batch == "dynamic" else (x,):
+        expected, host = as_onnx_array(function(rows)), as_onnx_array(rows)
+        (found,) = run(model, x=rows)
+        assert found.dtype == expected.dtype
+        in_double = torch.from_numpy(host.astype(np.float64) if host.dtype.kind == "f" else host)
+        for result in (found, in_torch({}, in_double).numpy()):
+            assert result.shape == expected.shape
+            assert np.allclose(result, expected, rtol=2e-6, atol=1e-7, equal_nan=True)
+
+
+VALUES = mx.array([[0.5, -1.25, 3.0, 1e-4], [-0.75, 2.0, -1e-3, 0.25], [4.0, 0.1, -2.0, 1.0]])
 
 
 @pytest.mark.parametrize(
     "function",
     [
         mx.log1p, mx.expm1, mx.log2, mx.log10, mx.rsqrt, mx.arcsinh, mx.cosh, mx.sign, mx.round,
+        mx.erf, mx.tan, mx.ceil, mx.isinf, mx.isnan, mx.reciprocal,
+        lambda x: mx.arccos(x / 5) + mx.arcsin(x / 5) + mx.arctanh(x / 5),
+        lambda x: mx.arccosh(mx.abs(x) + 1.1) + mx.arctan(x) + mx.sinh(x),
         lambda x: mx.arctan2(x, x[:, ::-1] - 0.3), lambda x: mx.logaddexp(x, -x),
         lambda x: x % 0.7, lambda x: x // 0.7, lambda x: mx.divmod(x, 0.7)[1],
-        lambda x: mx.argmax(x, axis=1), lambda x: mx.sort(x, axis=1),
-        lambda x: mx.argsort(x, axis=1), lambda x: mx.topk(x, 2, axis=1),
+        lambda x: mx.argmax(x, axis=1), lambda x: mx.argmin(x, axis=1, keepdims=True),
+        lambda x: mx.sort(x, axis=1), lambda x: mx.sort(x, axis=0),
+        lambda x: mx.argsort(x, axis=1), lambda x: mx.sum(mx.topk(x, 2, axis=1), axis=1),
         lambda x: mx.take_along_axis(x, mx.argsort(x, axis=1), axis=1),
+        lambda x: mx.put_along_axis(x, mx.argmax(x, axis=1, keepdims=True), mx.array(0.5), axis=1),
         lambda x: mx.cumsum(x, axis=1, reverse=True, inclusive=False),
+        lambda x: mx.cumsum(x, axis=0),
         lambda x: mx.where((x > 0) & (x < 1), x, -x), lambda x: mx.where(x > 0, x, mx.inf),
+        lambda x: mx.where((x > 0) ^ (x < 1), x, -x), lambda x: ~(x > 0) | (x < -1),
         lambda x: mx.all(x > -1, axis=1), lambda x: mx.var(x, axis=1), lambda x: x[:, ::-2],
         lambda x: mx.pad(x, [(0, 0), (1, 2)]), lambda x: mx.repeat(x, 2, axis=1),
         lambda x: mx.tile(x, (1, 3)), lambda x: mx.logsumexp(x, axis=1),
+        lambda x: mx.logsumexp(mx.where(x > 9, x, -mx.inf), axis=1),  # of nothing: −∞
         lambda x: mx.concatenate(list(mx.split(x, 2, axis=1))), lambda x: x.at[:, 1:3].add(2.0),
         lambda x: x.at[:, mx.array([0, 0, 2])].add(x[:, :3]),
+        lambda x: x.at[:, mx.array([0, 2])].multiply(x[:, :2]),
+        lambda x: x.at[:, mx.array([0, 2])].maximum(x[:, :2]),
+        lambda x: x[:, mx.array([-1, 0])] + x[:, mx.array([1, -2])],
         lambda x: mx.tril(x[:, None] * x[:, :, None]),
         lambda x: mx.prod(x, axis=1), lambda x: mx.einsum("ni,nj->nij", x, x),
         lambda x: (x > 0).astype(mx.float32) + mx.arange(x.shape[0])[:, None],
+        lambda x: x * mx.array_equal(x, mx.where(x > 9, x, mx.nan), equal_nan=True),
+        lambda x: x * mx.array_equal(mx.log(-1 - x), mx.log(-1 - x), equal_nan=True),
+        lambda x: x[:, :0] @ x[:, :0].T, lambda x: x[:, None, :0].sum(axis=2),
+        lambda x: mx.concatenate([x[:, :0], x], axis=1),
     ],
 )  # fmt: skip
 def test_operations_agree(function: Callable[[mx.array], mx.array], tmp_path: Path) -> None:
-    x = mx.array([[0.5, -1.25, 3.0, 1e-4], [-0.75, 2.0, -1e-3, 0.25], [4.0, 0.1, -2.0, 1.0]])
+    agrees(function, VALUES, tmp_path / "f.onnx")
 
+
+@pytest.mark.parametrize("scan", [mx.cumsum, mx.cumprod, mx.cummax, mx.cummin])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("inclusive", [False, True])
+def test_scans_agree(
+    scan: Callable[..., mx.array], reverse: bool, inclusive: bool, tmp_path: Path
+) -> None:
+    def of_every_type(x: mx.array) -> mx.array:
+        typed = [(mx.abs(x) * 2).astype(t) for t in (mx.int32, mx.uint8, mx.bool_)]
+        found = [scan(v, axis=1, reverse=reverse, inclusive=inclusive) for v in (x, *typed)]
+        return mx.stack([value.astype(mx.float32) for value in found])
+
+    agrees(of_every_type, VALUES, tmp_path / "f.onnx")
+
+
+def test_a_scan_along_the_batch_other_than_a_sum_keeps_the_size(tmp_path: Path) -> None:
+    agrees(
+        lambda x: mx.cummax(x, axis=0), VALUES, tmp_path / "f.onnx",
+        "fixed: MLX primitive Scan along the batch",
+    )  # fmt: skip
+
+
+def written(at: Any, value: Callable[[mx.array], mx.array | float]) -> Any:
+    """A function that writes into a part of what it gets."""
+
+    def function(x: mx.array) -> mx.array:
+        found = x * 1
+        found[at] = value(x)
+        return found
+
+    return function
+
+
+EVERY = slice(None)
+SLICES = [
+    (..., slice(None, -2)), (EVERY, slice(None, None, -1)), (EVERY, slice(None, None, -2)),
+    (EVERY, slice(-2, None)), (EVERY, slice(3, 0, -1)), (EVERY, slice(-1, -3, -1)),
+    (EVERY, slice(-2, None, -2)), (EVERY, slice(1, None, 3)), (EVERY, slice(3, 1)),
+    (EVERY, slice(2, -1, -1)), (EVERY, slice(99, None, -3)), (EVERY, 2),
+    (slice(None, None, -1),), (slice(1, None),), (slice(None, -1),), (slice(-1, None),),
+    (slice(None, 0, -1),), (slice(None, None, -1), slice(None, None, -1)), (slice(0, 2),),
+    (slice(0, 0),),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", SLICES)
+def test_every_kind_of_slice_is_read_and_written(at: Any, tmp_path: Path) -> None:
+    """Backwards, to the end and before it, empty, with gaps, and of the free axis."""
+    ways: list[Callable[[mx.array], mx.array]] = [
+        lambda x: mx.tanh(x[at]),
+        written(at, lambda x: mx.tanh(x[at])),
+        written(at, lambda x: 0.5),
+        lambda x: x.at[at].add(mx.tanh(x[at])),
+        lambda x: x.at[at].multiply(2.0),
+    ]
+
+    agrees(
+        lambda x: mx.concatenate([way(x).reshape(-1) for way in ways]), VALUES, tmp_path / "f.onnx"
+    )
+
+
+def test_a_slice_of_every_second_input_keeps_the_size(tmp_path: Path) -> None:
+    agrees(lambda x: x[::2], VALUES, tmp_path / "f.onnx", "fixed: a size in the graph")
+
+
+SMALL_TYPES = (mx.bool_, mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + x[:, ::-1], lambda x: x * x[:, ::-1], lambda x: mx.maximum(x, x[:, ::-1]),
+        lambda x: x < x[:, ::-1], lambda x: x == x[:, ::-1], lambda x: mx.abs(x),
+        lambda x: mx.sign(x), lambda x: mx.square(x), lambda x: mx.sort(x, axis=1),
+        lambda x: mx.argmax(x, axis=1), lambda x: mx.where(x > x[:, :1], x, x[:, ::-1]),
+        lambda x: mx.all(x, axis=1), lambda x: mx.any(x, axis=1), lambda x: mx.sum(x, axis=1),
+        lambda x: mx.max(x, axis=1), lambda x: mx.pad(x, [(0, 0), (1, 1)]), lambda x: mx.floor(x),
+        lambda x: x.at[:, 1:3].maximum(x[:, :2]), lambda x: mx.softmax(x, axis=1),
+    ],
+)  # fmt: skip
+def test_types_that_onnx_operators_lack(
+    function: Callable[[mx.array], mx.array], tmp_path: Path
+) -> None:
+    x = mx.array([[0, -3, 2, 0], [1, 1, -1, 0], [2, 3, 5, -1]])
+
+    def of_every_type(x: mx.array) -> mx.array:
+        typed = [(mx.abs(x) if t == mx.uint8 else x).astype(t) for t in SMALL_TYPES]
+        return mx.stack([function(value).astype(mx.float32) for value in typed])
+
+    agrees(of_every_type, x, tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize("dtype", [mx.int8, mx.int32, mx.int64])
+def test_division_of_whole_numbers_goes_down(dtype: mx.Dtype, tmp_path: Path) -> None:
+    x = mx.array([[-7, 7, -7, 7], [-6, 6, -1, 1]]).astype(dtype)
+    by = mx.array([[2, 2, -2, -2]]).astype(dtype)
+
+    agrees(lambda x: x // by, x, tmp_path / "f.onnx")
+    agrees(lambda x: mx.divmod(x, by)[0] + x % by, x, tmp_path / "d.onnx")
+
+
+EXPERTS = normal(4, 6, 5)
+mx.eval(EXPERTS)  # or it would be part of what the function computes
+
+
+@pytest.mark.parametrize(
+    ("function", "x"),
+    [
+        (lambda x: mx.gather_mm(x, EXPERTS, rhs_indices=mx.array([[0, 2]])), normal(3, 1, 2, 6)),
+        (lambda x: mx.gather_mm(x, EXPERTS, lhs_indices=mx.array([1, 0, 0, 1])), normal(4, 2, 6)),
+        (
+            lambda x: mx.gather_mm(
+                x, EXPERTS, lhs_indices=mx.array([1, 0]), rhs_indices=mx.array([3, 3])
+            ),
+            normal(3, 2, 6),
+        ),
+        (
+            lambda x: mx.gather_mm(
+                x, EXPERTS, rhs_indices=mx.sort(mx.argmax(x[:, 0], axis=1) % 4),
+                sorted_indices=True,
+            ),
+            normal(7, 1, 6),
+        ),
+    ],
+)  # fmt: skip
+def test_products_with_gathered_matrices(
+    function: Callable[[mx.array], mx.array], x: mx.array, tmp_path: Path
+) -> None:
     model = export(function, [x], tmp_path / "f.onnx")
 
-    for batch in (x, longer(x)):
-        expected = np.array(function(batch))
-        found = run(model, x=batch)[0]
-        assert found.shape == expected.shape
-        assert np.allclose(found, expected, rtol=2e-6, atol=1e-7, equal_nan=True)
+    assert relative_error(run(model, x=x)[0], np.array(function(x))) < 1e-6
+
+
+@pytest.mark.parametrize("tokens", [3, 40])  # beyond 64 tokens times experts mlx-lm sorts them
+def test_a_mixture_of_experts(tokens: int, tmp_path: Path) -> None:
+    module, x = MixtureOfExperts(), normal(2, tokens, 6)
+
+    model = export(module, [x], tmp_path / "moe.onnx")
+
+    for batch in (x, longer(x)) if metadata(model)["batch"] == "dynamic" else (x,):
+        assert relative_error(run(model, x=batch)[0], np.array(module(batch))) < 1e-5
+
+
+def test_every_operator_that_a_builder_writes_is_known_to_pytorch() -> None:
+    source = Path(builders.__file__).read_text() + Path(emitter.__file__).read_text()
+    written = {word for word in re.findall(r'"([A-Z]\w+)"', source) if onnx.defs.has(word)}
+    written -= {"Flatten", "Scan", "Scatter", "Sum"}  # MLX's, or parts of names
+    written |= {f"Reduce{name}" for name in ("Max", "Min", "Prod", "Sum")}
+    written |= {f"Bitwise{name}" for name in ("And", "Or", "Xor")}
+
+    assert len(written) > 60
+    assert written - operators_of(torch).keys() == set()
 
 
 def test_the_table_is_of_primitives_that_mlx_has() -> None:
