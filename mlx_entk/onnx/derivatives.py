@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import mlx.core as mx
 
 from mlx_entk.errors import InputError
 from mlx_entk.functions import ParametricFunction
-from mlx_entk.jacobian import Probe
+from mlx_entk.inputs import Inputs
+from mlx_entk.jacobian import Probe, gradient
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.parameters import Params, flatten_tree
+from mlx_entk.rules import Examined, examine
 
 What = Literal["model", "jacobian", "entk", "vjp", "jvp"]
 
@@ -55,94 +57,131 @@ def derivative(
     - ``jvp``: J u as ``output_tangent`` (N, C), for a direction u given by parameter as
       ``tangent.NAME``.
 
+    Gradients are those of :func:`mlx_entk.entk`: where a rule of MLX is wrong, by another that is
+    right; and where mapping over inputs would not give the plain ones, input by input, which
+    leaves a graph for batches of the size of ``x`` alone.
+
     Raises
     ------
     InputError
-        For an unknown ``what``, or a model whose outputs depend on the rest of the batch.
+        For an unknown ``what``; a model whose outputs depend on the rest of the batch, or that
+        MLX cannot differentiate, or not rightly.
     """
+    if what not in get_args(What):
+        raise InputError(f"{what!r} is no graph of a model: use {', '.join(get_args(What))}")
     C = check_model(model, (x,))
-
     if what == "model":
         return Exported(
             lambda params, x: {OUTPUT: model.apply(flatten_tree(params), x)}, {"x": x}, ((0,),)
         )
+    examined = examine(model, (x,), C)
     if what == "jacobian":
+        rows_of = _find_rows(examined, (x,), C)
         basis = mx.eye(C)
         mx.eval(basis)
 
         def rows(params: Any, x: mx.array) -> dict[str, mx.array]:
-            found = _rows(model, flatten_tree(params), x, basis)
+            found = rows_of(flatten_tree(params), x, basis)
             return {f"jacobian.{name}": value for name, value in found.items()}
 
         return Exported(rows, {"x": x}, ((0,),))
     if what == "entk":
-        return Exported(_kernel(model, C, reduction), {"x": x, "x2": x}, ((0,), (1,)))
+        rows_of = _find_rows(examined, (x,), C)
+        return Exported(_kernel(rows_of, C, reduction), {"x": x, "x2": x}, ((0,), (1,)))
     if what == "vjp":
 
         def pull(params: Any, x: mx.array, cotangent: mx.array) -> dict[str, mx.array]:
-            values = flatten_tree(params)
-            gradients = _vjp(model, values, x, cotangent)
-            return {f"gradient.{n}": g for n, g in zip(values, gradients, strict=True)}
+            at = ParametricFunction(flatten_tree(params), examined.function.apply)
+            gradients = gradient(at, list(at.params), (x,), cotangent)
+            return {f"gradient.{n}": g for n, g in zip(at.params, gradients, strict=True)}
 
-        return Exported(pull, {"x": x, "cotangent": mx.zeros((x.shape[0], C))}, ((0, 1),))
-    if what == "jvp":
-        way = find_push(model, Probe.of(model, (x,), C)).way
-
-        def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
-            values = flatten_tree(params)
-            at = ParametricFunction(values, model.apply)
-            return {OUTPUT_TANGENT: way(at, (x,), list(values), directions)}
-
-        inputs = {f"tangent.{name}": mx.zeros_like(v) for name, v in model.params.items()}
-        return Exported(push, {"x": x, **inputs}, ((0,),))
-    raise InputError(f"{what!r} is no graph of a model: use model, jacobian, entk, vjp or jvp")
-
-
-def _vjp(
-    model: ParametricFunction, values: Params, x: mx.array, cotangent: mx.array
-) -> list[mx.array]:
-    _, gradients = mx.vjp(
-        lambda *p: model.apply(dict(zip(values, p, strict=True)), x),
-        list(values.values()),
-        [cotangent],
+        example = {"x": x, "cotangent": _example((x.shape[0], C), 0)}
+        return Exported(pull, example, ((0, 1),))
+    return Exported(
+        _push(examined.function, (x,), C),
+        {
+            "x": x,
+            **{
+                f"tangent.{name}": _example(value.shape, i).astype(value.dtype)
+                for i, (name, value) in enumerate(model.params.items())
+            },
+        },
+        ((0,),),
     )
-    return list(gradients)
 
 
-def _rows(
-    model: ParametricFunction, values: Params, x: mx.array, cotangents: mx.array
-) -> dict[str, mx.array]:
-    """Gradients of R combinations of the outputs of each input, by parameter: (N, R, *shape*)."""
+def _example(shape: Sequence[int], seed: int) -> mx.array:
+    """Random numbers: of zeros a wrong derivative would give the same as a right one."""
+    return mx.random.normal(shape, key=mx.random.key(seed))
 
-    def of_input(row: mx.array, cotangent: mx.array) -> list[mx.array]:
-        return _vjp(model, values, row[None], cotangent[None])
 
+def _push(function: ParametricFunction, x: Inputs, C: int) -> Callable[..., dict[str, mx.array]]:
+    """J u of inputs and directions, by a way that agrees with reverse mode."""
+    way = find_push(function, Probe.of(function, x, C)).way
+
+    def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
+        at = ParametricFunction(flatten_tree(params), function.apply)
+        return {OUTPUT_TANGENT: way(at, (x,), list(at.params), directions)}
+
+    return push
+
+
+# Gradients of R combinations of the outputs of each input, for parameters, inputs and cotangents
+# (R, C), by parameter: (N, R, *shape*).
+Rows = Callable[[Params, mx.array, mx.array], Params]
+
+
+def _find_rows(examined: Examined, x: Inputs, C: int) -> Rows:
+    """Rows by ``mx.vmap`` where they are the plain gradients, of a probe; else one by one."""
+    probe = Probe.of(examined.function, x, C)
+    (pair,) = probe.x
+    mapped = _mapped(examined.rows)
     try:
-        by_cotangent = mx.vmap(of_input, in_axes=(None, 0))
-        rows = list(mx.vmap(by_cotangent, in_axes=(0, None))(x, cotangents))
-    except ValueError as error:
-        if "vmap" not in str(error):
-            raise
-        # A convolution's weight gradient, say: one by one, so that the graph has a fixed batch.
-        each = [[of_input(row, cotangent) for cotangent in cotangents] for row in x]
-        rows = [
-            mx.stack([mx.stack([found[i] for found in of_row]) for of_row in each])
-            for i in range(len(values))
-        ]
-    return dict(zip(values, rows, strict=True))
+        found = mapped(examined.function.params, pair, probe.cotangents)
+        if not probe.mistaken(found.items()):
+            return mapped
+    except Exception:  # MLX raises several types where a rule is missing
+        pass
+    return _one_by_one(examined.function)
 
 
-def _kernel(
-    model: ParametricFunction, C: int, reduction: Reduction
-) -> Callable[..., dict[str, mx.array]]:
+def _mapped(function: ParametricFunction) -> Rows:
+    def rows(values: Params, x: mx.array, cotangents: mx.array) -> Params:
+        pull = _pull(function, values)
+        by_cotangent = mx.vmap(pull, in_axes=(None, 0))
+        found = mx.vmap(by_cotangent, in_axes=(0, None))(x, cotangents)
+        return dict(zip(values, found, strict=True))
+
+    return rows
+
+
+def _one_by_one(function: ParametricFunction) -> Rows:
+    def rows(values: Params, x: mx.array, cotangents: mx.array) -> Params:
+        pull = _pull(function, values)
+        each = [[pull(row, cotangent) for cotangent in cotangents] for row in x]
+        return {
+            name: mx.stack([mx.stack([found[i] for found in of_row]) for of_row in each])
+            for i, name in enumerate(values)
+        }
+
+    return rows
+
+
+def _pull(
+    function: ParametricFunction, values: Params
+) -> Callable[[mx.array, mx.array], list[mx.array]]:
+    at = ParametricFunction(values, function.apply)
+    return lambda row, cotangent: gradient(at, list(values), (row[None],), cotangent[None])
+
+
+def _kernel(rows_of: Rows, C: int, reduction: Reduction) -> Callable[..., dict[str, mx.array]]:
     cotangents = cotangents_of(reduction, C)
     left_rows, right_rows = cotangents.left[:], cotangents.right[:]
     mx.eval(left_rows, right_rows)
 
     def kernel(params: Any, x: mx.array, x2: mx.array) -> dict[str, mx.array]:
         values = flatten_tree(params)
-        left = _rows(model, values, x, left_rows)
-        right = _rows(model, values, x2, right_rows)
+        left, right = rows_of(values, x, left_rows), rows_of(values, x2, right_rows)
         parts = {
             f"{KERNEL}.{name}": _contract(left[name], right[name], cotangents.paired)
             for name in values

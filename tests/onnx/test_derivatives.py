@@ -1,7 +1,9 @@
 """Derivative graphs in onnxruntime against finite differences in float64."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,7 +18,7 @@ from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import derivative, export
 from mlx_entk.onnx.derivatives import What
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
-from tests.onnx.layers import TOKENS, normal
+from tests.onnx.layers import TOKENS, Chain, MixtureOfExperts, normal
 from tests.reference import finite_difference_jacobian, from_jacobian, relative_error
 
 MODELS: dict[str, tuple[nn.Module, mx.array, mx.array]] = {
@@ -104,19 +106,165 @@ def test_jacobian_and_products_with_it(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "x"), [(Convolution(), normal(3, 4, 2)), (Image(), normal(2, 5, 6, 2))]
 )
-def test_convolutions_have_a_kernel_for_a_fixed_batch(
+def test_what_mlx_cannot_map_has_a_kernel_for_a_fixed_batch(
     module: nn.Module, x: mx.array, tmp_path: Path
 ) -> None:
-    """MLX cannot vmap the gradient of their weights."""
     found = run(graph_of(module, x, "entk", tmp_path / "entk.onnx", "full"), x=x, x2=x)
 
     for name, J in finite_difference_jacobian(module, x).items():
         assert np.allclose(found[f"kernel.{name}"], from_jacobian(J), rtol=1e-4, atol=1e-5)
 
 
+def written(at: Any, value: Callable[[mx.array], mx.array | float]) -> Callable[..., mx.array]:
+    def layer(h: mx.array) -> mx.array:
+        found = h * 1
+        found[at] = value(h)
+        return found
+
+    return layer
+
+
+EVERY = slice(None)
+# Between a dense layer and the readout; some of MLX's rules for these are wrong or missing.
+BETWEEN: dict[str, Callable[[mx.array], mx.array]] = {
+    "all but the last two": lambda h: h[..., :-2],
+    "backwards": lambda h: h[:, ::-1],
+    "backwards with gaps": lambda h: h[:, ::-2],
+    "differences": lambda h: h[:, 1:] - h[:, :-1],
+    "nothing": lambda h: mx.concatenate([h[:, 3:1], h], axis=1),
+    "inputs backwards, twice": lambda h: mx.tanh(h[::-1])[::-1],
+    "masked": written((EVERY, slice(1, 3)), lambda h: 0.0),
+    "masked with gaps": written((..., slice(None, None, 2)), lambda h: 0.0),
+    "last one masked": written((EVERY, -1), lambda h: 0.0),
+    "moved": written((EVERY, slice(1, 3)), lambda h: 2 * h[:, :2]),
+    "moved backwards": written((EVERY, slice(None, None, -1)), lambda h: mx.square(h)),
+    "scaled": lambda h: h.at[:, 1:3].multiply(2.0),
+    "scaled by itself": lambda h: h.at[:, 1:3].multiply(h[:, :2]),
+    "larger ones": lambda h: h.at[:, 1:3].maximum(h[:, :2]),
+    "into a buffer": lambda h: mx.zeros((h.shape[0], 9, 6), dtype=h.dtype).at[:, 2:6].add(h),
+    "rows taken twice": lambda h: h.at[:, mx.array([0, 0, 2])].add(h[:, :3]),
+    "product": lambda h: mx.prod(h, axis=1),
+    "cumulative product": lambda h: mx.cumprod(h, axis=1),
+    "running maximum": lambda h: mx.cummax(h, axis=1, reverse=True),
+    "sorted": lambda h: mx.sort(h, axis=-1),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_every_derivative_of_operations_with_difficult_rules(name: str, tmp_path: Path) -> None:
+    module, x = Chain(nn.Linear(3, 6), mx.tanh, BETWEEN[name]), normal(3, 4, 3)
+
+    check_derivatives(module, x, finite_difference_jacobian(module, longer(x)), tmp_path)
+
+
+def plain_jacobian(module: nn.Module, x: mx.array) -> dict[str, NDArray[np.float64]]:
+    """One backward pass of MLX for each input and output: its float64 does not do convolutions."""
+    function = as_parametric(module)
+    names, values = list(function.params), list(function.params.values())
+    basis = mx.eye(function.apply({}, x).shape[1])
+
+    def outputs(*p: mx.array, row: mx.array) -> mx.array:
+        return function.apply(dict(zip(names, p, strict=True)), row[None])
+
+    rows = [[mx.vjp(partial(outputs, row=row), values, [ct[None]])[1] for ct in basis] for row in x]
+    return {
+        name: np.array([[np.array(found[i]).ravel() for found in of_row] for of_row in rows])
+        for i, name in enumerate(names)
+    }
+
+
+def longer(x: mx.array) -> mx.array:
+    """Two inputs more: another batch size."""
+    return mx.concatenate([x, 0.5 * x[:2] - 0.1])
+
+
+@pytest.mark.parametrize(
+    ("module", "x"),
+    [
+        (Chain(nn.GRU(3, 4)), normal(3, 4, 3)),
+        (Chain(MixtureOfExperts()), normal(2, 3, 6)),
+        (Chain(nn.Conv1d(4, 8, 3, groups=2, padding=1), mx.tanh), normal(3, 6, 4)),
+        (Chain(nn.Linear(3, 4), nn.Conv1d(4, 4, 2, groups=4, stride=2)), normal(3, 6, 3)),
+        (
+            Chain(nn.Conv1d(4, 8, 3, groups=2), mx.tanh, nn.Conv1d(8, 4, 2, groups=4, dilation=2)),
+            normal(2, 8, 4),
+        ),
+        (Chain(nn.Conv2d(4, 4, 3, groups=4, padding=1)), normal(2, 5, 4, 4)),
+        (Chain(nn.ConvTranspose1d(3, 4, 3, stride=2, padding=1)), normal(2, 4, 3)),
+        (
+            Chain(nn.Linear(2, 3), nn.ConvTranspose2d(3, 2, 3, stride=2, padding=1)),
+            normal(2, 3, 4, 2),
+        ),
+    ],
+)
+def test_every_derivative_of_layers_with_difficult_rules(
+    module: nn.Module, x: mx.array, tmp_path: Path
+) -> None:
+    check_derivatives(module, x, plain_jacobian(module, longer(x)), tmp_path)
+
+
+def check_derivatives(
+    module: nn.Module, x: mx.array, J: dict[str, NDArray[np.float64]], folder: Path
+) -> None:
+    """All derivative graphs, for the inputs and, where their batch is free, for ``longer(x)``.
+
+    ``J`` is the Jacobian of the longer batch.
+    """
+    function = as_parametric(module)
+    generator = np.random.default_rng(0)
+    u = {
+        k: generator.standard_normal(v.shape).astype(np.float32) for k, v in function.params.items()
+    }
+    for what in get_args(What):
+        exported = derivative(function, x, what)
+        model = export(
+            exported.function, list(exported.inputs.values()), folder / "g.onnx",
+            params=function.params, input_names=list(exported.inputs), batches=exported.batches,
+        )  # fmt: skip
+        free = {e.key: e.value for e in model.metadata_props}["batch"] == "dynamic"
+        session = onnxruntime.InferenceSession(str(folder / "g.onnx"))
+        for rows in (x, longer(x)) if free else (x,):
+            N = rows.shape[0]
+            part = {key: value[:N] for key, value in J.items()}
+            C = next(iter(part.values())).shape[1]
+            cotangent = generator.standard_normal((N, C)).astype(np.float32)
+            feed: dict[str, Any] = {"x": rows}
+            if what == "entk":
+                feed["x2"] = rows
+            if what == "vjp":
+                feed["cotangent"] = cotangent
+            if what == "jvp":
+                feed |= {f"tangent.{key}": value for key, value in u.items()}
+            found = run(session, **feed)
+            kernels = {
+                f"kernel.{key}": np.einsum("ncp,mcp->nm", v, v) / C for key, v in part.items()
+            }
+            expected: dict[str, NDArray[Any]] = {
+                "model": {"output": np.array(function.apply({}, rows))},
+                "jacobian": {f"jacobian.{key}": v for key, v in part.items()},
+                "entk": {**kernels, "kernel": sum(kernels.values())},
+                "vjp": {
+                    f"gradient.{key}": np.einsum("nc,ncp->p", cotangent, v)
+                    for key, v in part.items()
+                },
+                "jvp": {"output_tangent": sum(v @ u[key].ravel() for key, v in part.items())},
+            }[what]
+            assert found.keys() == expected.keys()
+            largest = max(np.abs(value).max() for value in expected.values())
+            for key, value in expected.items():
+                error = np.abs(found[key].ravel() - value.ravel()).max()
+                assert error < 1e-4 * largest, (what, key, N)
+
+
 def test_what_has_no_graph_is_refused() -> None:
     dense = as_parametric(MLP([3, 2]))
-    with pytest.raises(InputError, match="'hessian' is no graph of a model"):
+    with pytest.raises(InputError, match="'hessian' is no graph of a model: use model, jacobian"):
         derivative(dense, normal(2, 3), "hessian")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="reduction 'mean' is unknown"):
         derivative(dense, normal(2, 3), "entk", "mean")
+
+
+def test_a_model_that_mlx_cannot_differentiate_is_refused() -> None:
+    taken = Chain(nn.Linear(3, 4), lambda h: h.at[:, mx.array([0, 2])].multiply(h[:, :2]))
+    with pytest.raises(InputError, match=r"cannot be differentiated: \[scatter\] VJP not impl"):
+        derivative(as_parametric(taken), normal(2, 3), "jacobian")
