@@ -6,20 +6,19 @@ all; PyTorch differentiates the forward graph by ``torch.func``.
 """
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from mlx_entk import linalg
-from mlx_entk.errors import InputError
+from mlx_entk.errors import InputError, MlxEntkError, first_line
 from mlx_entk.files import Arrays, Json
 from mlx_entk.functions import ParametricFunction
 from mlx_entk.kernel import Reduction, entk, flatten
@@ -27,6 +26,7 @@ from mlx_entk.linalg import Float64Array
 from mlx_entk.onnx.derivatives import KERNEL, OUTPUT, OUTPUT_TANGENT, What
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.precision import in_double, is_weight
+from mlx_entk.onnx.reference import evaluator
 from mlx_entk.onnx.torch_runtime import as_torch
 from mlx_entk.progress import Progress, silent
 
@@ -46,6 +46,9 @@ DIRECTIONS = 4
 ROUNDING = 1e-6
 
 
+Status = Literal["passed", "failed", "not run"]
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One quantity by a checker against MLX, or against the derivative graph.
@@ -53,11 +56,11 @@ class Comparison:
     Attributes
     ----------
     checker, quantity
-        Who computed what.
+        Who computed what; no quantity where the checker could not go on.
     max_error
-        Largest difference over the largest entry.
+        Largest difference over the largest entry; None where nothing was computed, or no number.
     frobenius
-        Norm of the difference over the norm.
+        Norm of the difference over the norm; None as before.
     spectrum
         Largest difference of eigenvalues over the largest of them; None but for symmetric
         kernels.
@@ -67,27 +70,47 @@ class Comparison:
         How many modes those have: up to the widest gap among the first ten that stand above the
         rounding of single precision; there the space is best defined.
     tolerance, reason
-        What the two errors may be, and why.
+        What the two errors may be, and why; or None, and why the checker could not run.
     """
 
     checker: str
     quantity: str
-    max_error: float
-    frobenius: float
+    max_error: float | None
+    frobenius: float | None
     spectrum: float | None
     angle: float | None
     modes: int | None
-    tolerance: float
+    tolerance: float | None
     reason: str
+
+    @classmethod
+    def not_run(cls, checker: str, reason: str) -> "Comparison":
+        """The row of a checker that could not run, or not go on."""
+        return cls(checker, "", None, None, None, None, None, None, reason)
+
+    @property
+    def status(self) -> Status:
+        """Whether both errors are within the tolerance; what is no number is not."""
+        if self.tolerance is None:
+            return "not run"
+        errors = (self.max_error, self.frobenius)
+        within = all(error is not None and error <= self.tolerance for error in errors)
+        return "passed" if within else "failed"
 
     @property
     def passed(self) -> bool:
-        """Whether both errors are within the tolerance; NaN is not."""
-        return self.max_error <= self.tolerance and self.frobenius <= self.tolerance
+        """Whether it was run and passed."""
+        return self.status == "passed"
 
     def as_json(self) -> Json:
         """For ``verification.json``."""
-        return asdict(self) | {"passed": self.passed}
+        return asdict(self) | {"passed": self.passed, "status": self.status}
+
+
+def all_passed(comparisons: Sequence[Comparison]) -> bool:
+    """Whether a verification has passed: something was compared, and nothing failed."""
+    found = {row.status for row in comparisons}
+    return "passed" in found and "failed" not in found
 
 
 @dataclass(frozen=True)
@@ -138,16 +161,23 @@ def verify(
     against
         Names from :data:`CHECKERS`.
 
+    Returns
+    -------
+    list of Comparison
+        Of each checker in turn. One that cannot run, or not go on, as for an operator that it
+        lacks, ends with a row that says why; the others run all the same.
+
     Raises
     ------
     InputError
-        For an unknown checker, a damaged graph, or one of another model.
+        For an unknown checker or one that is not installed, a damaged graph, or one of another
+        model.
     """
     require_checkers(against)
     graphs = {name: read_model(path) for name, path in subject.graphs.items()}
     for what, graph in graphs.items():
         _require_fit(subject, subject.graphs[what], graph)
-    checkers: dict[str, Callable[[Subject, dict[What, onnx.ModelProto]], list[Comparison]]] = {
+    checkers: dict[str, Callable[[Subject, dict[What, onnx.ModelProto]], Iterator[Comparison]]] = {
         "onnxruntime": _by_onnxruntime,
         "finite-differences": _by_differences,
         "torch": _by_torch,
@@ -155,16 +185,30 @@ def verify(
     found: list[Comparison] = []
     for done, name in enumerate(against):
         progress("verification", done, len(against), name)
-        found += checkers[name](subject, graphs)
+        found += _rows(name, checkers[name](subject, graphs))
     progress("verification", len(against), len(against))
     return found
 
 
+def _rows(name: str, rows: Iterator[Comparison]) -> Iterator[Comparison]:
+    """What a checker finds, and why it could not go on if it could not."""
+    try:
+        yield from rows
+    except MlxEntkError:
+        raise
+    except Exception as error:  # whatever another framework raises
+        yield Comparison.not_run(name, first_line(error))
+
+
 def require_checkers(names: Sequence[str]) -> None:
-    """Raise InputError for a name that is not in :data:`CHECKERS`."""
+    """Raise InputError for a name that is not in :data:`CHECKERS`, or not installed."""
     unknown = [name for name in names if name not in CHECKERS]
     if unknown:
         raise InputError(f"no checker {', '.join(unknown)}: use {', '.join(CHECKERS)}")
+    if "torch" in names and "torch" not in installed_checkers():
+        raise InputError(
+            "verification by PyTorch needs the extra torch: pip install 'mlx-entk[torch]'"
+        )
 
 
 def installed_checkers() -> list[str]:
@@ -186,7 +230,7 @@ def _require_fit(subject: Subject, path: Path, graph: onnx.ModelProto) -> None:
         raise InputError(f"{path} has {', '.join(other)} of another shape: export it again")
 
 
-def _by_onnxruntime(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Comparison]:
+def _by_onnxruntime(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> Iterator[Comparison]:
     import onnxruntime
 
     def run(graph: onnx.ModelProto, output: str, feed: Arrays) -> NDArray[Any]:
@@ -197,27 +241,22 @@ def _by_onnxruntime(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> li
 
     x = linalg.as_numpy(subject.x)
     outputs = run(graphs["model"], OUTPUT, {"x": x})
+    yield compare("onnxruntime", "outputs", outputs, subject.outputs, "forward")
     kernel = run(graphs["entk"], KERNEL, {"x": x, "x2": x})
-    return [
-        compare("onnxruntime", "outputs", outputs, subject.outputs, "forward"),
-        compare("onnxruntime", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum),
-    ]
+    yield compare("onnxruntime", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum)
 
 
-def _by_differences(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Comparison]:
+def _by_differences(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> Iterator[Comparison]:
     x = _in_double(subject.x)
     weights = _weights(graphs["model"])
-    forward = _reference(in_double(graphs["model"], weights_as_inputs=True), OUTPUT)
-    found = [
-        compare(
-            "finite-differences", "outputs in double",
-            forward({"x": x, **weights}), subject.outputs, "forward",
-        )
-    ]  # fmt: skip
+    forward = evaluator(in_double(graphs["model"], weights_as_inputs=True))
+    name = "finite-differences"
+    outputs = forward(OUTPUT, {"x": x, **weights})
+    yield compare(name, "outputs in double", outputs, subject.outputs, "forward")
 
     def slope(direction: Arrays) -> Float64Array:
         after, before = (
-            forward({"x": x} | {k: w + step * direction[k] for k, w in weights.items()})
+            forward(OUTPUT, {"x": x} | {k: w + step * direction[k] for k, w in weights.items()})
             for step in (STEP, -STEP)
         )
         return (after - before) / (2 * STEP)
@@ -227,54 +266,34 @@ def _by_differences(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> li
         {k: generator.standard_normal(w.shape) for k, w in subject.model.params.items()}
         for _ in range(DIRECTIONS)
     ]
-    push = _reference(in_double(graphs["jvp"]), OUTPUT_TANGENT)
-    tangents = [push({"x": x} | {f"tangent.{k}": u for k, u in d.items()}) for d in directions]
+    push = evaluator(in_double(graphs["jvp"]))
+    tangents = [
+        push(OUTPUT_TANGENT, {"x": x} | {f"tangent.{k}": u for k, u in direction.items()})
+        for direction in directions
+    ]
     slopes = [slope(direction) for direction in directions]
-    found.append(
-        compare(
-            "finite-differences", f"J u, {DIRECTIONS} directions",
-            np.stack(slopes), np.stack(tangents), "differences",
-        )
-    )  # fmt: skip
-    if sum(w.size for w in weights.values()) <= SMALL:
-        columns = []
-        for name, weight in weights.items():
-            for index in np.ndindex(weight.shape):
-                unit = {k: np.zeros_like(w) for k, w in weights.items()}
-                unit[name][index] = 1
-                columns.append(slope(unit))
-        kernel = _reduce(np.stack(columns, axis=-1), subject.reduction)
-        expected = _reference(in_double(graphs["entk"]), KERNEL)({"x": x, "x2": x})
-        found.append(
-            compare(
-                "finite-differences",
-                "kernel",
-                kernel,
-                expected,
-                "differences",
-                subject.has_spectrum,
-            )
-        )
-    return found
+    quantity = f"J u, {DIRECTIONS} directions"
+    yield compare(name, quantity, np.stack(slopes), np.stack(tangents), "differences")
+    if sum(w.size for w in weights.values()) > SMALL:
+        return
+    columns = []
+    for parameter, weight in weights.items():
+        for index in np.ndindex(weight.shape):
+            unit = {k: np.zeros_like(w) for k, w in weights.items()}
+            unit[parameter][index] = 1
+            columns.append(slope(unit))
+    kernel = _reduce(np.stack(columns, axis=-1), subject.reduction)
+    expected = evaluator(in_double(graphs["entk"]))(KERNEL, {"x": x, "x2": x})
+    yield compare(name, "kernel", kernel, expected, "differences", subject.has_spectrum)
 
 
-def _reference(graph: onnx.ModelProto, output: str) -> Callable[[Arrays], Float64Array]:
-    """One output of a graph by ONNX's own definition of the operators."""
-    evaluator = ReferenceEvaluator(graph)
-
-    def run(feed: Arrays) -> Float64Array:
-        found: Any = evaluator.run([output], feed)
-        return np.asarray(found[0], dtype=np.float64)
-
-    return run
-
-
-def _by_torch(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Comparison]:
+def _by_torch(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> Iterator[Comparison]:
     weights, function = as_torch(graphs["model"])
     import torch
 
     x = torch.from_numpy(_in_double(subject.x))
     outputs = function(weights, x).numpy()
+    yield compare("torch", "outputs", outputs, subject.outputs, "forward")
 
     def of_input(values: Any, row: Any) -> Any:
         return function(values, row[None])[0]
@@ -286,10 +305,7 @@ def _by_torch(subject: Subject, graphs: dict[What, onnx.ModelProto]) -> list[Com
     ]
     J = torch.stack(rows).numpy()
     kernel = _reduce(J, subject.reduction)
-    return [
-        compare("torch", "outputs", outputs, subject.outputs, "forward"),
-        compare("torch", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum),
-    ]
+    yield compare("torch", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum)
 
 
 def _reduce(J: Float64Array, reduction: Reduction) -> Float64Array:
@@ -339,11 +355,11 @@ def compare(
     tolerance, reason = TOLERANCES[kind]
     difference = a - b
     spectrum = angle = modes = None
-    if kernel:
+    if kernel and np.isfinite(difference).all():
         if a.ndim == 4:
             a, b = (np.asarray(flatten(part), dtype=np.float64) for part in (a, b))
         (values, vectors), (values_b, vectors_b) = linalg.eigh(a), linalg.eigh(b)
-        spectrum = float(np.abs(values - values_b).max() / values_b[0])
+        spectrum = _relative(float(np.abs(values - values_b).max()), float(values_b[0]))
         modes = _leading(values_b)
         cosines = np.linalg.svd(vectors[:, :modes].T @ vectors_b[:, :modes], compute_uv=False)
         # The sine is exact where the cosine is 1 to rounding.
@@ -355,14 +371,20 @@ def compare(
     return Comparison(
         checker=checker,
         quantity=quantity,
-        max_error=float(np.abs(difference).max() / np.abs(b).max()),
-        frobenius=float(np.linalg.norm(difference) / np.linalg.norm(b)),
+        max_error=_relative(float(np.abs(difference).max()), float(np.abs(b).max())),
+        frobenius=_relative(float(np.linalg.norm(difference)), float(np.linalg.norm(b))),
         spectrum=spectrum,
         angle=angle,
         modes=modes,
         tolerance=tolerance,
         reason=reason,
     )
+
+
+def _relative(error: float, size: float) -> float | None:
+    """An error over a size, absolute where that is 0; None where it is no number."""
+    found = error / size if size else error
+    return found if np.isfinite(found) else None
 
 
 def _leading(values: Float64Array) -> int:

@@ -231,7 +231,19 @@ def verification_table(verification: Json) -> Table:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.1e}"
 
-    reasons = {f"{row['tolerance']:.0e}: {row['reason']}" for row in rows}
+    def error(row: Json) -> str:
+        lost = row["tolerance"] is not None and row["max_error"] is None
+        return "NaN" if lost else number(row["max_error"])
+
+    said = {"passed": "passed", "failed": "FAILED", "not run": "not run"}
+    compared = [row for row in rows if row["tolerance"] is not None]
+    reasons = {f"{row['tolerance']:.0e}: {row['reason']}" for row in compared}
+    limits = f" Limits: {'; '.join(sorted(reasons))}." if reasons else ""
+    stopped = "".join(
+        f" {row['checker']} could not go on: {row['reason']}."
+        for row in rows
+        if row not in compared
+    )
     missing = verification["not_installed"]
     skipped = f" Not checked, for it is not installed: {', '.join(missing)}." if missing else ""
     return Table(
@@ -241,18 +253,18 @@ def verification_table(verification: Json) -> Table:
             (
                 row["checker"],
                 row["quantity"],
-                number(row["max_error"]),
+                error(row),
                 number(row["spectrum"]),
                 "" if row["angle"] is None else f"{row['angle']:.2g}°",
-                f"{row['tolerance']:.0e}",
-                "passed" if row["passed"] else "FAILED",
+                "" if row["tolerance"] is None else f"{row['tolerance']:.0e}",
+                # Earlier versions stored no status.
+                said[row.get("status", "passed" if row["passed"] else "failed")],
             )
             for row in rows
         ],
         "The largest error is relative to the largest entry, the spectrum's to its largest "
         "eigenvalue. The angle is the largest between the leading eigenspaces, up to the widest "
-        f"gap; verification.json has Frobenius errors too. Limits: {'; '.join(sorted(reasons))}."
-        f"{skipped}",
+        f"gap; verification.json has Frobenius errors too.{limits}{skipped}{stopped}",
     )
 
 

@@ -1,5 +1,6 @@
 """Verification: what agrees passes, and every kind of disagreement is caught."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -8,16 +9,19 @@ import mlx.nn as nn
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+import torch
+from onnx import helper, numpy_helper
 
 from mlx_entk import InputError
 from mlx_entk.functions import as_parametric
 from mlx_entk.kernel import Reduction
-from mlx_entk.onnx import CHECKERS, Subject, derivative, export, verify
+from mlx_entk.onnx import CHECKERS, Comparison, Subject, all_passed, derivative, export, verify
+from mlx_entk.onnx import torch_runtime as torch_runtime_module
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.onnx.verify import compare
+from mlx_entk.report import verification_table
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
-from tests.onnx.layers import TOKENS, normal
+from tests.onnx.layers import TOKENS, Chain, normal
 
 GRAPHS: tuple[What, ...] = ("model", "jvp", "entk")
 
@@ -68,6 +72,13 @@ def test_all_three_checkers_pass_for_every_reduction(reduction: Reduction, tmp_p
         (Transformer(), TOKENS),
         (Convolution(), normal(4, 4, 2)),
         (Image(), normal(3, 5, 6, 2)),
+        (Chain(nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 2)), normal(6, 3)),
+        (Chain(nn.GRU(3, 2)), normal(4, 4, 3)),
+        (Chain(nn.Linear(3, 4), nn.Conv1d(4, 4, 2, groups=2)), normal(4, 5, 3)),
+        (Chain(nn.Linear(3, 4), lambda h: mx.pad(h, [(0, 0), (1, 0)])), normal(4, 3)),
+        (Chain(nn.Linear(3, 4), nn.InstanceNorm(4, affine=True)), normal(4, 3, 3)),
+        (Chain(nn.Linear(3, 4), lambda h: mx.sort(h, axis=-1)), normal(4, 3)),
+        (Chain(nn.Linear(3, 4), lambda h: mx.prod(h, axis=-1, keepdims=True)), normal(4, 3)),
     ],
 )
 def test_other_architectures_pass(module: nn.Module, x: mx.array, tmp_path: Path) -> None:
@@ -113,7 +124,7 @@ def test_graphs_of_another_model_are_refused(tmp_path: Path) -> None:
         verify(subject, ["numpy"])
 
 
-def test_without_pytorch_the_extra_is_named(
+def test_a_checker_that_is_not_installed_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = subject_of(MLP([3, 2]), normal(4, 3), tmp_path, "trace")
@@ -121,6 +132,75 @@ def test_without_pytorch_the_extra_is_named(
 
     with pytest.raises(InputError, match=r"needs the extra torch: pip install 'mlx-entk\[torch\]'"):
         verify(subject, ["torch"])
+
+
+def test_a_checker_that_cannot_run_says_so_and_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    known = torch_runtime_module.operators_of(torch)
+    monkeypatch.setattr(
+        torch_runtime_module,
+        "operators_of",
+        lambda _: {k: v for k, v in known.items() if k != "Tanh"},
+    )
+
+    for against in (CHECKERS, CHECKERS[::-1]):  # wherever it stands
+        found = verify(subject, against)
+
+        assert [row.checker for row in found if row.status == "not run"] == ["torch"]
+        assert {row.checker for row in found if row.passed} == {"onnxruntime", "finite-differences"}
+        assert all_passed(found)
+    (row,) = verify(subject, ["torch"])
+    assert (row.status, row.passed, row.max_error) == ("not run", False, None)
+    assert row.reason == "verification by PyTorch lacks operator Tanh"
+    assert not all_passed([row])
+    assert not all_passed([])
+
+
+def test_what_a_checker_found_before_it_stopped_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    model = onnx.load(subject.graphs["jvp"])
+    name = model.graph.output[0].name
+    model.graph.node[-1].output[0] = "before"
+    model.graph.node.append(helper.make_node("Relu", ["before"], [name], domain="elsewhere"))
+    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    subject.graphs["jvp"].write_bytes(model.SerializeToString())
+
+    found = verify(subject, ["finite-differences", "torch"])
+
+    assert [(row.quantity, row.status) for row in found] == [
+        ("outputs in double", "passed"), ("", "not run"), ("outputs", "passed"),
+        ("kernel", "passed"),
+    ]  # fmt: skip
+    assert all_passed(found)
+
+
+def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> None:
+    passed = compare("onnxruntime", "outputs", np.ones((2, 2)), np.ones((2, 2)), "forward")
+    failed = compare("torch", "outputs", np.full((2, 2), np.nan), np.ones((2, 2)), "forward")
+    rows = [passed, failed, Comparison.not_run("torch", "operator Foo is missing")]
+    stored = {"inputs": 2, "reduction": "trace", "passed": False, "not_installed": []}
+    new = json.loads(json.dumps([row.as_json() for row in rows], allow_nan=False))
+    old = [{key: value for key, value in row.items() if key != "status"} for row in new[:2]]
+
+    table = verification_table({**stored, "comparisons": new})
+    before = verification_table({**stored, "comparisons": old})
+
+    assert [row[-1] for row in table.rows] == ["passed", "FAILED", "not run"]
+    assert [row[2] for row in table.rows] == ["0.0e+00", "NaN", ""]
+    assert table.rows[2][:2] == ("torch", "")
+    assert "torch could not go on: operator Foo is missing." in str(table.note)
+    assert before.rows == table.rows[:2]
+
+
+def test_a_kernel_that_vanishes_agrees_with_itself() -> None:
+    zero = np.zeros((3, 3))
+
+    assert compare("torch", "kernel", zero, zero, "kernel", kernel=True).passed
+    assert not compare("torch", "kernel", zero + 1e-3, zero, "kernel", kernel=True).passed
 
 
 def test_the_angle_is_between_spaces_that_are_apart() -> None:
@@ -141,3 +221,5 @@ def test_nothing_finite_passes_as_nan() -> None:
     row = compare("torch", "outputs", np.array([[np.nan]]), np.ones((1, 1)), "forward")
 
     assert not row.passed
+    kernel = compare("torch", "kernel", np.full((2, 2), np.nan), np.eye(2), "kernel", kernel=True)
+    assert not kernel.passed
