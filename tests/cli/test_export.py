@@ -163,10 +163,6 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
             ("kernel", "--onnx", "m.onnx", "--weights", "w.npz", "--inputs", "x.npz", "--out", "k"),
             "--weights belongs to --model",
         ),
-        (
-            ("kernel", "--model", "a:b", "--output", "y", "--inputs", "x.npz", "--out", "k"),
-            "--output and --parameters belong to --onnx",
-        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(
