@@ -503,21 +503,59 @@ def _windows(
 
 def _convolution(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, weight = as_mlx(x[0]), as_mlx(x[1])
-    count = value.ndim - 2
     strides, padding, dilations = _windows(a, value.shape[2:], weight.shape[2:])
+    return _convolved(x, weight, a, padding, stride=strides, kernel_dilation=dilations)
+
+
+def _convolved(
+    x: Inputs, weight: mx.array, a: Attributes, padding: list[tuple[int, int]], **windows: Any
+) -> mx.array:
+    """A convolution of channels that come first, and its bias if there is one."""
+    count = weight.ndim - 2
     last = [0, *range(2, count + 2), 1]
     found = mx.conv_general(
-        mx.transpose(value, last),
+        mx.transpose(as_mlx(x[0]), last),
         mx.transpose(weight, last),
-        stride=strides,
         padding=([low for low, _ in padding], [high for _, high in padding]),
-        kernel_dilation=dilations,
         groups=a.get("group", 1),
+        **windows,
     )
     found = mx.transpose(found, [0, count + 1, *range(1, count + 1)])
     if len(x) > 2 and x[2] is not None:
         found = found + _by_channel(x[2], found.ndim)
     return found
+
+
+def _transposed_convolution(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value, weight = as_mlx(x[0]), as_mlx(x[1])
+    spatial, kernel = value.shape[2:], weight.shape[2:]
+    strides, padding, dilations = _windows({**a, "auto_pad": b"NOTSET"}, spatial, kernel)
+    extra = a.get("output_padding", [0] * len(spatial))
+    reach = [gap * (size - 1) + 1 for gap, size in zip(dilations, kernel, strict=True)]
+    mode = a.get("auto_pad", b"NOTSET").decode()
+    wanted = a.get("output_shape")
+    if wanted is None and mode.startswith("SAME"):
+        wanted = [size * stride for size, stride in zip(spatial, strides, strict=True)]
+    if mode == "VALID":
+        padding = [(0, 0)] * len(spatial)
+    for i, size in enumerate(wanted or []):
+        total = strides[i] * (spatial[i] - 1) + extra[i] + reach[i] - size
+        half = total // 2 if mode == "SAME_UPPER" else total - total // 2
+        padding[i] = (half, total - half)
+    groups = a.get("group", 1)
+    parts = weight.reshape(groups, -1, *weight.shape[1:])  # inputs before outputs, by group
+    return _convolved(
+        x,
+        mx.swapaxes(parts, 1, 2).reshape(-1, parts.shape[1], *kernel),
+        a,
+        [
+            (reach[i] - 1 - low, reach[i] - 1 - high + extra[i])
+            for i, (low, high) in enumerate(padding)
+        ],
+        input_dilation=strides,
+        kernel_dilation=dilations,
+        flip=True,
+    )
 
 
 def _pooled(
@@ -663,7 +701,9 @@ def _relu(value: mx.array) -> mx.array:
 
 
 _BINARY: dict[str, Any] = {
-    "Add": mx.add, "And": mx.logical_and, "Equal": mx.equal, "Greater": mx.greater,
+    "Add": mx.add, "And": mx.logical_and, "BitwiseAnd": mx.bitwise_and,
+    "BitwiseOr": mx.bitwise_or, "BitwiseXor": mx.bitwise_xor, "Equal": mx.equal,
+    "Greater": mx.greater,
     "GreaterOrEqual": mx.greater_equal, "Less": mx.less, "LessOrEqual": mx.less_equal,
     "MatMul": mx.matmul, "Mul": mx.multiply, "Or": mx.logical_or, "Sub": mx.subtract,
     "Xor": mx.not_equal,
@@ -715,6 +755,7 @@ OPERATORS: dict[str, Operator] = {
     "Clip": _clip,
     "Concat": lambda x, a, n: mx.concatenate([as_mlx(v) for v in x], axis=a["axis"]),
     "Conv": _convolution,
+    "ConvTranspose": _transposed_convolution,
     "ConstantOfShape": _of_data,
     "CumSum": _cumulative_sum,
     "DepthToSpace": _depth_to_space,

@@ -20,6 +20,8 @@ from mlx_entk import InputError
 from mlx_entk.onnx import OPSET, builders, emitter, export, load
 from mlx_entk.onnx.builders import BUILDERS
 from mlx_entk.onnx.emitter import as_onnx_array
+from mlx_entk.onnx.importer import HOST_ONLY
+from mlx_entk.onnx.operators import OPERATORS
 from mlx_entk.onnx.torch_runtime import as_torch, operators_of
 from mlx_entk.parameters import flatten_tree
 from tests.models import MLP
@@ -401,7 +403,7 @@ def test_a_mixture_of_experts(tokens: int, tmp_path: Path) -> None:
         assert relative_error(run(model, x=batch)[0], np.array(module(batch))) < 1e-5
 
 
-def test_every_operator_that_a_builder_writes_is_known_to_pytorch() -> None:
+def test_every_operator_that_a_builder_writes_is_known_to_pytorch_and_to_the_importer() -> None:
     source = Path(builders.__file__).read_text() + Path(emitter.__file__).read_text()
     written = {word for word in re.findall(r'"([A-Z]\w+)"', source) if onnx.defs.has(word)}
     written -= {"Flatten", "Scan", "Scatter", "Sum"}  # MLX's, or parts of names
@@ -410,6 +412,7 @@ def test_every_operator_that_a_builder_writes_is_known_to_pytorch() -> None:
 
     assert len(written) > 60
     assert written - operators_of(torch).keys() == set()
+    assert written - OPERATORS.keys() - HOST_ONLY == set()
 
 
 def test_the_table_is_of_primitives_that_mlx_has() -> None:

@@ -39,6 +39,26 @@ class ConvolutionalNetwork(torch.nn.Module):
         return found
 
 
+class GroupedConvolutions(torch.nn.Module):
+    """Depthwise, grouped and transposed convolutions, also with groups, gaps and padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pointwise = torch.nn.Conv2d(2, 4, 1)
+        self.depthwise = torch.nn.Conv2d(4, 4, 3, padding=1, groups=4)
+        self.grouped = torch.nn.Conv2d(4, 6, (3, 2), stride=2, padding=1, groups=2)
+        self.up = torch.nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1)
+        self.grouped_up = torch.nn.ConvTranspose2d(4, 6, (2, 3), groups=2, dilation=(2, 1))
+        self.depthwise_up = torch.nn.ConvTranspose2d(6, 6, 2, stride=(1, 3), groups=6, bias=False)
+        self.readout = torch.nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.tanh(self.depthwise(self.pointwise(x)))
+        h = torch.tanh(self.grouped_up(torch.tanh(self.up(self.grouped(h)))))
+        found: torch.Tensor = self.readout(self.depthwise_up(h).square().mean((2, 3)))
+        return found
+
+
 class SmallTransformer(torch.nn.Module):
     """PyTorch's own encoder layer on tokens."""
 
@@ -84,6 +104,7 @@ def by_torch(module: torch.nn.Module, x: torch.Tensor) -> dict[str, NDArray[np.f
     ("make", "x"),
     [
         (ConvolutionalNetwork, torch.linspace(-1, 1, 384).reshape(3, 2, 8, 8).sin()),
+        (GroupedConvolutions, (7 * torch.linspace(-1, 1, 210)).sin().reshape(3, 2, 7, 5)),
         (SmallTransformer, torch.tensor([[0, 1, 2, 3, 6], [5, 5, 0, 1, 4]])),
     ],
 )
@@ -108,6 +129,10 @@ def test_a_model_of_pytorch_has_the_kernel_of_torch_func(
     assert kernels.keys() == expected.keys()
     for name, kernel in expected.items():
         assert np.abs(kernels[name] - kernel).max() < 1e-4 * np.abs(kernel).max() + 1e-6, name
+    C = outputs.shape[1]
+    total = sum(np.einsum("nmcc->nm", kernel) / C for kernel in expected.values())
+    trace = entk(function.parametric(), mlx_x, reduction="trace")
+    assert relative_error(trace, np.asarray(total)) < 1e-4
     one = function(function.params, mlx_x[:1])  # the batch is as free as PyTorch left it
     assert np.allclose(np.array(one), outputs[:1], atol=1e-5)
 
