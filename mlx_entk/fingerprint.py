@@ -3,7 +3,8 @@
 A value's fingerprint is a digest of how it comes about: primitives, arguments, shapes and the
 fingerprints of what goes in. A value is a sum of terms, each with a factor, and whatever is
 linear in one input takes the terms one by one, so that neither the order of a sum nor where it
-is taken counts. Equal fingerprints are equal functions; equal functions may have unequal ones.
+is taken counts. Equal fingerprints are equal functions, except that of large constants only some
+entries are read; equal functions may have unequal fingerprints.
 """
 
 import hashlib
@@ -35,7 +36,7 @@ def fingerprints(graph: Graph) -> list[str]:
     sums: dict[str, _Sum] = {}
 
     def single(value: str, *parts: Any) -> _Sum:
-        digest = _digest(*parts, graph.shapes[value], str(graph.dtypes[value]))
+        digest = digest_of(*parts, graph.shapes[value], str(graph.dtypes[value]))
         shapes[digest] = graph.shapes[value]
         return {(digest, None): 1}
 
@@ -77,14 +78,11 @@ def fingerprints(graph: Graph) -> list[str]:
 
 def _keeps(graph: Graph, node: Node, output: str) -> bool:
     """Whether a node gives its input as it is."""
-    (source, *others) = (*node.inputs, None, None)[:2] if node.inputs else (None, None)
-    return (
-        node.primitive in ("AsType", "Broadcast", "Full")
-        and others == [None]
-        and source is not None
-        and graph.shapes[source] == graph.shapes[output]
-        and graph.dtypes[source] == graph.dtypes[output]
-    )
+    if node.primitive not in ("AsType", "Broadcast", "Full") or len(node.inputs) != 1:
+        return False
+    (source,) = node.inputs
+    same_shape = graph.shapes[source] == graph.shapes[output]
+    return same_shape and graph.dtypes[source] == graph.dtypes[output]
 
 
 def _is_whole(graph: Graph, value: str) -> bool:
@@ -107,10 +105,11 @@ def _added(one: _Sum, other: _Sum, sign: int) -> _Sum:
 
 
 def _key(terms: _Sum) -> str:
-    return _digest(sorted(terms.items(), key=repr))
+    return digest_of(sorted(terms.items(), key=repr))
 
 
-def _digest(*parts: Any) -> str:
+def digest_of(*parts: Any) -> str:
+    """A short text that other parts seldom have too."""
     return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 

@@ -8,14 +8,12 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk.errors import InputError, first_line
-from mlx_entk.functions import Model, Output, ParametricFunction, Selection, as_parametric, bind
+from mlx_entk.functions import Model, Output, ParametricFunction, Selection, bind
 from mlx_entk.inputs import Inputs, alone, count, different, part
 from mlx_entk.linalg import FloatArray, as_numpy
 from mlx_entk.mapping import map_pairs
 from mlx_entk.parameters import Params
 from mlx_entk.rules import examine
-
-__all__ = ["as_parametric", "flattened_jacobian", "gradient", "jacobian", "jacobian_rows"]
 
 # How far a gradient may be from the plain one, over its largest entry: far more than rounding,
 # far less than a wrong rule. The second is for models with values in half precision.
@@ -145,6 +143,26 @@ class Probe:
     def flat(self, name: str) -> list[mx.array]:
         """The gradients by a parameter: both cotangents of the first input, then of the second."""
         return [found for of_input in self.gradients[name] for found in of_input]
+
+    def blind(self) -> set[str]:
+        """Names of the parameters of which every gradient is zero, or lost in rounding."""
+        sizes = {
+            name: max(
+                float(mx.abs(found).max()) if found.size else 0.0 for found in self.flat(name)
+            )
+            for name in self.gradients
+        }
+        floor = _FLOOR * max((size for size in sizes.values() if size < np.inf), default=0.0)
+        return {name for name, size in sizes.items() if size <= floor}
+
+    def has_gram(self, name: str, block: mx.array) -> bool:
+        """Whether ``block`` (2, 2) is the products of the gradients, summed over cotangents."""
+        flat = mx.stack([found.astype(mx.float32).reshape(-1) for found in self.flat(name)])
+        products = (flat @ flat.T).reshape(2, 2, 2, 2)
+        expected = products[:, 0, :, 0] + products[:, 1, :, 1]
+        finite = mx.isfinite(expected)
+        allowed = self.tolerance * mx.where(finite, mx.abs(expected), 0).max() + 1e-30
+        return bool(mx.all(mx.where(finite, mx.abs(block - expected), 0) <= allowed))
 
     def mistaken(self, rows: Iterable[tuple[str, mx.array]]) -> set[str]:
         """Names of the parameters whose rows, shape (2, 2, …), are not the gradients."""

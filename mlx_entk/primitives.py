@@ -298,14 +298,26 @@ def _gather_mm(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     return mx.gather_mm(a, b, lhs_indices=left, rhs_indices=right)
 
 
+# Floats of the matrices that the positions of one input may take; beyond it, one matrix at a time.
+_TAKEN = 2**22
+
+
 def _right_gather_mm(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
-    """MLX has no vmap for it: the matrices taken, then multiplied."""
+    """MLX has no vmap for it: the matrices taken and multiplied, or each multiplied with all."""
     a, b, left, right = inputs
 
     def taken(source: mx.array, index: mx.array) -> mx.array:
         return mx.take(source.reshape(-1, *source.shape[-2:]), index, axis=0)
 
-    return taken(a, left) @ taken(b, right)
+    rows = taken(a, left)
+    if right.size * b.shape[-2] * b.shape[-1] <= _TAKEN:
+        return rows @ taken(b, right)
+    matrices = b.reshape(-1, *b.shape[-2:])
+    total = mx.zeros((*right.shape, a.shape[-2], b.shape[-1]), a.dtype)
+    for number in range(matrices.shape[0]):
+        meets = mx.expand_dims(right == number, [-1, -2])
+        total = total + mx.where(meets, rows @ matrices[number], 0)
+    return total
 
 
 def _add_mm(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:

@@ -17,14 +17,20 @@ _BATCH = 8
 _BY_SIZE, _BY_CONTENT = 0.03, 1e-4
 
 
-def check_second(x: Inputs, x2: Any) -> Inputs:
-    """The inputs x2, of the shapes that x has."""
-    others, _ = as_inputs(x2, "x2")
-    shapes, other_shapes = ([array.shape[1:] for array in batch] for batch in (x, others))
-    if shapes != other_shapes:
+def check_second(x: Any, x2: Any) -> Inputs:
+    """The inputs x2, which need the names, shapes and types of x, in the order of x."""
+    (arrays, names), (others, other_names) = as_inputs(x), as_inputs(x2, "x2")
+    if set(names or ()) != set(other_names or ()):
+        said = [", ".join(of or ()) or "no names" for of in (other_names, names)]
+        raise InputError(f"x2 has inputs called {said[0]}, x has {said[1]}")
+    if names is not None and other_names is not None:
+        others = tuple(others[other_names.index(name)] for name in names)
+    kinds, other_kinds = (
+        [f"{array.shape[1:]} of {array.dtype}" for array in batch] for batch in (arrays, others)
+    )
+    if kinds != other_kinds:
         raise InputError(
-            f"x2 has inputs of shape {', '.join(map(str, other_shapes))}, "
-            f"x of {', '.join(map(str, shapes))}"
+            f"x2 has inputs of shape {', '.join(other_kinds)}, x of {', '.join(kinds)}"
         )
     return others
 
@@ -63,6 +69,8 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
         raise InputError(
             f"model cannot be called on x of {described(x)}: {first_line(error)}"
         ) from error
+    if alone.size == 0:
+        raise InputError("model returns no outputs for an input: a kernel needs at least one")
     if not mx.all(mx.isfinite(alone)):
         raise InputError("model returns NaN or infinity on the first input: look at its weights")
     if not mx.array_equal(alone, again):

@@ -8,7 +8,7 @@ from mlx_entk.distributed import Group, numbers_of_first, share
 from mlx_entk.errors import InputError
 from mlx_entk.files import digest
 from mlx_entk.functions import Model, Output, ParametricFunction, Selection, bind
-from mlx_entk.inputs import Inputs, count
+from mlx_entk.inputs import Inputs, count, different, joined
 from mlx_entk.jacobian import Probe
 from mlx_entk.kernel.checks import check_model, check_second
 from mlx_entk.kernel.explain import explanation
@@ -162,14 +162,14 @@ def entk(
     2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
     """
     function, rows = bind(model, x, params, output, parameters)
-    columns = rows if x2 is None else check_second(rows, x2)
+    columns = rows if x2 is None else check_second(x, x2)
     N, M = count(rows), count(columns)
     C = check_model(function, rows, model)
     cotangents = cotangents_of(reduction, C)
-    ways = _choose(function, rows, C, strategy)
+    ways = _choose(function, rows, C, strategy, rows if x2 is None else joined(rows, columns))
     push = None
     if strategy == "ntk-vector-products":
-        push = find_push(ways.function, Probe.of(ways.function, rows, C))
+        push = find_push(ways.function, Probe.of(ways.function, rows, C), ways.hidden)
     work = Work(ways, cotangents, by_layer, push)
     if explain:
         print(explanation(work, rows, M))
@@ -193,7 +193,7 @@ def entk(
     if out is None:
         store = MemoryStore(names, shape, group)
     else:
-        identity = _identity(function, rows, columns, reduction, tiling)
+        identity = _identity(ways, rows, columns, reduction, tiling)
         store = FileStore(Path(out), names, shape, identity, group)
 
     tiles = share(tiling.tiles(N, M, cotangents, symmetric), group)
@@ -208,11 +208,13 @@ def entk(
     return kernels if by_layer else kernels[WHOLE]
 
 
-def _choose(function: ParametricFunction, x: Inputs, C: int, strategy: Strategy) -> Ways:
+def _choose(
+    function: ParametricFunction, x: Inputs, C: int, strategy: Strategy, every: Inputs
+) -> Ways:
     if strategy not in get_args(Strategy):
         raise InputError(f"strategy {strategy!r} is unknown: use {', '.join(get_args(Strategy))}")
     structured = strategy in ("auto", "structured-derivatives")
-    ways = find_ways(function, x, C, structured)
+    ways = find_ways(function, x, C, structured, every)
     if strategy == "structured-derivatives":
         instead = "use strategy auto, which takes Jacobian contraction instead"
         if ways.structure is None:
@@ -224,11 +226,13 @@ def _choose(function: ParametricFunction, x: Inputs, C: int, strategy: Strategy)
 
 
 def _identity(
-    function: ParametricFunction, x: Inputs, x2: Inputs, reduction: Reduction, tiling: Tiling
+    ways: Ways, x: Inputs, x2: Inputs, reduction: Reduction, tiling: Tiling
 ) -> dict[str, Any]:
     """What tells one kernel, cut one way, from others."""
+    outputs = ways.function.apply({}, *different(x))
     return {
-        "parameters": digest(function.params),
+        "parameters": digest(ways.function.params),
+        "model": ways.fingerprint or digest({"outputs": outputs}),
         "inputs": [digest({f"x{k}": a for k, a in enumerate(batch)}) for batch in (x, x2)],
         "reduction": reduction,
         "tiling": [tiling.inputs, tiling.cotangents],

@@ -119,8 +119,11 @@ class Push:
         return map_inputs(one, tangents, loop=not self.mapped)
 
 
-def find_push(function: ParametricFunction, probe: Probe) -> Push:
+def find_push(function: ParametricFunction, probe: Probe, hidden: bool) -> Push:
     """The first way that agrees with reverse mode on a probe.
+
+    Forward mode passes over derivatives that a model hides, perhaps for inputs that are not in the
+    probe; with ``hidden`` it is not tried.
 
     Raises
     ------
@@ -133,7 +136,7 @@ def find_push(function: ParametricFunction, probe: Probe) -> Push:
     # Each parameter adds about 1, by the scale of its tangent.
     allowed = probe.tolerance * len(names) ** 0.5
     reasons = []
-    for way in _WAYS:
+    for way in _WAYS[1:] if hidden else _WAYS:
         push = Push(function, way)
         try:
             if _agrees(push, probe, names, tangents, expected, allowed):

@@ -14,15 +14,17 @@ wrong for some inputs and right for the two that are tried.
 """
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Set
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from mlx_entk.errors import SlowPathWarning
-from mlx_entk.fingerprint import fingerprints
+from mlx_entk.fingerprint import digest_of, fingerprints
 from mlx_entk.functions import ParametricFunction
 from mlx_entk.inputs import Inputs, count, part
 from mlx_entk.jacobian import TOLERANCE, Probe, gradient, unmappable
+from mlx_entk.kernel.factors import Products, contract
 from mlx_entk.kernel.structure import Structure, structure_of
 from mlx_entk.kernel.tiling import ranges
 from mlx_entk.rules import Examined, examine
@@ -48,6 +50,10 @@ class Ways:
         Of those whose structure is known and right; None where the function has no known graph.
     looped
         Names of those that take a backward pass for each input and output.
+    hidden
+        Whether a derivative is hidden from the graph, or may be.
+    fingerprint
+        Of the gradient as a graph; empty where MLX cannot report it.
     untraceable
         Why there is no graph, or empty.
     """
@@ -56,6 +62,8 @@ class Ways:
     rows: ParametricFunction
     structure: Structure | None
     looped: frozenset[str]
+    hidden: bool
+    fingerprint: str
     untraceable: str
 
 
@@ -67,7 +75,13 @@ class _Verdict:
     looped: frozenset[str]
 
 
-def find_ways(function: ParametricFunction, x: Inputs, C: int, structured: bool = True) -> Ways:
+def find_ways(
+    function: ParametricFunction,
+    x: Inputs,
+    C: int,
+    structured: bool = True,
+    every: Inputs | None = None,
+) -> Ways:
     """Find out how each parameter is used, and hold it against plain gradients.
 
     Parameters
@@ -78,6 +92,8 @@ def find_ways(function: ParametricFunction, x: Inputs, C: int, structured: bool 
         Outputs.
     structured
         False leaves structure aside: every parameter by its exact Jacobian.
+    every
+        The inputs of both sides of the kernel; None for x.
     """
     examined = examine(function, x, C)
     structure = None
@@ -88,28 +104,73 @@ def find_ways(function: ParametricFunction, x: Inputs, C: int, structured: bool 
     verdict = _KNOWN.get(key) if examined.derivative else None
     if verdict is None:
         verdict = _judge(examined, x, C, structure)
-        _tell(verdict.looped)
         if examined.derivative:
             if len(_KNOWN) >= _MOST_KNOWN:
                 _KNOWN.pop(next(iter(_KNOWN)))
             _KNOWN[key] = verdict
     if structure is not None:
         structure = structure.without(verdict.unstructured)
-        structure = structure.without(_hidden(structure, x, C, examined.hidden))
-    return Ways(examined.function, examined.rows, structure, verdict.looped, examined.untraceable)
+        structure = structure.without(_hidden(structure, every or x, C, examined.hidden))
+    known = structure.uses if structure is not None else {}
+    warn_of_slow_path(verdict.looped - known.keys())
+    return Ways(
+        examined.function,
+        examined.rows,
+        structure,
+        verdict.looped,
+        bool(examined.hidden),
+        "".join(examined.derivative) and digest_of(examined.derivative),
+        examined.untraceable,
+    )
 
 
 def _judge(examined: Examined, x: Inputs, C: int, structure: Structure | None) -> _Verdict:
+    """Compare rows with gradients; at other values of the parameters where all of them are zero."""
     function = examined.function
-    names, probe = list(function.params), Probe.of(function, x, C)
+    probe = Probe.of(function, x, C)
+    unstructured, looped = _compare(examined, structure, probe)
+    blind = probe.blind()
+    if blind:  # a head that begins at zero, a dead gate: nothing is seen of what lies before it
+        moved = _moved(function)
+        probe = Probe.of(moved, x, C)
+        elsewhere = replace(examined, function=moved)
+        at = None if structure is None else replace(structure, function=moved)
+        found = _compare(elsewhere, at, probe)
+        unstructured, looped = unstructured | (found[0] & blind), looped | (found[1] & blind)
+    return _Verdict(frozenset(unstructured), frozenset(looped))
+
+
+def _compare(
+    examined: Examined, structure: Structure | None, probe: Probe
+) -> tuple[set[str], set[str]]:
+    """Names of the parameters whose structure is no use, and of those to loop over."""
+    names = set(examined.function.params)
     unstructured = set(names)
     if structure is not None and structure.uses:
         found = structure.factors(probe.x, probe.cotangents, paired=False)
         rows = ((name, _everywhere(factor.rows().values)) for name, factor in found.items())
-        unstructured = (set(names) - structure.uses.keys()) | probe.mistaken(rows)
-    by_rows = [name for name in names if name in unstructured or name in examined.hidden]
+        unstructured = (names - structure.uses.keys()) | probe.mistaken(rows)
+        summed = structure.factors(probe.x, probe.cotangents, paired=True)
+        for name, factor in summed.items():
+            block = contract(factor, factor, True, Products())
+            if not probe.has_gram(name, mx.broadcast_to(block, (2, 2))):
+                unstructured.add(name)
+    by_rows = [n for n in examined.function.params if n in unstructured or n in examined.hidden]
     looped = unmappable(examined.rows, by_rows, probe) if by_rows else set()
-    return _Verdict(frozenset(unstructured), frozenset(looped))
+    return unstructured, looped
+
+
+def _moved(function: ParametricFunction) -> ParametricFunction:
+    """The function at parameters that are none of them zero."""
+    params = {}
+    for number, (name, value) in enumerate(function.params.items()):
+        wide = value.astype(mx.float32)
+        size = mx.sqrt(mx.square(wide).mean()) if value.size else mx.array(0.0)
+        noise = mx.random.normal(value.shape, key=mx.random.key(number))
+        params[name] = (wide + mx.maximum(0.3 * size, 0.1) * noise).astype(value.dtype)
+    return ParametricFunction(
+        params, lambda values, *inputs: function.apply(params | values, *inputs)
+    )
 
 
 def _everywhere(rows: mx.array) -> mx.array:
@@ -125,18 +186,17 @@ def _hidden(structure: Structure, x: Inputs, C: int, unsettled: frozenset[str]) 
     function = structure.function
     structure = structure.without(structure.uses.keys() - unsettled)
     cotangent = mx.random.normal((1, C), key=mx.random.key(1))
+    weights = mx.random.normal((count(x), 1, 1), key=mx.random.key(2))  # so that nothing cancels
     size = max(1, min(_BATCH, _FLOATS // sum(function.params[name].size for name in names)))
     true = {name: mx.zeros((function.params[name].size,)) for name in names}
     found = dict(true)
     for rows in ranges(count(x), size):
-        batch = part(x, rows)
-        cotangents = mx.broadcast_to(cotangent, (count(batch), C))
-        for name, value in zip(names, gradient(function, names, batch, cotangents), strict=True):
+        batch, weight = part(x, rows), weights[rows]
+        gradients = gradient(function, names, batch, weight[:, 0] * cotangent)
+        for name, value in zip(names, gradients, strict=True):
             true[name] = true[name] + value.astype(mx.float32).reshape(-1)
         for name, factor in structure.factors(batch, cotangent, paired=False).items():
-            values = factor.rows().values
-            values = mx.broadcast_to(values, (count(batch), *values.shape[1:]))
-            found[name] = found[name] + values.sum(axis=(0, 1))
+            found[name] = found[name] + (factor.rows().values * weight).sum(axis=(0, 1))
         mx.eval(true, found)
     return {
         name
@@ -145,11 +205,12 @@ def _hidden(structure: Structure, x: Inputs, C: int, unsettled: frozenset[str]) 
     }
 
 
-def _tell(looped: frozenset[str]) -> None:
+def warn_of_slow_path(looped: Set[str]) -> None:
+    """Say of which parameters the gradients are taken one by one."""
     if looped:
         named = ", ".join(sorted(looped)[:3]) + (", …" if len(looped) > 3 else "")
         warnings.warn(
             f"MLX maps the gradient by {named} wrongly: it is taken input by input, which is slow",
             SlowPathWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -162,15 +162,19 @@ def entk_operator(
     if batch is not None and batch < 1:
         raise InputError(f"batch is {batch}: it needs at least one input")
     cotangents_of(reduction, C)
-    function = examine(function, inputs, C).function
-    probe = Probe.of(function, inputs, C)
-    passes = _Passes(find_push(function, probe))
+    examined = examine(function, inputs, C)
+    probe = Probe.of(examined.function, inputs, C)
+    passes = _Passes(find_push(examined.function, probe, bool(examined.hidden)))
     limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
     if batch is None and limit is not None:
         batch = _batch_within(limit, passes, inputs, C, reduction)
     (batch,) = numbers_of_first([batch or BATCH], group)
-    first = EntkOperator(passes, part(inputs, slice(batch)), C, reduction, batch, None)
-    _require_symmetry(first, probe.tolerance)
+    # A pass is compiled for a size of batch, with the model as it is now: the last may be smaller.
+    N = count(inputs)
+    for start in {0, (N - 1) // batch * batch}:
+        rows = part(inputs, slice(start, start + batch))
+        tried = EntkOperator(passes, rows, C, reduction, batch, None)
+        _require_symmetry(tried, probe.tolerance)
     return EntkOperator(passes, inputs, C, reduction, batch, group)
 
 

@@ -73,6 +73,11 @@ class Use:
         return len(swaps) % 2 == 1
 
     @property
+    def multiplies_from_the_left(self) -> bool:
+        """Whether the parameter stands in front of what it is multiplied with: W a, not a W."""
+        return self.node.primitive in ("Matmul", "AddMM") and self.slot == 0
+
+    @property
     def is_stack(self) -> bool:
         """Whether the parameter is a stack of matrices, which arrive as they are or transposed."""
         return all(view.primitive in ("AsType", "Transpose") for view in self.views) and all(
@@ -359,7 +364,7 @@ def _factor(record: _Record, uses: list[Use], parameter: mx.array, paired: bool)
             for use, outer in zip(uses, found, strict=True)
         ]
         return Rows(sum(parts[1:], parts[0]))
-    if paired and len(uses) == 1:
+    if paired and len(uses) == 1 and not uses[0].multiplies_from_the_left:
         merged = _outer(record, uses[0], parameter, record.deltas[uses[0].tap].merged)
         outers = (merged,) if merged is not None else outers
     whole = Outers(outers, shape)
@@ -392,23 +397,30 @@ def _outer(record: _Record, use: Use, parameter: mx.array, delta: Delta) -> Oute
         if list(arguments[0]) != [0]:
             return None
         tokens = values[use.node.inputs[1]]
-        tokens = tokens.reshape(tokens.shape[0], 1, -1)
+        tokens = _counted(tokens.reshape(tokens.shape[0], 1, -1), parameter.shape[0])
         embedded = by_position.reshape(*by_position.shape[:2], -1, parameter.shape[1])
         return Outer(tokens, embedded, fixed=delta.fixed)
     if primitive == "Convolution" and use.slot == 1 and use.plain and arguments[5] == 1:
         found = _patches(values[use.node.inputs[0]], parameter, arguments)
         return Outer(by_position, found[:, None], fixed=delta.fixed)
-    if primitive == "GatherMM" and use.slot == 1 and use.is_stack:
+    if primitive == "GatherMM" and use.slot == 1 and parameter.ndim == 3 and use.is_stack:
         source, chosen = (values[use.node.inputs[slot]] for slot in (0, 2))
         matrices = source.reshape(record.inputs, -1, *source.shape[-2:])
         at = chosen.reshape(record.inputs, -1, *[1] * 2)
         taken = mx.take_along_axis(matrices, at.astype(mx.int32), axis=1).astype(mx.float32)
-        experts = values[use.node.inputs[3]].reshape(record.inputs, -1)
+        experts = _counted(values[use.node.inputs[3]], parameter.shape[0])
+        experts = experts.reshape(record.inputs, -1)
         experts = mx.repeat(experts, taken.shape[2], axis=1)
         sides = (taken.reshape(record.inputs, 1, -1, taken.shape[-1]), by_position)
         left, right = sides[::-1] if use.transposed else sides
         return Outer(left, right, fixed=delta.fixed, blocks=experts)
     return None
+
+
+def _counted(indices: mx.array, size: int) -> mx.array:
+    """Indices from the start: MLX counts negative ones from the end."""
+    indices = indices.astype(mx.int64)
+    return mx.where(indices < 0, indices + size, indices)
 
 
 def _scaled(values: mx.array, factor: float) -> mx.array:

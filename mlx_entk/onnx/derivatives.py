@@ -98,7 +98,7 @@ def derivative(
         example = {"x": x, "cotangent": _example((x.shape[0], C), 0)}
         return Exported(pull, example, ((0, 1),))
     return Exported(
-        _push(examined.function, (x,), C),
+        _push(examined, (x,), C),
         {
             "x": x,
             **{
@@ -115,9 +115,10 @@ def _example(shape: Sequence[int], seed: int) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(seed))
 
 
-def _push(function: ParametricFunction, x: Inputs, C: int) -> Callable[..., dict[str, mx.array]]:
+def _push(examined: Examined, x: Inputs, C: int) -> Callable[..., dict[str, mx.array]]:
     """J u of inputs and directions, by a way that agrees with reverse mode."""
-    way = find_push(function, Probe.of(function, x, C)).way
+    function = examined.function
+    way = find_push(function, Probe.of(function, x, C), bool(examined.hidden)).way
 
     def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
         at = ParametricFunction(flatten_tree(params), function.apply)
