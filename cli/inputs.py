@@ -84,7 +84,10 @@ def _narrow(x: FloatArray, path: Path, name: str) -> FloatArray:
     narrow = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}.get(x.dtype.kind)
     if narrow is None:
         raise InputError(f"{path}: {name} has type {x.dtype}, which MLX has no array for")
-    return np.asarray(x, dtype=narrow)
+    found: FloatArray = np.asarray(x, dtype=narrow)
+    if x.dtype.kind in "iu" and not np.array_equal(found, x):
+        raise InputError(f"{path}: {name} has whole numbers beyond 32 bits, which are no tokens")
+    return found
 
 
 def parse_reduction(text: str) -> Reduction:

@@ -5,18 +5,22 @@ import fnmatch
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten, tree_map_with_path
 
 from mlx_entk.errors import InputError
 from mlx_entk.inputs import Inputs, as_inputs
 from mlx_entk.module_state import require_initialised, restored
 from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 
-# Functions of mlx.core that give indices.
-_INDICES = ("argmax", "argmin", "argpartition", "argsort")
+# Functions of mlx.core that give indices, which calls of models replace; the calls going on.
+_INDICES = {name: getattr(mx, name) for name in ("argmax", "argmin", "argpartition", "argsort")}
+_CALLS: list[None] = []
+_REPLACING = Lock()
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,15 @@ def as_parametric(
         raise InputError("model is a function: pass its parameter tree as params=…")
     function = model
 
+    flat = flatten_tree(params)
+    if len(flat) < len(tree_flatten(params)):
+        raise InputError("params has two parameters of one dotted name: rename one")
+
     def of_flat(values: Params, *inputs: mx.array) -> mx.array:
-        tree = unflatten_tree(values)
+        tree = tree_map_with_path(lambda name, _: values[name or ""], params)
         return call(lambda *a, **k: function(tree, *a, **k), *inputs)
 
-    return _from_values(of_flat, flatten_tree(params))
+    return _from_values(of_flat, flat)
 
 
 @contextmanager
@@ -140,18 +148,23 @@ def _indices_without_derivative() -> Iterator[None]:
     MLX refuses to differentiate by an index, as in a mixture's choice of experts, unless the model
     itself takes its gradient out.
     """
-    originals = {name: getattr(mx, name) for name in _INDICES}
-
-    def stopped(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-        return lambda *a, **k: mx.stop_gradient(function(*a, **k))
-
+    with _REPLACING:
+        if not _CALLS:
+            for name, function in _INDICES.items():
+                setattr(mx, name, _stopped(function))
+        _CALLS.append(None)
     try:
-        for name, function in originals.items():
-            setattr(mx, name, stopped(function))
         yield
     finally:
-        for name, function in originals.items():
-            setattr(mx, name, function)
+        with _REPLACING:
+            _CALLS.pop()
+            if not _CALLS:
+                for name, function in _INDICES.items():
+                    setattr(mx, name, function)
+
+
+def _stopped(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    return lambda *a, **k: mx.stop_gradient(function(*a, **k))
 
 
 def from_flat(function: Callable[..., mx.array], params: Params) -> ParametricFunction:
@@ -189,7 +202,10 @@ def chosen_parameters(params: Iterable[str], parameters: Selection) -> set[str]:
         found = {name for name in names if parameters(name)}
         unknown = [] if found else ["a predicate that takes none"]
     else:
-        patterns = [parameters] if isinstance(parameters, str) else list(parameters)
+        patterns = [parameters] if isinstance(parameters, str) else parameters
+        if not isinstance(patterns, Iterable) or not all(isinstance(p, str) for p in patterns):
+            raise InputError(f"parameters is {parameters!r}: pass names, patterns or a predicate")
+        patterns = list(patterns)
         fits = {
             pattern: {pattern} & set(names) or set(fnmatch.filter(names, pattern))
             for pattern in patterns
@@ -252,7 +268,13 @@ def _unique_parameters(module: nn.Module) -> Params:
     seen: set[tuple[int, str]] = set()
     for name, value in flatten_tree(module.trainable_parameters()).items():
         path, _, leaf = name.rpartition(".")
-        owner, key = resolve(module, path, leaf)
+        try:
+            owner, key = resolve(module, path, leaf)
+        except (LookupError, TypeError, ValueError) as error:
+            raise InputError(
+                f"parameter {name} cannot be told from one inside another: a key of a dictionary "
+                "in the module has a dot in it, rename it"
+            ) from error
         if (id(owner), key) not in seen:
             seen.add((id(owner), key))
             params[name] = value
@@ -282,7 +304,7 @@ def _selected(returned: Any, output: Output | None) -> Any:
     if isinstance(returned, mx.array) and not callable(output):
         raise InputError(
             f"output {output} chooses among several, the model returns one array of shape "
-            f"{returned.shape}: pass a function such as lambda y: y[:, {output!r}]"
+            f"{returned.shape}: pass a function such as lambda y: y[:, -1]"
         )
     try:
         if callable(output):

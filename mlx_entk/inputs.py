@@ -6,7 +6,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.errors import InputError
+from mlx_entk.errors import InputError, first_line
 
 # What a model is called with beside its parameters: arrays whose first axis is the batch.
 Inputs = tuple[mx.array, ...]
@@ -56,7 +56,10 @@ def _as_array(value: Any, name: str) -> mx.array:
                 f"{name} is {type(value).__name__}: pass an array with the batch first, or a "
                 "tuple or dictionary of arrays"
             )
-        host = np.asarray(value)
+        try:
+            host = np.asarray(value)
+        except Exception as error:  # of other libraries: a tensor on a GPU, or one with gradients
+            raise InputError(f"{name} is no array that NumPy reads: {first_line(error)}") from error
         if host.dtype.kind not in "biufc":
             raise InputError(f"{name} has type {host.dtype}, which MLX has no array for")
         wide = {"f": np.float32, "c": np.complex64}.get(host.dtype.kind)
@@ -95,7 +98,7 @@ def different(x: Inputs) -> Inputs:
     """Two inputs that differ: the first, and the first that is not its equal.
 
     Where all are equal the second is made from the first: numbers are shifted by a little,
-    whole numbers (tokens) turned around.
+    whole numbers (tokens) turned around or, if that changes nothing, put to 0 or 1 at the end.
     """
     first = part(x, slice(1))
     unequal = mx.zeros((count(x),), mx.bool_)
@@ -111,4 +114,9 @@ def _changed(array: mx.array) -> mx.array:
     if mx.issubdtype(array.dtype, mx.inexact):
         noise = mx.random.normal(array.shape, key=mx.random.key(0))
         return array + (0.1 * (mx.abs(array).mean() + 0.1) * noise).astype(array.dtype)
-    return array.reshape(1, -1)[:, ::-1].reshape(array.shape)
+    flat = array.reshape(1, -1)
+    turned = flat[:, ::-1]
+    if flat.size and mx.array_equal(turned, flat):
+        last = mx.where(flat[:, -1:] == 0, 1, 0).astype(array.dtype)
+        turned = mx.concatenate([flat[:, :-1], last], axis=1)
+    return turned.reshape(array.shape)

@@ -1,13 +1,15 @@
 """The exact Jacobian of a model by reverse mode, and plain gradients to hold everything against."""
 
-from collections.abc import Collection, Iterable, Sequence
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.errors import InputError, first_line
+from mlx_entk.errors import InputError, SlowPathWarning, first_line
 from mlx_entk.functions import Model, Output, ParametricFunction, Selection, bind
 from mlx_entk.inputs import Inputs, alone, count, different, part
 from mlx_entk.linalg import FloatArray, as_numpy
@@ -56,6 +58,7 @@ def jacobian(
     examined = examine(function, inputs, C)
     probe = Probe.of(examined.function, inputs, C)
     looped = unmappable(examined.rows, function.params, probe)
+    warn_of_slow_path(looped)
     return jacobian_rows(examined.rows, inputs, cotangents, function.params, looped)
 
 
@@ -223,3 +226,23 @@ def jacobian_rows(
 def unmappable(function: ParametricFunction, names: Collection[str], probe: Probe) -> set[str]:
     """The parameters whose rows by ``mx.vmap`` are not the gradients."""
     return probe.mistaken(jacobian_rows(function, probe.x, probe.cotangents, names).items())
+
+
+def warn_of_slow_path(looped: Set[str]) -> None:
+    """Say of which parameters the gradients are taken one by one."""
+    if looped:
+        names = [name or "the parameter" for name in sorted(looped)[:3]]
+        named = ", ".join(names) + (", …" if len(looped) > 3 else "")
+        warnings.warn(
+            f"MLX maps the gradient by {named} wrongly: it is taken input by input, which is slow",
+            SlowPathWarning,
+            stacklevel=_levels_to_the_reader(),
+        )
+
+
+def _levels_to_the_reader() -> int:
+    """How many calls above a warning the code that is not of this package is."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("mlx_entk."):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -2,37 +2,40 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_entk.errors import InputError
+
+# Objects that are walked through at most; a model has fewer, what it refers to may be anything.
+_MOST = 20_000
 
 
 @contextmanager
 def restored(module: nn.Module) -> Iterator[None]:
     """Give a module back as it was, whatever a call writes: weights, statistics, caches.
 
-    A call under a transform leaves arrays behind that are dead once the transform ends.
+    A call under a transform leaves arrays behind that are dead once the transform ends. What is
+    kept are the contents of modules, lists, dictionaries and other objects that the module
+    holds. Arrays are handed to the call as copies of the handle, so that ``+=`` and ``[:] =``,
+    which write into an array, leave the module's own alone.
     """
-    kept = [(owner, owner.copy(), _attributes(owner)) for owner in _containers(module)]
+    kept = [(owner, _content(owner)) for owner in _owners(module)]
     try:
+        for owner, content in kept:
+            _refill(owner, {part: _handles(value) for part, value in content.items()})
         yield
     finally:
-        for owner, content, attributes in kept:
-            if isinstance(owner, list):
-                owner[:] = content
-            else:
-                dict.clear(owner)
-                dict.update(owner, content)
-            if attributes is not None:
-                vars(owner).clear()
-                vars(owner).update(attributes)
+        for owner, content in kept:
+            _refill(owner, content)
 
 
 def require_initialised(module: nn.Module) -> None:
     """Raise InputError for a module whose ``__init__`` leaves out that of its base."""
-    for owner in _containers(module):
+    for owner in _owners(module):
         if isinstance(owner, nn.Module) and "_no_grad" not in vars(owner):
             name = type(owner).__name__
             raise InputError(f"{name} does not call super().__init__() in its __init__: add it")
@@ -53,21 +56,59 @@ def _changes_in_training(module: nn.Module) -> bool:
     return isinstance(module, nn.BatchNorm)
 
 
-def _containers(module: nn.Module) -> list[Any]:
-    """Every module, dictionary and list inside a module, each once."""
+def _owners(module: nn.Module) -> list[Any]:
+    """Everything in a module that holds something else and can be written to, each once."""
     found: list[Any] = []
     seen: set[int] = set()
     pending: list[Any] = [module]
-    while pending:
+    while pending and len(found) < _MOST:
         value = pending.pop()
-        if not isinstance(value, dict | list | tuple) or id(value) in seen:
+        if id(value) in seen or not _holds(value):
             continue
         seen.add(id(value))
         if not isinstance(value, tuple):
             found.append(value)
-        pending.extend(value.values() if isinstance(value, dict) else value)
+        if isinstance(value, dict):
+            pending.extend(value.values())
+        elif isinstance(value, list | tuple):
+            pending.extend(value)
+        pending.extend(getattr(value, "__dict__", {}).values())
     return found
 
 
-def _attributes(owner: Any) -> dict[str, Any] | None:
-    return dict(vars(owner)) if isinstance(owner, nn.Module) else None
+def _holds(value: Any) -> bool:
+    if isinstance(value, dict | list | tuple):
+        return True
+    if isinstance(value, type | ModuleType | FunctionType | MethodType | mx.array):
+        return False
+    return hasattr(value, "__dict__")
+
+
+def _content(owner: Any) -> dict[str, Any]:
+    """Copies of what an owner holds: its entries and its attributes."""
+    content: dict[str, Any] = {}
+    if isinstance(owner, dict):
+        content["entries"] = dict(owner)
+    elif isinstance(owner, list):
+        content["entries"] = list(owner)
+    if hasattr(owner, "__dict__"):
+        content["attributes"] = dict(vars(owner))
+    return content
+
+
+def _handles(held: Any) -> Any:
+    if isinstance(held, dict):
+        return {k: v[...] if isinstance(v, mx.array) else v for k, v in held.items()}
+    return [v[...] if isinstance(v, mx.array) else v for v in held]
+
+
+def _refill(owner: Any, content: dict[str, Any]) -> None:
+    if "entries" in content:
+        if isinstance(owner, list):
+            owner[:] = content["entries"]
+        else:
+            dict.clear(owner)
+            dict.update(owner, content["entries"])
+    if "attributes" in content:
+        vars(owner).clear()
+        vars(owner).update(content["attributes"])

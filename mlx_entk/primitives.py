@@ -362,7 +362,7 @@ _BINARY: dict[str, Callable[..., mx.array]] = {
 }  # fmt: skip
 
 # Primitives whose every output entry depends on the entries at the same place alone.
-ELEMENTWISE = frozenset(_UNARY | _BINARY) - {"Matmul"} | {"AsType", "Log", "Select", "Sqrt"}
+ELEMENTWISE = (frozenset(_UNARY | _BINARY) - {"Matmul"}) | {"AsType", "Log", "Select", "Sqrt"}
 
 # Those that keep the entries and their order.
 REGROUPED = frozenset({"ExpandDims", "Flatten", "Reshape", "Squeeze", "Unflatten"})

@@ -152,6 +152,7 @@ def _wrong_rules(graph: Graph, parameters: int) -> list[str]:
     depends = set(graph.inputs[len(graph.inputs) - parameters :])
     found = []
     for node in graph.nodes:
+        # MLX's vmap over divmod ends the process, of tokens too.
         if node.primitive == "DivMod" or _is_wrong(graph, node, depends):
             found.append(node.primitive)
         if depends.intersection(node.inputs):

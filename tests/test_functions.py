@@ -69,8 +69,22 @@ def test_a_kernel_between_two_sets_of_several_inputs() -> None:
     kernel = entk(model, (X, MASK), (X[:2], MASK[:2]), reduction="trace")
 
     np.testing.assert_allclose(kernel, masked(model)[:, :2], rtol=1e-4)
-    with pytest.raises(InputError, match=r"x2 has inputs of shape \(3,\), x of \(3,\), \(3,\)"):
-        entk(model, (X, MASK), X)
+    by_name = entk(model, {"x": X, "mask": MASK}, {"mask": MASK[:2], "x": X[:2]})
+    np.testing.assert_allclose(by_name, entk(model, (X, MASK), (X[:2], MASK[:2])), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "x2", "message"),
+    [
+        ((X, MASK), X, r"x2 has inputs of shape \(3,\) of .*float32, x of \(3,\) .*, \(3,\)"),
+        ((X, MASK), (X, MASK > 0), r"x2 has inputs of shape .* of mlx.core.bool"),
+        ({"x": X, "mask": MASK}, {"x": X, "m": MASK}, "x2 has inputs called x, m, x has x, mask"),
+        ({"x": X, "mask": MASK}, (X, MASK), "x2 has inputs called no names, x has x, mask"),
+    ],
+)
+def test_both_sets_need_the_same_form(x: Any, x2: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        entk(TwoInputs(), x, x2)
 
 
 @dataclass
@@ -163,6 +177,8 @@ def test_some_of_the_parameters(parameters: Any, names: set[str]) -> None:
 def test_names_that_fit_no_parameter_are_said() -> None:
     with pytest.raises(InputError, match=r"parameters has head\.\*: the model has layers"):
         entk(models.MLP([3, 2]), X, parameters="head.*")
+    with pytest.raises(InputError, match="parameters is 5: pass names, patterns or a predicate"):
+        entk(models.MLP([3, 2]), X, parameters=5)  # type: ignore[call-overload]
     with pytest.raises(InputError, match="parameters has a predicate that takes none"):
         entk(models.MLP([3, 2]), X, parameters=lambda name: False)
 
@@ -173,6 +189,8 @@ def test_limits_and_folders_as_text(tmp_path: Path) -> None:
     kernel = entk(model, X, out=str(tmp_path / "kernel"), memory_limit="100MB")
 
     np.testing.assert_array_equal(kernel, entk(model, X))
+    with pytest.raises(InputError, match="memory_limit is -5: pass a number of bytes above 0"):
+        entk(model, X, memory_limit=-5)
     with pytest.raises(InputError, match="'much' is no size: write 500MB or 4GB"):
         entk(model, X, memory_limit="much")
 
@@ -214,6 +232,26 @@ def test_names_of_parameters_are_no_paths(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["inner"]
 
 
+def test_trees_of_any_shape_arrive_as_they_are() -> None:
+    params = ({"a.b": mx.ones((3, 2))}, [], {"0": mx.ones(2)})
+
+    def model(params: Any, x: mx.array) -> mx.array:
+        return x @ params[0]["a.b"] + params[2]["0"]
+
+    assert set(entk(model, X, params=params, by_layer=True)) == {"0.a.b", "2.0"}
+    with pytest.raises(InputError, match="two parameters of one dotted name"):
+        entk(model, X, params={"a": {"b": mx.ones(1)}, "a.b": mx.ones(1)})
+
+
+def test_arrays_that_cannot_be_read() -> None:
+    class Elsewhere:
+        def __array__(self, *_: Any, **__: Any) -> Any:
+            raise TypeError("copy it to the host first")
+
+    with pytest.raises(InputError, match="x is no array that NumPy reads: copy it to the host"):
+        as_inputs(Elsewhere())
+
+
 def test_two_inputs_that_differ_are_found_or_made() -> None:
     rows = mx.array([[1.0, 2], [1, 2], [3, 4]])
     assert np.array(different((rows,))[0]).tolist() == [[1, 2], [3, 4]]
@@ -221,6 +259,8 @@ def test_two_inputs_that_differ_are_found_or_made() -> None:
     assert not mx.array_equal(floats[0], floats[1])
     (tokens,) = different((mx.array([[4, 5, 6]]),))
     assert tokens.tolist() == [[4, 5, 6], [6, 5, 4]]
+    (palindrome,) = different((mx.array([[4, 5, 4]]),))
+    assert palindrome.tolist() == [[4, 5, 4], [4, 5, 0]]
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ def entk(
         (N, C). The output of an input must not depend on the rest of the batch.
     x, x2
         N and M inputs, batch axis first, as arrays of MLX or NumPy; a tuple or dictionary of
-        arrays for a model called as ``model(*x)`` or ``model(**x)``. ``x2`` None is x itself,
-        and symmetry then saves half.
+        arrays for a model called as ``model(*x)`` or ``model(**x)``. ``x2`` has the names,
+        shapes and types of x; None is x itself, and symmetry then saves half.
     reduction
         - ``"full"``: shape (N, M, C, C).
         - ``"trace"``: the mean over c of K[n, m, c, c], shape (N, M). The pseudo-NTK of the
@@ -182,6 +182,8 @@ def entk(
     size = 4 * len(names) * math.prod(shape)
     limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
     limit = default_limit() if limit is None else limit
+    if limit <= 0:
+        raise InputError(f"memory_limit is {limit}: pass a number of bytes above 0, or 4GB")
     if out is None and size > limit / 2:
         raise InputError(
             f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "

@@ -13,17 +13,14 @@ share of the whole gradient is below :data:`mlx_entk.jacobian.TOLERANCE`; and a 
 wrong for some inputs and right for the two that are tried.
 """
 
-import warnings
-from collections.abc import Set
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from mlx_entk.errors import SlowPathWarning
 from mlx_entk.fingerprint import digest_of, fingerprints
 from mlx_entk.functions import ParametricFunction
 from mlx_entk.inputs import Inputs, count, part
-from mlx_entk.jacobian import TOLERANCE, Probe, gradient, unmappable
+from mlx_entk.jacobian import TOLERANCE, Probe, gradient, unmappable, warn_of_slow_path
 from mlx_entk.kernel.factors import Products, contract
 from mlx_entk.kernel.structure import Structure, structure_of
 from mlx_entk.kernel.tiling import ranges
@@ -203,14 +200,3 @@ def _hidden(structure: Structure, x: Inputs, C: int, unsettled: frozenset[str]) 
         for name in names
         if not bool(mx.abs(found[name] - true[name]).max() <= TOLERANCE * mx.abs(true[name]).max())
     }
-
-
-def warn_of_slow_path(looped: Set[str]) -> None:
-    """Say of which parameters the gradients are taken one by one."""
-    if looped:
-        named = ", ".join(sorted(looped)[:3]) + (", …" if len(looped) > 3 else "")
-        warnings.warn(
-            f"MLX maps the gradient by {named} wrongly: it is taken input by input, which is slow",
-            SlowPathWarning,
-            stacklevel=5,
-        )

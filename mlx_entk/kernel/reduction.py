@@ -98,9 +98,9 @@ def cotangents_of(reduction: Reduction, C: int) -> Cotangents:
         return Cotangents(mean, mean, paired=True, keeps_classes=False)
     if isinstance(reduction, tuple) and len(reduction) == 2:
         for index in reduction:
-            if not isinstance(index, int) or not 0 <= index < C:
+            if not isinstance(index, int | np.integer) or not 0 <= index < C:
                 raise InputError(f"reduction {reduction}: class {index} is outside 0…{C - 1}")
-        left, right = (Combinations(C, first=index) for index in reduction)
+        left, right = (Combinations(C, first=int(index)) for index in reduction)
         return Cotangents(left, right, paired=True, keeps_classes=False)
     raise InputError(
         f"reduction {reduction!r} is unknown: "

@@ -46,6 +46,9 @@ STUDY = "kernel"
 # The folder of the kernels inside the run's.
 KERNELS = "kernels"
 
+# What the kernel of all parameters is called beside those of each.
+WHOLE = "full"
+
 # Up to this size all modes are found by a dense decomposition, above it the leading ones by
 # Lanczos on the kernel.
 DENSE = 4000
@@ -214,6 +217,10 @@ def prepare(
     function, inputs = bound(config, model, x)
     cotangents_of(config.reduction, check_model(function, inputs, model))
     require_kernel(config.reduction)
+    if config.by_layer and WHOLE in function.params:
+        raise InputError(
+            f"a parameter called {WHOLE} takes the name of the whole kernel: rename it"
+        )
     if config.top < 1:
         raise InputError(f"top is {config.top}: ask for at least one mode")
     if features and config.reduction == "full":
@@ -319,8 +326,8 @@ def _stored_kernels(config: KernelConfig, folder: Path) -> dict[str, FloatArray]
         name_of_file(path): map_array(path) for path in sorted(folder.glob("*.npy"))
     }
     if config.by_layer:
-        return {"full": np.sum(list(kernels.values()), axis=0), **kernels}
-    return {"full": kernels["kernel"]}
+        return {WHOLE: np.sum(list(kernels.values()), axis=0), **kernels}
+    return {WHOLE: kernels["kernel"]}
 
 
 def _decompose(matrix: FloatArray, top: int) -> tuple[Spectrum, float | None]:

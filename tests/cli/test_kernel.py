@@ -97,6 +97,7 @@ def test_every_reduction_has_a_spectrum(
         (("--inputs", "y.npz"), "got an unexpected keyword argument 'y'"),
         (("--inputs", "huge.npz"), "beyond what single precision holds"),
         (("--inputs", "words.npz"), "x has type <U1, which MLX has no array for"),
+        (("--inputs", "long.npz"), "x has whole numbers beyond 32 bits"),
         (("--inputs", "wide.npz"), "model cannot be called on x of shape (2, 9)"),
         (("--features", "y.npz"), "features: y has shape (3, 1), the inputs are 256"),
         (("--features", "flat.npz"), "features: c does not vary over the inputs"),
@@ -118,6 +119,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     np.savez(tmp_path / "y.npz", y=np.ones((3, 1)))
     np.savez(tmp_path / "words.npz", x=np.array(["a"]))
     np.savez(tmp_path / "wide.npz", x=np.ones((2, 9)))
+    np.savez(tmp_path / "long.npz", x=np.full((2, 8), 2**32 + 5))
     np.savez(tmp_path / "huge.npz", x=np.full((9, 8), 1e25))
     np.savez(tmp_path / "flat.npz", c=np.ones((256, 1)))
     given = {"--model": MODEL, "--inputs": str(parity / "inputs.npz"), "--out": "run"}

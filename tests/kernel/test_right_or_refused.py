@@ -11,7 +11,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_entk import InputError, eigendecompose, entk, entk_operator, jacobian
+from mlx_entk import InputError, eigendecompose, entk, entk_operator, jacobian, primitives
 from mlx_entk.kernel.engine import Strategy
 from mlx_entk.parameters import Params
 from tests import models
@@ -334,7 +334,9 @@ class Experts(nn.Module):
         return (mx.tanh(h.squeeze(2)) * weights[..., None]).sum(axis=1)
 
 
-def test_a_mixture_of_experts() -> None:
+@pytest.mark.parametrize("taken", [0, 2**22])
+def test_a_mixture_of_experts(taken: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(primitives, "_TAKEN", taken)
     mx.random.seed(0)
     model, x = Experts(), mx.random.normal((5, 4), key=mx.random.key(1))
     gates = np.array(mx.softmax(model.router(x), axis=-1), dtype=np.float64)
@@ -410,3 +412,139 @@ def test_nothing_is_said_of_models_that_take_the_usual_way() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         entk(models.Transformer(), mx.random.randint(0, 5, (6, 3), key=mx.random.key(1)))
+
+
+def by_gradients(model: Any, params: Any, x: mx.array, C: int) -> np.ndarray:
+    """The trace kernel by plain gradients, one by one."""
+
+    def row(n: int, c: int) -> np.ndarray:
+        one = x[n : n + 1]
+        (_, gradients) = mx.vjp(
+            lambda *values: model(dict(zip(params, values, strict=True)), one)[0].reshape(-1)[c],
+            list(params.values()),
+            [mx.array(1.0)],
+        )
+        return np.concatenate([np.array(g, dtype=np.float64).ravel() for g in gradients])
+
+    J = np.stack([[row(n, c) for c in range(C)] for n in range(len(x))])
+    return np.asarray(np.einsum("ncp,mcp->nm", J, J) / C)
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (5, 4), (64, 64)])
+def test_a_weight_that_multiplies_columns_behind_the_last_nonlinearity(
+    shape: tuple[int, int],
+) -> None:
+    def model(params: Params, x: mx.array) -> mx.array:
+        return mx.tanh(params["w"] @ x.swapaxes(-1, -2)).sum(axis=1)
+
+    params = {"w": mx.random.normal(shape, key=mx.random.key(0))}
+    x = mx.random.normal((3, 5, shape[1]), key=mx.random.key(1))
+
+    kernel = entk(model, x, params=params, reduction="trace")
+
+    assert relative_error(kernel, by_gradients(model, params, x, 5)) < 1e-5
+
+
+def test_tokens_that_count_from_the_end() -> None:
+    def model(params: Params, x: mx.array) -> mx.array:
+        return params["e"][x].reshape(x.shape[0], -1) @ params["r"]
+
+    draw = [
+        mx.random.normal(shape, key=mx.random.key(k))
+        for k, shape in enumerate([(400, 32), (32, 2)])
+    ]
+    params = dict(zip(("e", "r"), draw, strict=True))
+    x = mx.array([[-1], [399], [3]])
+
+    kernel = entk(model, x, params=params, reduction="trace")
+
+    assert relative_error(kernel, by_gradients(model, params, x, 2)) < 1e-5
+
+
+def test_what_lies_before_a_head_of_zeros_is_tried_too() -> None:
+    """First with nothing to see, as at the beginning of a training, then with something."""
+
+    def model(params: Params, x: mx.array) -> mx.array:
+        h = mx.slice_update(x @ params["w"], mx.zeros((1, 2)), mx.array([1]), (1,))
+        return (h + mx.stop_gradient(mx.sin(h))) @ params["head"]
+
+    x = mx.random.normal((4, 3), key=mx.random.key(0))
+    params = {"head": mx.zeros((4, 2)), "w": mx.random.normal((3, 4), key=mx.random.key(1))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        entk(model, x, params=params, reduction="trace")
+        params["head"] = mx.random.normal((4, 2), key=mx.random.key(2))
+        kernel = entk(model, x, params=params, reduction="trace")
+
+    assert relative_error(kernel, by_gradients(model, params, x, 2)) < 1e-5
+
+
+def test_a_custom_derivative_that_few_inputs_meet_is_pushed_forward() -> None:
+    @mx.custom_function
+    def clipped(h: mx.array) -> mx.array:
+        return mx.clip(h, -1, 1)
+
+    @clipped.vjp
+    def _(primals: mx.array, cotangent: mx.array, _: mx.array) -> mx.array:
+        return cotangent  # as if nothing were clipped
+
+    x = mx.concatenate([0.01 * mx.ones((6, 2)), mx.array([[3.0, 5], [4, -9]])])
+
+    for found in by_every_way(lambda W, x: clipped(x @ W), x, params=mx.eye(2)):
+        np.testing.assert_allclose(found, np.array(x) @ np.array(x).T, rtol=1e-5)
+
+
+def test_tiles_of_another_kernel_are_not_gone_on_with(tmp_path: Any) -> None:
+    W, V = (mx.random.normal((3, 2), key=mx.random.key(k)) for k in range(2))
+    x = mx.random.normal((40, 3), key=mx.random.key(2))
+
+    def model(W: mx.array, x: mx.array) -> Any:
+        return mx.tanh(x @ W), mx.tanh(x @ V) * (x @ W)
+
+    def stop(stage: str, done: int, total: int, *_: Any) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"params": W, "out": tmp_path / "k", "memory_limit": "100kB"}
+    with pytest.raises(KeyboardInterrupt):
+        entk(model, x, output=0, progress=stop, **options)
+
+    with pytest.raises(InputError, match="holds tiles of another kernel"):
+        entk(model, x, output=1, **options)
+
+
+class Counting(nn.Module):
+    """Writes into its arrays, and into an object that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(3, 2)
+        self.calls = mx.array(0.0)
+        self.last = mx.zeros(2)
+        self.cache = Cache()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        h = self.dense(x)
+        self.calls += 1
+        self.last[:] = h[0]
+        self.cache.last = h
+        self.cache.seen.append(h)
+        return h
+
+
+class Cache:
+    def __init__(self) -> None:
+        self.last: Any = None
+        self.seen: list[Any] = []
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_what_a_call_writes_is_taken_back(strategy: Strategy) -> None:
+    model = Counting()
+    model.freeze(keys=["calls", "last"])
+
+    entk(model, mx.ones((3, 3)), strategy=strategy)
+
+    assert model.calls.item() == 0
+    assert model.last.tolist() == [0, 0]
+    assert (model.cache.last, model.cache.seen) == (None, [])
