@@ -40,8 +40,8 @@ def test_training_is_scaled_without_its_start(clock: Clock) -> None:
 def test_kernels_grow_by_their_linear_and_quadratic_part(
     clock: Clock, monkeypatch: pytest.MonkeyPatch, N: int
 ) -> None:
-    def form(model: object, x: mx.array, **options: object) -> None:
-        clock.now += 1e-3 * x.shape[0] + 1e-6 * x.shape[0] ** 2
+    def form(model: object, x: tuple[mx.array], **options: object) -> None:
+        clock.now += 1e-3 * x[0].shape[0] + 1e-6 * x[0].shape[0] ** 2
 
     monkeypatch.setattr(estimate, "entk", form)
 
