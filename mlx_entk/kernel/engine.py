@@ -12,7 +12,7 @@ from mlx_entk.inputs import Inputs, count, different, joined
 from mlx_entk.jacobian import Probe
 from mlx_entk.kernel.checks import check_model, check_second
 from mlx_entk.kernel.explain import explanation
-from mlx_entk.kernel.finite import require_finite
+from mlx_entk.kernel.finite import require_finite_blocks
 from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.guard import Ways, find_ways
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
@@ -203,7 +203,7 @@ def entk(
         progress("kernel", done, len(tiles))
         if not store.has(tile):
             blocks = work.blocks(rows, columns, tile, tiling, same=x2 is None)
-            require_finite(blocks, work, rows, columns, tile)
+            require_finite_blocks(blocks, work, rows, columns, tile)
             store.put(tile, blocks, symmetric)
     progress("kernel", len(tiles), len(tiles))
     kernels = store.finish()

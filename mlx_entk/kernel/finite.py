@@ -13,7 +13,7 @@ from mlx_entk.linalg import FloatArray, as_numpy
 _NAMED, _COTANGENTS = 5, 64
 
 
-def require_finite(
+def require_finite_blocks(
     blocks: dict[str, FloatArray], work: Work, x: Inputs, x2: Inputs, tile: Tile
 ) -> None:
     """Raise InputError for blocks with NaN or infinite entries, naming where they come from."""

@@ -7,7 +7,7 @@ is held against it on a probe, ⟨c, J u⟩ = ⟨Jᵀc, u⟩, and the first that
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -60,7 +60,7 @@ def by_transpose(
     return found
 
 
-def by_graph(
+def by_graph_of_reverse_mode(
     function: ParametricFunction, x: Inputs, names: Sequence[str], tangents: Sequence[mx.array]
 ) -> mx.array:
     """The same by the graph of the reverse rule, run by operations whose derivatives are right."""
@@ -85,7 +85,7 @@ def by_graph(
     return found
 
 
-_WAYS: tuple[_Way, ...] = (by_forward_mode, by_transpose, by_graph)
+_WAYS: tuple[_Way, ...] = (by_forward_mode, by_transpose, by_graph_of_reverse_mode)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Push:
 
     function: ParametricFunction
     way: _Way
-    mapped: bool = field(default=False)
+    mapped: bool = False
 
     def __call__(self, x: Inputs, names: Sequence[str], tangents: Sequence[mx.array]) -> mx.array:
         """J u for a tangent of each of some parameters, shape (n, C)."""

@@ -107,7 +107,7 @@ def find_ways(
             _KNOWN[key] = verdict
     if structure is not None:
         structure = structure.without(verdict.unstructured)
-        structure = structure.without(_hidden(structure, every or x, C, examined.hidden))
+        structure = structure.without(_differing(structure, every or x, C, examined.hidden))
     known = structure.uses if structure is not None else {}
     warn_of_slow_path(verdict.looped - known.keys())
     return Ways(
@@ -175,13 +175,13 @@ def _everywhere(rows: mx.array) -> mx.array:
     return mx.broadcast_to(rows, (2, *rows.shape[1:]))
 
 
-def _hidden(structure: Structure, x: Inputs, C: int, unsettled: frozenset[str]) -> set[str]:
+def _differing(structure: Structure, x: Inputs, C: int, hidden: frozenset[str]) -> set[str]:
     """Those of some parameters whose gradient by structure, over all inputs, is not the model's."""
-    names = [name for name in structure.uses if name in unsettled]
+    names = [name for name in structure.uses if name in hidden]
     if not names:
         return set()
     function = structure.function
-    structure = structure.without(structure.uses.keys() - unsettled)
+    structure = structure.without(structure.uses.keys() - hidden)
     cotangent = mx.random.normal((1, C), key=mx.random.key(1))
     weights = mx.random.normal((count(x), 1, 1), key=mx.random.key(2))  # so that nothing cancels
     size = max(1, min(_BATCH, _FLOATS // sum(function.params[name].size for name in names)))

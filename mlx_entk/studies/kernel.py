@@ -20,7 +20,7 @@ from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.reduction import cotangents_of, require_kernel
 from mlx_entk.kernel.store import name_of_file
-from mlx_entk.linalg import FloatArray, as_numpy, orthonormal_basis
+from mlx_entk.linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
 from mlx_entk.memory import default_limit
 from mlx_entk.parameters import Params, flatten_tree
 from mlx_entk.progress import Progress, silent
@@ -230,6 +230,7 @@ def prepare(
             raise InputError(
                 f"features: {family} has shape {columns.shape}, the inputs are {count(inputs)}"
             )
+        require_finite(columns, f"features {family}")
         if orthonormal_basis(center(columns)).shape[1] == 0:
             raise InputError(f"features: {family} does not vary over the inputs")
     families = {family: mx.array(columns) for family, columns in features.items()}
