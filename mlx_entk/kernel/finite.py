@@ -1,4 +1,4 @@
-"""Say which inputs and which parameter make a kernel NaN or infinite."""
+"""Say which inputs and which parameter put a kernel beyond single precision."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from mlx_entk.errors import InputError
 from mlx_entk.inputs import Inputs, part
 from mlx_entk.kernel.reduction import Combinations
 from mlx_entk.kernel.tiling import Tile, ranges
-from mlx_entk.kernel.work import Work
+from mlx_entk.kernel.work import WHOLE, Work
 from mlx_entk.linalg import FloatArray, as_numpy
 
 # So many inputs are named, and so many cotangents looked at together.
@@ -16,7 +16,14 @@ _NAMED, _COTANGENTS = 5, 64
 def require_finite_blocks(
     blocks: dict[str, FloatArray], work: Work, x: Inputs, x2: Inputs, tile: Tile
 ) -> None:
-    """Raise InputError for blocks with NaN or infinite entries, naming where they come from."""
+    """Raise InputError for blocks that single precision does not hold.
+
+    NaN and infinite entries are followed to the inputs and parameters that they come from. A block
+    around the diagonal that is zero although its gradients are not has fallen below what single
+    precision holds.
+    """
+    if x2 is x:
+        _require_no_underflow(blocks, work, x, tile)
     # A sum is finite only if its terms are; that of finite terms can overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         if all(np.isfinite(block.sum()) or np.isfinite(block).all() for block in blocks.values()):
@@ -36,6 +43,18 @@ def require_finite_blocks(
                 "root or norm of a zero, say): leave such inputs out"
             )
     raise InputError("the kernel is beyond what single precision holds: scale outputs down")
+
+
+def _require_no_underflow(blocks: dict[str, FloatArray], work: Work, x: Inputs, tile: Tile) -> None:
+    zero = {name for name, block in blocks.items() if not block.any()}
+    if not zero or not tile.diagonal or not work.cotangents.symmetric:
+        return
+    first = part(x, slice(tile.rows.start, tile.rows.start + 1))
+    for name, factor in work.factors(first, work.cotangents.left[:_COTANGENTS]).items():
+        if zero & {name, WHOLE} and as_numpy(factor.rows().values).any():
+            raise InputError(
+                f"the kernel of {name} is below what single precision holds: scale outputs up"
+            )
 
 
 def _lost(work: Work, x: Inputs, cotangents: Combinations) -> dict[str, list[int]]:

@@ -283,6 +283,15 @@ def test_inputs_whose_gradient_is_not_a_number_are_named() -> None:
         entk(length, x, params=params, reduction="trace")
 
 
+def test_a_kernel_too_small_for_single_precision_is_refused() -> None:
+    x = mx.random.normal((4, 3), key=mx.random.key(0))
+
+    with pytest.raises(
+        InputError, match="of W is below what single precision holds: scale outputs"
+    ):
+        entk(lambda p, x: (x @ p["W"]) * 1e-23, x, params={"W": mx.ones((3, 2))}, by_layer=True)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0)])
 def test_parameters_without_axes_or_entries(shape: tuple[int, ...]) -> None:
     def model(params: Params, x: mx.array) -> mx.array:
