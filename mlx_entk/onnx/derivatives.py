@@ -5,18 +5,24 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_entk.errors import InputError
 from mlx_entk.functions import ParametricFunction
-from mlx_entk.inputs import Inputs
+from mlx_entk.graph import record
 from mlx_entk.jacobian import Probe, gradient
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
+from mlx_entk.onnx.trial import agree
 from mlx_entk.parameters import Params, flatten_tree
-from mlx_entk.rules import Examined, examine
+from mlx_entk.primitives import UntraceableError
+from mlx_entk.rules import Examined, by_graph, examine
 
 What = Literal["model", "jacobian", "entk", "vjp", "jvp"]
+
+# More inputs than those of which mlx-lm sorts the tokens by expert.
+_MANY = 64
 
 # Names of outputs. A kernel graph also gives the part of each parameter, as kernel.NAME.
 OUTPUT = "output"
@@ -35,7 +41,8 @@ class Exported:
     inputs
         Examples by name.
     batches
-        Numbers of the inputs whose first axis is one batch, for each batch.
+        Numbers of the inputs whose first axis is one batch, for each batch that may have any
+        size.
     """
 
     function: Callable[..., dict[str, mx.array]]
@@ -76,7 +83,7 @@ def derivative(
         )
     examined = examine(model, (x,), C)
     if what == "jacobian":
-        rows_of = _find_rows(examined, (x,), C)
+        rows_of, mapped = _find_rows(examined, x, C)
         basis = mx.eye(C)
         mx.eval(basis)
 
@@ -84,21 +91,24 @@ def derivative(
             found = rows_of(flatten_tree(params), x, basis)
             return {f"jacobian.{name}": value for name, value in found.items()}
 
-        return Exported(rows, {"x": x}, ((0,),))
+        return Exported(rows, {"x": x}, ((0,),) if mapped else ())
     if what == "entk":
-        rows_of = _find_rows(examined, (x,), C)
-        return Exported(_kernel(rows_of, C, reduction), {"x": x, "x2": x}, ((0,), (1,)))
+        rows_of, mapped = _find_rows(examined, x, C)
+        kernel = _kernel(rows_of, C, reduction)
+        return Exported(kernel, {"x": x, "x2": x}, ((0,), (1,)) if mapped else ())
+    many = mx.array(np.arange(max(_MANY, x.shape[0])) % x.shape[0])
+    function = _reported(examined.function, x[many], C)
     if what == "vjp":
 
         def pull(params: Any, x: mx.array, cotangent: mx.array) -> dict[str, mx.array]:
-            at = ParametricFunction(flatten_tree(params), examined.function.apply)
+            at = ParametricFunction(flatten_tree(params), function.apply)
             gradients = gradient(at, list(at.params), (x,), cotangent)
             return {f"gradient.{n}": g for n, g in zip(at.params, gradients, strict=True)}
 
         example = {"x": x, "cotangent": _example((x.shape[0], C), 0)}
         return Exported(pull, example, ((0, 1),))
     return Exported(
-        _push(examined, (x,), C),
+        _push(function, bool(examined.hidden), x, C),
         {
             "x": x,
             **{
@@ -115,10 +125,11 @@ def _example(shape: Sequence[int], seed: int) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(seed))
 
 
-def _push(examined: Examined, x: Inputs, C: int) -> Callable[..., dict[str, mx.array]]:
+def _push(
+    function: ParametricFunction, hidden: bool, x: mx.array, C: int
+) -> Callable[..., dict[str, mx.array]]:
     """J u of inputs and directions, by a way that agrees with reverse mode."""
-    function = examined.function
-    way = find_push(function, Probe.of(function, x, C), bool(examined.hidden)).way
+    way = find_push(function, Probe.of(function, (x,), C), hidden).way
 
     def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
         at = ParametricFunction(flatten_tree(params), function.apply)
@@ -132,18 +143,49 @@ def _push(examined: Examined, x: Inputs, C: int) -> Callable[..., dict[str, mx.a
 Rows = Callable[[Params, mx.array, mx.array], Params]
 
 
-def _find_rows(examined: Examined, x: Inputs, C: int) -> Rows:
-    """Rows by ``mx.vmap`` where they are the plain gradients, of a probe; else one by one."""
-    probe = Probe.of(examined.function, x, C)
+def _find_rows(examined: Examined, x: mx.array, C: int) -> tuple[Rows, bool]:
+    """Rows by ``mx.vmap`` where they are the plain gradients, of a probe; else one by one.
+
+    The second says whether they are mapped.
+    """
+    probe = Probe.of(examined.function, (x,), C)
     (pair,) = probe.x
     mapped = _mapped(examined.rows)
     try:
         found = mapped(examined.function.params, pair, probe.cotangents)
         if not probe.mistaken(found.items()):
-            return mapped
+            return mapped, True
     except Exception:  # MLX raises several types where a rule is missing
         pass
-    return _one_by_one(examined.function)
+    return _one_by_one(_reported(examined.function, x, C)), False
+
+
+def _reported(function: ParametricFunction, x: mx.array, C: int) -> ParametricFunction:
+    """A function with gradients that MLX can report, by its graph if it has none of its own.
+
+    Of a mixture of experts with many tokens MLX sorts them, and has no name for the gradient. The
+    graph has to give the same gradients, of all inputs.
+    """
+    names = list(function.params)
+    cotangent = _example((x.shape[0], C), 1)
+
+    def pull(x: mx.array, *params: mx.array) -> list[mx.array]:
+        at = ParametricFunction(dict(zip(names, params, strict=True)), function.apply)
+        return gradient(at, names, (x,), cotangent)
+
+    mx.eval(cotangent)
+    try:
+        record(pull, x, *function.params.values())
+        return function
+    except UntraceableError:
+        pass
+    replayed = by_graph(function)
+    try:
+        found = gradient(replayed, names, (x,), cotangent)
+    except InputError:
+        return function
+    plain = gradient(function, names, (x,), cotangent)
+    return replayed if agree(found, plain) else function
 
 
 def _mapped(function: ParametricFunction) -> Rows:

@@ -74,8 +74,9 @@ def export(
         dictionary.
     batches
         Numbers of the inputs whose first axis is one batch, for each batch; by default the first
-        input has one. Where the graph does not allow a free size, shapes are those of the
-        example, and the metadata ``batch`` says ``fixed`` and why.
+        input has one; none for a graph of the example's shapes. Where the graph does not allow a
+        free size, shapes are those of the example, and the metadata ``batch`` says ``fixed`` and
+        why.
     metadata
         Entries for the model's metadata, beside those of the provenance.
 
@@ -116,6 +117,8 @@ def export(
 
     try:
         try:
+            if not free:
+                raise FixedBatchError("it was written for the size of its example")
             traced = trace_dynamic(flat, arrays, free)
             model, note = build(traced, free), "dynamic"
         except FixedBatchError as error:

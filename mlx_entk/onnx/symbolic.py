@@ -6,6 +6,7 @@ the traces determine and one more trace confirms.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +17,10 @@ import numpy as np
 from mlx_entk.graph import Graph, Node, record
 from mlx_entk.primitives import UntraceableError
 
-# Batch sizes to trace at. None is 1, which MLX would broadcast.
-_PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89)
+# Batch sizes to trace at are primes from the first of these on; none is 1, which MLX would
+# broadcast. Models may do otherwise for large inputs, as those of mlx-lm sort tokens by expert
+# from 64 on: where they do so between the first sizes, the second ones are all beyond.
+_SIZES_FROM = (5, 67)
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Size:
 
 class FixedBatchError(ValueError):
     """No one graph will do for every batch size; the message says why."""
+
+
+class _OtherPrimitivesError(FixedBatchError):
+    """The primitives are others at another size."""
 
 
 @dataclass(frozen=True)
@@ -100,23 +107,37 @@ def trace_dynamic(
     UntraceableError
         Where MLX cannot report a primitive.
     """
-
-    def trace_at(sizes: Sequence[int]) -> Graph:
+    # MLX merges equal parts of a graph, so no size may be that of another axis.
+    taken = {size for shape in record(function, *inputs).shapes.values() for size in shape}
+    for least in _SIZES_FROM:
+        primes = (size for size in itertools.count(least) if _is_prime(size) and size not in taken)
+        sizes = [list(itertools.islice(primes, 3)) for _ in batches]
         try:
-            return record(function, *resized(inputs, batches, sizes))
+            return _trace_at(function, inputs, batches, sizes)
+        except _OtherPrimitivesError as error:
+            refused = error
+    raise refused
+
+
+def _trace_at(
+    function: Callable[..., Any],
+    inputs: Sequence[mx.array],
+    batches: Sequence[Sequence[int]],
+    sizes: Sequence[Sequence[int]],
+) -> SymbolicGraph:
+    """Trace at three sizes of each batch: two determine, the third confirms."""
+
+    def graph_at(at: Sequence[int]) -> Graph:
+        try:
+            return record(function, *resized(inputs, batches, at))
         except UntraceableError as error:
             raise FixedBatchError("the function takes no other size") from error
 
     batched = [numbers[0] for numbers in batches]
-    # Two sizes of each batch determine, a third confirms. MLX merges equal parts of a graph, so
-    # no size may be that of another axis.
-    taken = {size for shape in record(function, *inputs).shapes.values() for size in shape}
-    primes = [prime for prime in _PRIMES if prime not in taken]
-    chosen = [primes[3 * i : 3 * i + 3] for i in range(len(batched))]
-    corners = list(itertools.product(*(of_input[:2] for of_input in chosen)))
-    check_sizes = [of_input[2] for of_input in chosen]
-    graphs = [trace_at(sizes) for sizes in corners]
-    check = trace_at(check_sizes)
+    corners = list(itertools.product(*(of_batch[:2] for of_batch in sizes)))
+    check_sizes = [of_batch[2] for of_batch in sizes]
+    graphs = [graph_at(at) for at in corners]
+    check = graph_at(check_sizes)
     first = graphs[0]
     for other in (*graphs[1:], check):
         _require_same(first, other)
@@ -148,6 +169,10 @@ def trace_dynamic(
         for i, node in enumerate(first.nodes)
     ]
     return SymbolicGraph(first, shapes, nodes)
+
+
+def _is_prime(number: int) -> bool:
+    return all(number % divisor for divisor in range(2, math.isqrt(number) + 1))
 
 
 def evaluate(size: Any, batch: dict[int, int]) -> int:
@@ -234,7 +259,7 @@ def _require_same(first: Graph, other: Graph) -> None:
         ] + [numbers[name] for name in graph.outputs]
 
     if structure(first, number) != structure(other, number_of_other):
-        raise FixedBatchError("its size changes the primitives of the graph")
+        raise _OtherPrimitivesError("its size changes the primitives of the graph")
     for a, b in zip(first.constants.values(), other.constants.values(), strict=True):
         if a.shape != b.shape or not bool(mx.array_equal(a, b, equal_nan=True)):
             raise FixedBatchError("its size changes a constant of the graph")

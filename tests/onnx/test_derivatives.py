@@ -183,6 +183,7 @@ def longer(x: mx.array) -> mx.array:
     [
         (Chain(nn.GRU(3, 4)), normal(3, 4, 3)),
         (Chain(MixtureOfExperts()), normal(2, 3, 6)),
+        (Chain(MixtureOfExperts()), normal(2, 40, 6)),  # so many that mlx-lm sorts them
         (Chain(nn.Conv1d(4, 8, 3, groups=2, padding=1), mx.tanh), normal(3, 6, 4)),
         (Chain(nn.Linear(3, 4), nn.Conv1d(4, 4, 2, groups=4, stride=2)), normal(3, 6, 3)),
         (

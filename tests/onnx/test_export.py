@@ -170,6 +170,23 @@ def test_a_graph_that_depends_on_the_batch_keeps_its_size(
     assert np.allclose(run(model, x=x)[0], np.array(function(x)))
 
 
+def test_a_graph_for_the_size_of_its_example_alone(tmp_path: Path) -> None:
+    model = export(MLP([3, 2]), [normal(4, 3)], tmp_path / "fixed.onnx", batches=())
+
+    assert metadata(model)["batch"] == "fixed: it was written for the size of its example"
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
+
+
+def test_axes_of_every_small_size_leave_the_batch_free(tmp_path: Path) -> None:
+    """Sizes to trace at must not be those of other axes, of which there may be many."""
+    sizes = range(2, 100)
+
+    def function(x: mx.array) -> mx.array:
+        return sum((mx.sin(x @ mx.ones((3, n)))[:, :1] for n in sizes), mx.zeros((1, 1)))
+
+    agrees(function, normal(2, 3), tmp_path / "f.onnx")
+
+
 def test_an_unknown_primitive_is_named_with_the_line_to_add(tmp_path: Path) -> None:
     with pytest.raises(InputError, match='primitive FFT has no ONNX builder: add a line "FFT"'):
         export(lambda x: mx.abs(mx.fft.rfft(x)), [normal(2, 4)], tmp_path / "f.onnx")
@@ -393,13 +410,14 @@ def test_products_with_gathered_matrices(
     assert relative_error(run(model, x=x)[0], np.array(function(x))) < 1e-6
 
 
-@pytest.mark.parametrize("tokens", [3, 40])  # beyond 64 tokens times experts mlx-lm sorts them
+@pytest.mark.parametrize("tokens", [3, 40])  # mlx-lm sorts 64 tokens times experts, or more
 def test_a_mixture_of_experts(tokens: int, tmp_path: Path) -> None:
     module, x = MixtureOfExperts(), normal(2, tokens, 6)
 
     model = export(module, [x], tmp_path / "moe.onnx")
 
-    for batch in (x, longer(x)) if metadata(model)["batch"] == "dynamic" else (x,):
+    assert metadata(model)["batch"] == "dynamic"
+    for batch in (x, longer(x), x[:1]):
         assert relative_error(run(model, x=batch)[0], np.array(module(batch))) < 1e-5
 
 
