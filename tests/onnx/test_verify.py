@@ -178,6 +178,21 @@ def test_what_a_checker_found_before_it_stopped_stays(
     assert all_passed(found)
 
 
+def test_a_graph_that_could_not_be_written_stops_those_that_need_it(tmp_path: Path) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    del subject.graphs["jvp"]
+
+    found = verify(subject)
+
+    assert [(row.checker, row.reason) for row in found if row.status == "not run"] == [
+        ("finite-differences", "there is no graph jvp of this model")
+    ]
+    assert all_passed(found)
+    assert [row.quantity for row in found if row.passed] == [
+        "outputs", "kernel", "outputs in double", "outputs", "kernel",
+    ]  # fmt: skip
+
+
 def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> None:
     passed = compare("onnxruntime", "outputs", np.ones((2, 2)), np.ones((2, 2)), "forward")
     failed = compare("torch", "outputs", np.full((2, 2), np.nan), np.ones((2, 2)), "forward")
