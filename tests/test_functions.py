@@ -233,9 +233,9 @@ def test_names_of_parameters_are_no_paths(tmp_path: Path) -> None:
 
 
 def test_trees_of_any_shape_arrive_as_they_are() -> None:
-    params = ({"a.b": mx.ones((3, 2))}, [], {"0": mx.ones(2)})
+    params: Any = ({"a.b": mx.ones((3, 2))}, [], {"0": mx.ones(2)})
 
-    def model(params: Any, x: mx.array) -> mx.array:
+    def model(params: Any, x: mx.array) -> Any:
         return x @ params[0]["a.b"] + params[2]["0"]
 
     assert set(entk(model, X, params=params, by_layer=True)) == {"0.a.b", "2.0"}

@@ -510,13 +510,13 @@ def test_tiles_of_another_kernel_are_not_gone_on_with(tmp_path: Any) -> None:
     def model(W: mx.array, x: mx.array) -> Any:
         return mx.tanh(x @ W), mx.tanh(x @ V) * (x @ W)
 
-    def stop(stage: str, done: int, total: int, *_: Any) -> None:
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
         if done:
             raise KeyboardInterrupt
 
     options: dict[str, Any] = {"params": W, "out": tmp_path / "k", "memory_limit": "100kB"}
     with pytest.raises(KeyboardInterrupt):
-        entk(model, x, output=0, progress=stop, **options)
+        entk(model, x, output=0, **options, progress=stop)
 
     with pytest.raises(InputError, match="holds tiles of another kernel"):
         entk(model, x, output=1, **options)
