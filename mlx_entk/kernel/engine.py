@@ -169,7 +169,7 @@ def entk(
     ways = _choose(function, rows, C, strategy, rows if x2 is None else joined(rows, columns))
     push = None
     if strategy == "ntk-vector-products":
-        push = find_push(ways.function, Probe.of(ways.function, rows, C), ways.hidden)
+        push = find_push(ways.examined, Probe.of(ways.function, rows, C))
     work = Work(ways, cotangents, by_layer, push)
     if explain:
         print(explanation(work, rows, M))
@@ -220,7 +220,9 @@ def _choose(
     if strategy == "structured-derivatives":
         instead = "use strategy auto, which takes Jacobian contraction instead"
         if ways.structure is None:
-            raise InputError(f"the model has no known structure ({ways.untraceable}): {instead}")
+            raise InputError(
+                f"the model has no known structure ({ways.examined.untraceable}): {instead}"
+            )
         missing = sorted(set(function.params) - ways.structure.uses.keys())
         if missing:
             raise InputError(f"no structure is known for {', '.join(missing)}: {instead}")

@@ -18,6 +18,7 @@ from mlx_entk.inputs import Inputs
 from mlx_entk.jacobian import Probe, gradient
 from mlx_entk.mapping import map_inputs
 from mlx_entk.primitives import TRANSPOSABLE
+from mlx_entk.rules import Examined
 
 Arrays = list[mx.array]
 # (function, x, names, tangents) → J u of shape (n, C).
@@ -56,7 +57,9 @@ def by_transpose(
     def pull(cotangents: mx.array) -> Arrays:
         return gradient(function, names, x, cotangents)
 
-    found: mx.array = mx.vjp(pull, [_zeros(function, x)], list(tangents))[1][0]
+    # Of a linear function any point will do; at zero some rules of MLX divide by zero.
+    drawn = mx.random.normal(_zeros(function, x).shape, key=mx.random.key(0))
+    found: mx.array = mx.vjp(pull, [drawn], list(tangents))[1][0]
     return found
 
 
@@ -119,24 +122,25 @@ class Push:
         return map_inputs(one, tangents, loop=not self.mapped)
 
 
-def find_push(function: ParametricFunction, probe: Probe, hidden: bool) -> Push:
+def find_push(examined: Examined, probe: Probe) -> Push:
     """The first way that agrees with reverse mode on a probe.
 
-    Forward mode passes over derivatives that a model hides, perhaps for inputs that are not in the
-    probe; with ``hidden`` it is not tried.
+    Forward mode passes over custom derivatives, perhaps for inputs that are not in the probe. MLX
+    cannot report a graph with one, so without a graph it is not tried.
 
     Raises
     ------
     InputError
         Where none does.
     """
+    function = examined.function
     names = list(function.params)
     tangents = _tangents(function, probe)
     expected = _pulled(probe, names, tangents)
     # Each parameter adds about 1, by the scale of its tangent.
     allowed = probe.tolerance * len(names) ** 0.5
     reasons = []
-    for way in _WAYS[1:] if hidden else _WAYS:
+    for way in _WAYS if examined.graph is not None else _WAYS[1:]:
         push = Push(function, way)
         try:
             if _agrees(push, probe, names, tangents, expected, allowed):

@@ -39,29 +39,30 @@ class Ways:
 
     Attributes
     ----------
-    function
-        The function, with right reverse rules.
-    rows
-        The same, by gradients that can be mapped, for parameters without structure.
+    examined
+        The function with right reverse rules, and what its graph tells.
     structure
         Of those whose structure is known and right; None where the function has no known graph.
     looped
         Names of those that take a backward pass for each input and output.
-    hidden
-        Whether a derivative is hidden from the graph, or may be.
     fingerprint
         Of the gradient as a graph; empty where MLX cannot report it.
-    untraceable
-        Why there is no graph, or empty.
     """
 
-    function: ParametricFunction
-    rows: ParametricFunction
+    examined: Examined
     structure: Structure | None
     looped: frozenset[str]
-    hidden: bool
     fingerprint: str
-    untraceable: str
+
+    @property
+    def function(self) -> ParametricFunction:
+        """The function."""
+        return self.examined.function
+
+    @property
+    def rows(self) -> ParametricFunction:
+        """The same, by gradients that can be mapped, for parameters without structure."""
+        return self.examined.rows
 
 
 @dataclass(frozen=True)
@@ -110,15 +111,8 @@ def find_ways(
         structure = structure.without(_differing(structure, every or x, C, examined.hidden))
     known = structure.uses if structure is not None else {}
     warn_of_slow_path(verdict.looped - known.keys())
-    return Ways(
-        examined.function,
-        examined.rows,
-        structure,
-        verdict.looped,
-        bool(examined.hidden),
-        "".join(examined.derivative) and digest_of(examined.derivative),
-        examined.untraceable,
-    )
+    fingerprint = digest_of(examined.derivative) if examined.derivative else ""
+    return Ways(examined, structure, verdict.looped, fingerprint)
 
 
 def _judge(examined: Examined, x: Inputs, C: int, structure: Structure | None) -> _Verdict:

@@ -164,7 +164,7 @@ def entk_operator(
     cotangents_of(reduction, C)
     examined = examine(function, inputs, C)
     probe = Probe.of(examined.function, inputs, C)
-    passes = _Passes(find_push(examined.function, probe, bool(examined.hidden)))
+    passes = _Passes(find_push(examined, probe))
     limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
     if batch is None and limit is not None:
         batch = _batch_within(limit, passes, inputs, C, reduction)

@@ -1,7 +1,7 @@
 """Derivatives of a model as functions that can be exported: no autodiff is left in the graph."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import mlx.core as mx
@@ -108,7 +108,7 @@ def derivative(
         example = {"x": x, "cotangent": _example((x.shape[0], C), 0)}
         return Exported(pull, example, ((0, 1),))
     return Exported(
-        _push(function, bool(examined.hidden), x, C),
+        _push(replace(examined, function=function), x, C),
         {
             "x": x,
             **{
@@ -125,11 +125,10 @@ def _example(shape: Sequence[int], seed: int) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(seed))
 
 
-def _push(
-    function: ParametricFunction, hidden: bool, x: mx.array, C: int
-) -> Callable[..., dict[str, mx.array]]:
+def _push(examined: Examined, x: mx.array, C: int) -> Callable[..., dict[str, mx.array]]:
     """J u of inputs and directions, by a way that agrees with reverse mode."""
-    way = find_push(function, Probe.of(function, (x,), C), hidden).way
+    function = examined.function
+    way = find_push(examined, Probe.of(function, (x,), C)).way
 
     def push(params: Any, x: mx.array, *directions: mx.array) -> dict[str, mx.array]:
         at = ParametricFunction(flatten_tree(params), function.apply)

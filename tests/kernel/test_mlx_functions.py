@@ -25,8 +25,14 @@ WRONG_IN_MLX = frozenset(
     | {"full", "full of the weight", "full_like", "pad:value [1]"}
     | {"divmod [0]", "divmod [1]", "power:complex [0]", "power:complex [1]"}
 )
-# Where reverse mode alone is right, so that there is no operator.
-NO_PRODUCTS = {"astype:mlx.core.bfloat16", "cumprod:a zero"}
+# Where reverse mode alone is right, so that there is no operator; of the last two MLX reports no
+# graph, which might hide custom derivatives from forward mode.
+NO_PRODUCTS = {
+    "astype:mlx.core.bfloat16",
+    "cumprod:a zero",
+    "logcumsumexp:exclusive",
+    "logcumsumexp:exclusive reverse",
+}
 
 
 @pytest.fixture(autouse=True)
