@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 import mlx.core as mx
 
 from mlx_entk.inputs import Inputs
-
-Arrays = list[mx.array]
+from mlx_entk.primitives import Arrays
 
 
 def map_inputs(function: Callable[..., Arrays], x: Inputs, *, loop: bool = False) -> Arrays:

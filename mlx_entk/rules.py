@@ -9,6 +9,7 @@ are, nothing hidden goes unseen.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 
@@ -46,7 +47,7 @@ class Examined:
     derivative: tuple[str, ...]
     hidden: frozenset[str]
 
-    @property
+    @cached_property
     def rows(self) -> ParametricFunction:
         """The function whose gradients can be mapped: its graph where nothing is hidden."""
         if self.graph is None or self.hidden:

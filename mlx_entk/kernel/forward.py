@@ -17,10 +17,9 @@ from mlx_entk.graph import Graph, record, require_known
 from mlx_entk.inputs import Inputs
 from mlx_entk.jacobian import Probe, gradient
 from mlx_entk.mapping import map_inputs
-from mlx_entk.primitives import TRANSPOSABLE
+from mlx_entk.primitives import TRANSPOSABLE, Arrays
 from mlx_entk.rules import Examined
 
-Arrays = list[mx.array]
 # (function, x, names, tangents) → J u of shape (n, C).
 _Way = Callable[[ParametricFunction, Inputs, Sequence[str], Sequence[mx.array]], mx.array]
 
