@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mlx_entk.provenance import installed_version, provenance  # isort: skip  (BLAS before MLX)
+from mlx_entk._provenance import installed_version, provenance  # isort: skip  (BLAS before MLX)
 from benchmarks import compare, growth
 from benchmarks.pages import HERE, insert
 from benchmarks.problems import PROBLEMS

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.problems import PROBLEMS
-from mlx_entk.provenance import provenance
+from mlx_entk._provenance import provenance
 
 REDUCTIONS = ("trace", "sum-of-logits", "full")
 ROUNDS = 3

@@ -7,7 +7,7 @@ docs/performance.md.
 import json
 import time
 
-from mlx_entk.provenance import provenance  # isort: skip  (BLAS before MLX)
+from mlx_entk._provenance import provenance  # isort: skip  (BLAS before MLX)
 from benchmarks.contestants import peak_bytes
 from benchmarks.pages import HERE, insert
 from mlx_entk import jacobian_modes

@@ -9,9 +9,9 @@ import numpy as np
 
 from benchmarks.problems import mlp
 from mlx_entk import entk
-from mlx_entk.functions import as_parametric
 from mlx_entk.kernel.factors import Products, contract
 from mlx_entk.kernel.guard import find_ways
+from mlx_entk.tracing.functions import as_parametric
 
 # What is doubled three times, from a base where products dominate; and the exponent in theory:
 # N² C H² of products and N C H² of backward passes, a layer.

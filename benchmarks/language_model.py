@@ -13,12 +13,12 @@ import numpy as np
 from mlx_lm.models.llama import Model, ModelArgs
 
 from benchmarks.pages import HERE, insert
-from mlx_entk.files import Json
+from mlx_entk._files import Json
+from mlx_entk._memory import format_bytes
+from mlx_entk._parameters import flatten_tree
+from mlx_entk._provenance import provenance
 from mlx_entk.kernel import entk_operator
 from mlx_entk.lm.model import SELECTION, LanguageModel, hidden_before, layer_function, prepared
-from mlx_entk.memory import format_bytes
-from mlx_entk.parameters import flatten_tree
-from mlx_entk.provenance import provenance
 
 WINDOWS, LENGTH, LIMIT = 1024, 64, 2_000_000_000
 ARGUMENTS = ModelArgs(

@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mlx_entk.provenance import provenance  # isort: skip  (BLAS before MLX)
+from mlx_entk._provenance import provenance  # isort: skip  (BLAS before MLX)
 import mlx.core as mx
 import numpy as np
 
 from benchmarks.contestants import peak_bytes
 from benchmarks.pages import HERE, insert
 from mlx_entk import entk, entk_operator, find_cliffs, mode_groups, top_modes
+from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.data import modular_addition
 from mlx_entk.eigensolvers import as_operator
 from mlx_entk.features import alignment_rows, center, modular_features
-from mlx_entk.linalg import orthonormal_basis
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.runs import Run
 from mlx_entk.studies import mlp

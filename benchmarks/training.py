@@ -51,8 +51,8 @@ def steps_of_torch() -> float:
     import numpy as np
     import torch
 
+    from mlx_entk._parameters import flatten_tree
     from mlx_entk.data import modular_addition
-    from mlx_entk.parameters import flatten_tree
     from mlx_entk.studies.transformer import TransformerConfig, make_model
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
@@ -115,7 +115,7 @@ def _measure(name: str, threads: int) -> float:
 
 def main() -> None:
     """Run every contestant in turn, and write down the medians."""
-    from mlx_entk.provenance import installed_version, provenance
+    from mlx_entk._provenance import installed_version, provenance
 
     rates: dict[tuple[str, int], list[float]] = {}
     for _ in range(ROUNDS):

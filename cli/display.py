@@ -23,7 +23,7 @@ from rich.progress import (
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from mlx_entk.files import Json
+from mlx_entk._files import Json
 from mlx_entk.progress import Progress, silent
 from mlx_entk.report import Table, estimate_table, tables, write_report
 from mlx_entk.report.headlines import headline

@@ -10,17 +10,17 @@ import mlx.nn as nn
 import numpy as np
 from onnx import ModelProto
 
+from mlx_entk._files import map_array, read_arrays
+from mlx_entk._linalg import FloatArray
 from mlx_entk.errors import InputError
-from mlx_entk.files import map_array, read_arrays
-from mlx_entk.functions import Model, ParametricFunction
-from mlx_entk.inputs import Inputs
 from mlx_entk.kernel import Reduction
-from mlx_entk.linalg import FloatArray
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.importer import from_model
 from mlx_entk.runs import Run
 from mlx_entk.studies import kernel as kernel_study
 from mlx_entk.studies.networks import HELD_OUT, Network, network_of
+from mlx_entk.tracing.functions import Model, ParametricFunction
+from mlx_entk.tracing.inputs import Inputs
 
 # The name of an ONNX model's copy among the graphs of a run.
 IMPORTED = "imported"

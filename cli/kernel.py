@@ -7,11 +7,10 @@ from pathlib import Path
 
 import click
 
+from mlx_entk._files import read_arrays, write_atomically
+from mlx_entk._memory import parse_bytes
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
-from mlx_entk.files import read_arrays, write_atomically
-from mlx_entk.functions import Model
-from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
@@ -23,6 +22,7 @@ from mlx_entk.studies.kernel import (
     prepare,
     run_kernel,
 )
+from mlx_entk.tracing.functions import Model
 
 from .base import Command, dry_run_option, is_quiet, wants_json
 from .display import finish, progress, session, show_estimate

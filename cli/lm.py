@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
+from mlx_entk._memory import parse_bytes
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
 from mlx_entk.lm import contexts as windows
 from mlx_entk.lm.model import SELECTION, load_model
 from mlx_entk.lm.tagging import tag
-from mlx_entk.memory import parse_bytes
 from mlx_entk.report import window_tables
 from mlx_entk.runs import Run
 from mlx_entk.studies import lm as study

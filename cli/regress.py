@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from mlx_entk._files import read_arrays
 from mlx_entk.errors import InputError
-from mlx_entk.files import read_arrays
 from mlx_entk.report import regression_tables
 from mlx_entk.runs import Run
 from mlx_entk.studies import kernel as kernel_study

@@ -6,7 +6,6 @@ from importlib.metadata import version as _version
 from mlx_entk import _blas as _blas  # isort: skip
 from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError, SlowPathWarning
-from mlx_entk.jacobian import jacobian
 from mlx_entk.kernel import entk, entk_operator, flatten
 from mlx_entk.spectrum import (
     Spectrum,
@@ -15,6 +14,7 @@ from mlx_entk.spectrum import (
     find_cliffs,
     mode_groups,
 )
+from mlx_entk.tracing.jacobian import jacobian
 
 __version__ = _version("mlx-entk")
 

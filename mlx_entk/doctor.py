@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk import _blas
-from mlx_entk.provenance import PACKAGES, device, installed_version
+from mlx_entk._provenance import PACKAGES, device, installed_version
 
 # Below this share of NumPy's rate, MLX's matrix product is that of the reference BLAS.
 _SLOW = 0.25

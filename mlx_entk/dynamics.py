@@ -9,14 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_entk.errors import InputError
-from mlx_entk.features import center
-from mlx_entk.features.bank import FeatureBank
-from mlx_entk.functions import Model
-from mlx_entk.inputs import as_inputs, count
-from mlx_entk.kernel import entk
-from mlx_entk.kernel.reduction import Reduction, require_kernel
-from mlx_entk.linalg import (
+from mlx_entk._linalg import (
     ArrayLike,
     Float64Array,
     FloatArray,
@@ -26,8 +19,15 @@ from mlx_entk.linalg import (
     require_finite,
     whole_number,
 )
+from mlx_entk.errors import InputError
+from mlx_entk.features import center
+from mlx_entk.features.bank import FeatureBank
+from mlx_entk.kernel import entk
+from mlx_entk.kernel.reduction import Reduction, require_kernel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.spectrum import Spectrum, effective_rank, eigendecompose
+from mlx_entk.tracing.functions import Model
+from mlx_entk.tracing.inputs import as_inputs, count
 
 Modes = tuple[int, int]
 

@@ -10,10 +10,8 @@ import numpy as np
 from scipy.sparse import issparse
 from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
-from mlx_entk.distributed import Group, from_first, is_first
-from mlx_entk.errors import InputError, RunFailedError
-from mlx_entk.files import read_arrays, write_arrays
-from mlx_entk.linalg import (
+from mlx_entk._files import read_arrays, write_arrays
+from mlx_entk._linalg import (
     ArrayLike,
     Float64Array,
     FloatArray,
@@ -24,6 +22,8 @@ from mlx_entk.linalg import (
     rows_not_finite,
     whole_number,
 )
+from mlx_entk.distributed import Group, from_first, is_first
+from mlx_entk.errors import InputError, RunFailedError
 from mlx_entk.spectrum import NOT_AN_ENTK, ROUNDING, Spectrum, square
 
 Method = Literal["lanczos", "subspace"]

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk.errors import InputError
-from mlx_entk.linalg import (
+from mlx_entk._linalg import (
     ArrayLike,
     Float64Array,
     as_columns,
@@ -27,6 +26,7 @@ from mlx_entk.linalg import (
     require_finite,
     whole_number,
 )
+from mlx_entk.errors import InputError
 from mlx_entk.spectrum import eigendecompose
 
 # The rule of thumb for "the eNTK describes this network", after Lin.

@@ -17,8 +17,7 @@ from typing import IO, Protocol, Self
 
 import mlx.core as mx
 
-from mlx_entk.errors import InputError
-from mlx_entk.files import (
+from mlx_entk._files import (
     TEMPORARY,
     Arrays,
     Json,
@@ -33,7 +32,8 @@ from mlx_entk.files import (
     write_json,
     write_tensors,
 )
-from mlx_entk.provenance import provenance
+from mlx_entk._provenance import provenance
+from mlx_entk.errors import InputError
 
 # The key under which results.json keeps the digest of spectra.npz.
 _ARRAYS_DIGEST = "spectra_sha256"

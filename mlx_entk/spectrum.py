@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 from scipy.special import entr
 
-from mlx_entk import linalg
+from mlx_entk import _linalg as linalg
+from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import ArrayLike, Float64Array, FloatArray
 
 # A cliff: the eigenvalue falls to 1/1.25 or less in one step, ...
 MIN_DROP = float(np.log10(1.25))
@@ -77,7 +77,7 @@ def eigendecompose(kernel: ArrayLike, top: int | None = None) -> Spectrum:
         :func:`mlx_entk.flatten` first. The noise floor is that of the type it is stored in.
     top
         How many; None, or N and more, for all. With fewer, the others are not computed, but
-        that none of them is negative is (see :func:`mlx_entk.linalg.lowest_eigenvalue`).
+        that none of them is negative is (see :func:`mlx_entk._linalg.lowest_eigenvalue`).
 
     Raises
     ------

@@ -8,9 +8,9 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 
+from mlx_entk._files import Json
+from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError, RunFailedError
-from mlx_entk.files import Json
-from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 

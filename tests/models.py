@@ -8,7 +8,7 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk.parameters import flatten_tree, unflatten_tree
+from mlx_entk._parameters import flatten_tree, unflatten_tree
 
 
 class MLP(nn.Module):

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlx_entk.parameters import flatten_tree, unflatten_tree
+from mlx_entk._parameters import flatten_tree, unflatten_tree
 
 Kernel = NDArray[np.float64]
 

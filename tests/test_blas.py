@@ -20,7 +20,7 @@ def outcome(program: str, blas: str = "") -> subprocess.CompletedProcess[str]:
 
 def test_it_can_be_turned_off() -> None:
     done = outcome(
-        "import mlx_entk; print(mlx_entk._blas.LIBRARY, mlx_entk.linalg.matmul_backend())", "off"
+        "import mlx_entk; print(mlx_entk._blas.LIBRARY, mlx_entk._linalg.matmul_backend())", "off"
     )
 
     assert done.stdout.split() == ["None", "numpy"]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from mlx_entk import eigendecompose, entk, entk_operator
-from mlx_entk.linalg import gram, matmul_backend
-from mlx_entk.provenance import device
+from mlx_entk._linalg import gram, matmul_backend
+from mlx_entk._provenance import device
 from mlx_entk.runs import Run
 from tests.conftest import Command
 from tests.models import MLP

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
-from mlx_entk.files import (
+from mlx_entk._files import (
     append_line,
     map_array,
     read_arrays,

@@ -4,7 +4,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_entk import InputError, _blas, linalg
+from mlx_entk import InputError, _blas
+from mlx_entk import _linalg as linalg
 
 
 @pytest.mark.parametrize("library", [None, "libfast.so"])

@@ -1,7 +1,7 @@
 import pytest
 
 from mlx_entk import InputError
-from mlx_entk.memory import available_bytes, default_limit, format_bytes, parse_bytes
+from mlx_entk._memory import available_bytes, default_limit, format_bytes, parse_bytes
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
-from mlx_entk.jacobian import flattened_jacobian
 from mlx_entk.regression import (
     KernelModes,
     modes_of_jacobian,
@@ -15,6 +14,7 @@ from mlx_entk.regression import (
     predict,
     quality,
 )
+from mlx_entk.tracing.jacobian import flattened_jacobian
 from tests import models
 
 

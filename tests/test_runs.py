@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
-from mlx_entk.files import read_json, write_json
+from mlx_entk._files import read_json, write_json
 from mlx_entk.runs import Run, list_runs
 
 CONFIG = {"seed": 1, "p": 5}

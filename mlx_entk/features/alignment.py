@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, orthonormal_basis
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import ArrayLike, Float64Array, as_columns, orthonormal_basis
 from mlx_entk.spectrum import Spectrum
 
 # How far the length of a column of a basis may be from 1: bases are also kept in float32.
@@ -78,7 +78,7 @@ def subspace_overlap(modes: ArrayLike, family: ArrayLike, rank: int) -> Overlap:
     ----------
     modes, family
         Orthonormal columns, shapes (N, d₁) and (N, d₂); see
-        :func:`mlx_entk.linalg.orthonormal_basis`.
+        :func:`mlx_entk._linalg.orthonormal_basis`.
     rank
         Dimension of the space both live in: N − 1 for centred functions of N inputs.
 

@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk._linalg import ArrayLike, Float64Array, as_floats, whole_number
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import ArrayLike, Float64Array, as_floats, whole_number
 
 FeatureBank = dict[str, Float64Array]
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlx_entk.errors import InputError
-from mlx_entk.linalg import (
+from mlx_entk._linalg import (
     ArrayLike,
     Float64Array,
     as_columns,
@@ -17,6 +16,7 @@ from mlx_entk.linalg import (
     require_finite,
     whole_number,
 )
+from mlx_entk.errors import InputError
 
 # |cosine| above which a mode is more this feature than everything else together.
 RECOVERED = float(np.sqrt(0.5))

@@ -14,8 +14,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mlx_entk._linalg import ArrayLike, Float64Array, as_columns
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import ArrayLike, Float64Array, as_columns
 
 # A cycle on ℤ_p²: along n at fixed m, along m at fixed n, along both at fixed m − n.
 Axis = Literal["n", "m", "diagonal"]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlx_entk._linalg import ArrayLike, Float64Array, as_floats, require_finite, whole_number
 from mlx_entk.errors import InputError
 from mlx_entk.features.alignment import center, frequency_alignment
 from mlx_entk.features.bank import FeatureBank, frequency_families
-from mlx_entk.linalg import ArrayLike, Float64Array, as_floats, require_finite, whole_number
 from mlx_entk.spectrum import Spectrum
 
 KEY_RULE = (

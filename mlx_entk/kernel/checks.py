@@ -6,9 +6,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_entk.errors import InputError, first_line
-from mlx_entk.functions import ParametricFunction
-from mlx_entk.inputs import Inputs, as_inputs, count, described, different, joined, part
-from mlx_entk.module_state import random_or_batch_dependent
+from mlx_entk.tracing.functions import ParametricFunction
+from mlx_entk.tracing.inputs import Inputs, as_inputs, count, described, different, joined, part
+from mlx_entk.tracing.module_state import random_or_batch_dependent
 
 # Inputs of the batch in which outputs are compared with those of an input alone.
 _BATCH = 8

@@ -4,12 +4,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
+from mlx_entk._files import digest
+from mlx_entk._linalg import FloatArray
+from mlx_entk._memory import default_limit, format_bytes, parse_bytes
 from mlx_entk.distributed import Group, numbers_of_first, share
 from mlx_entk.errors import InputError
-from mlx_entk.files import digest
-from mlx_entk.functions import Model, Output, ParametricFunction, Selection, bind
-from mlx_entk.inputs import Inputs, count, different, joined
-from mlx_entk.jacobian import Probe
 from mlx_entk.kernel.checks import check_model, check_second
 from mlx_entk.kernel.explain import explanation
 from mlx_entk.kernel.finite import require_finite_blocks
@@ -19,9 +18,10 @@ from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.kernel.store import FileStore, MemoryStore, Store
 from mlx_entk.kernel.tiling import Tiling
 from mlx_entk.kernel.work import WHOLE, Work
-from mlx_entk.linalg import FloatArray
-from mlx_entk.memory import default_limit, format_bytes, parse_bytes
 from mlx_entk.progress import Progress, silent
+from mlx_entk.tracing.functions import Model, Output, ParametricFunction, Selection, bind
+from mlx_entk.tracing.inputs import Inputs, count, different, joined
+from mlx_entk.tracing.jacobian import Probe
 
 Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "structured-derivatives"]
 

@@ -1,9 +1,9 @@
 """Say how a kernel is computed, before it is: parameter, strategy, FLOPs, bytes."""
 
-from mlx_entk.inputs import Inputs, count, joined, part
+from mlx_entk._memory import format_bytes
 from mlx_entk.kernel.factors import Outers
 from mlx_entk.kernel.work import Work
-from mlx_entk.memory import format_bytes
+from mlx_entk.tracing.inputs import Inputs, count, joined, part
 
 # Cotangents whose factors are looked at; what all of them take is in proportion.
 _TRIED = 64

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import mlx.core as mx
 
-from mlx_entk.linalg import gram
+from mlx_entk._linalg import gram
 
 # Both sides of an outer product at one position.
 Sides = tuple[mx.array, mx.array]

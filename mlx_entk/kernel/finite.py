@@ -2,12 +2,12 @@
 
 import numpy as np
 
+from mlx_entk._linalg import FloatArray, as_numpy
 from mlx_entk.errors import InputError
-from mlx_entk.inputs import Inputs, part
 from mlx_entk.kernel.reduction import Combinations
 from mlx_entk.kernel.tiling import Tile, ranges
 from mlx_entk.kernel.work import WHOLE, Work
-from mlx_entk.linalg import FloatArray, as_numpy
+from mlx_entk.tracing.inputs import Inputs, part
 
 # So many inputs are named, and so many cotangents looked at together.
 _NAMED, _COTANGENTS = 5, 64

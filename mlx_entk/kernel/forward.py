@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from mlx_entk.errors import InputError, first_line
-from mlx_entk.functions import ParametricFunction
-from mlx_entk.graph import Graph, record, require_known
-from mlx_entk.inputs import Inputs
-from mlx_entk.jacobian import Probe, gradient
-from mlx_entk.mapping import map_inputs
-from mlx_entk.primitives import TRANSPOSABLE, Arrays
-from mlx_entk.rules import Examined
+from mlx_entk.tracing.functions import ParametricFunction
+from mlx_entk.tracing.graph import Graph, record, require_known
+from mlx_entk.tracing.inputs import Inputs
+from mlx_entk.tracing.jacobian import Probe, gradient
+from mlx_entk.tracing.mapping import map_inputs
+from mlx_entk.tracing.primitives import TRANSPOSABLE, Arrays
+from mlx_entk.tracing.rules import Examined
 
 # (function, x, names, tangents) → J u of shape (n, C).
 _Way = Callable[[ParametricFunction, Inputs, Sequence[str], Sequence[mx.array]], mx.array]

@@ -1,30 +1,30 @@
 """Which ways of computing a parameter's part of a kernel are right for it, found out beforehand.
 
-:mod:`mlx_entk.rules` finds the parameters whose gradient the model's graph tells in full, whatever
-the inputs are. For the few of which it cannot tell, numbers are compared: the gradient over all
-inputs, along one random combination of the outputs. Then the rows that a parameter's structure
-gives, and those by ``vmap``, are compared with gradients one by one, for two different inputs and
-two cotangents: some of MLX's ``vmap`` rules are wrong.
+:mod:`mlx_entk.tracing.rules` finds the parameters whose gradient the model's graph tells in full,
+whatever the inputs are. For the few of which it cannot tell, numbers are compared: the gradient
+over all inputs, along one random combination of the outputs. Then the rows that a parameter's
+structure gives, and those by ``vmap``, are compared with gradients one by one, for two different
+inputs and two cotangents: some of MLX's ``vmap`` rules are wrong.
 
 A parameter whose structure fails goes by its exact Jacobian; one whose mapped rows fail too by a
 backward pass for each input and output, which is slow and right. What is not seen: a derivative
 that the comparison of graphs leaves open and that is hidden on so few of many inputs that their
-share of the whole gradient is below :data:`mlx_entk.jacobian.TOLERANCE`; and a rule of MLX that is
-wrong for some inputs and right for the two that are tried.
+share of the whole gradient is below :data:`mlx_entk.tracing.jacobian.TOLERANCE`; and a rule of
+MLX that is wrong for some inputs and right for the two that are tried.
 """
 
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from mlx_entk.fingerprint import digest_of, fingerprints
-from mlx_entk.functions import ParametricFunction
-from mlx_entk.inputs import Inputs, count, part
-from mlx_entk.jacobian import TOLERANCE, Probe, gradient, unmappable, warn_of_slow_path
 from mlx_entk.kernel.factors import Products, contract
 from mlx_entk.kernel.structure import Structure, structure_of
 from mlx_entk.kernel.tiling import ranges
-from mlx_entk.rules import Examined, examine
+from mlx_entk.tracing.fingerprint import digest_of, fingerprints
+from mlx_entk.tracing.functions import ParametricFunction
+from mlx_entk.tracing.inputs import Inputs, count, part
+from mlx_entk.tracing.jacobian import TOLERANCE, Probe, gradient, unmappable, warn_of_slow_path
+from mlx_entk.tracing.rules import Examined, examine
 
 # Inputs at a time whose gradients are added up, and floats of them.
 _BATCH, _FLOATS = 64, 2**25

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
+from mlx_entk._memory import format_bytes, parse_bytes
 from mlx_entk.distributed import Group, numbers_of_first, share, sum_over
 from mlx_entk.errors import InputError
-from mlx_entk.functions import Model, Output, Selection, bind
-from mlx_entk.inputs import Inputs, count, part
-from mlx_entk.jacobian import Probe, gradient
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.forward import Push, find_push
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
-from mlx_entk.memory import format_bytes, parse_bytes
-from mlx_entk.rules import examine
+from mlx_entk.tracing.functions import Model, Output, Selection, bind
+from mlx_entk.tracing.inputs import Inputs, count, part
+from mlx_entk.tracing.jacobian import Probe, gradient
+from mlx_entk.tracing.rules import examine
 
 # Inputs a batch: enough to keep a device busy, few enough for the activations of a small model.
 BATCH = 256

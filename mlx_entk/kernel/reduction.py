@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk._linalg import FloatArray
 from mlx_entk.errors import InputError
-from mlx_entk.linalg import FloatArray
 
 Reduction = str | tuple[int, int]
 

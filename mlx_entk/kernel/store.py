@@ -10,11 +10,11 @@ from urllib.parse import unquote
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk._files import map_array, read_json, reserve, write_json
+from mlx_entk._linalg import FloatArray
 from mlx_entk.distributed import Group, barrier, is_first, sum_over
 from mlx_entk.errors import InputError
-from mlx_entk.files import map_array, read_json, reserve, write_json
 from mlx_entk.kernel.tiling import Tile
-from mlx_entk.linalg import FloatArray
 
 Blocks = dict[str, FloatArray]
 

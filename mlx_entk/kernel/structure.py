@@ -16,14 +16,14 @@ from functools import cached_property
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.functions import ParametricFunction
-from mlx_entk.graph import Graph, Node
-from mlx_entk.inputs import Inputs, alone, count
+from mlx_entk._linalg import as_numpy
 from mlx_entk.kernel.factors import Factor, Outer, Outers, Rows
 from mlx_entk.kernel.tail import Tail, dependents, envelope, find_bottleneck, find_tail, pull_back
-from mlx_entk.linalg import as_numpy
-from mlx_entk.mapping import map_inputs, map_pairs
-from mlx_entk.primitives import RIGHT, patches
+from mlx_entk.tracing.functions import ParametricFunction
+from mlx_entk.tracing.graph import Graph, Node
+from mlx_entk.tracing.inputs import Inputs, alone, count
+from mlx_entk.tracing.mapping import map_inputs, map_pairs
+from mlx_entk.tracing.primitives import RIGHT, patches
 
 # Primitives of one input that only rearrange a parameter on its way to a use, and those that
 # leave its last axis where it is, if they leave its size.

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.graph import Graph, Node
-from mlx_entk.primitives import ELEMENTWISE, REDUCE_SUM, REGROUPED, RIGHT
+from mlx_entk.tracing.graph import Graph, Node
+from mlx_entk.tracing.primitives import ELEMENTWISE, REDUCE_SUM, REGROUPED, RIGHT
 
 # Primitives linear in every input of theirs together; those linear in any one input while the
 # others stay what they are.

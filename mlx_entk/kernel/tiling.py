@@ -8,9 +8,9 @@ the factors of x2 are made again for every range of x.
 import math
 from dataclasses import dataclass
 
+from mlx_entk._memory import format_bytes
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.reduction import Cotangents
-from mlx_entk.memory import format_bytes
 
 # Floats alive for each float of a factor while the factors of both sides are made (the factor,
 # what reverse mode keeps, one copy), and for each float of a block while it is made and put into

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field
 
 import mlx.core as mx
 
-from mlx_entk.functions import ParametricFunction
-from mlx_entk.inputs import Inputs, count, part
-from mlx_entk.jacobian import jacobian_rows
+from mlx_entk._linalg import FloatArray, as_numpy
 from mlx_entk.kernel.factors import Factor, Products, Rows, contract
 from mlx_entk.kernel.forward import Push
 from mlx_entk.kernel.guard import Ways
 from mlx_entk.kernel.reduction import Cotangents
 from mlx_entk.kernel.tiling import Tile, Tiling, fit, ranges
-from mlx_entk.linalg import FloatArray, as_numpy
+from mlx_entk.tracing.functions import ParametricFunction
+from mlx_entk.tracing.inputs import Inputs, count, part
+from mlx_entk.tracing.jacobian import jacobian_rows
 
 Factors = dict[str, Factor]
 

@@ -14,8 +14,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk._files import write_atomically
 from mlx_entk.errors import InputError
-from mlx_entk.files import write_atomically
 from mlx_entk.progress import Progress, silent
 
 Labels = dict[str, str]

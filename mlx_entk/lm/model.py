@@ -10,10 +10,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_entk import linalg
+from mlx_entk import _linalg as linalg
+from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
-from mlx_entk.functions import ParametricFunction, from_flat
-from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
+from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
 # What of a layer counts unless told otherwise: what its MLP writes into the residual stream.
 SELECTION = ("mlp.down_proj.weight",)

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk._files import Json
+from mlx_entk._linalg import Float64Array
 from mlx_entk.errors import InputError
-from mlx_entk.files import Json
-from mlx_entk.linalg import Float64Array
 
 RESAMPLES = 200
 INTERVAL = 0.95

@@ -7,17 +7,17 @@ from typing import Any, Literal, get_args
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk._parameters import Params, flatten_tree
 from mlx_entk.errors import InputError
-from mlx_entk.functions import ParametricFunction
-from mlx_entk.graph import record
-from mlx_entk.jacobian import Probe, gradient
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.onnx.trial import agree
-from mlx_entk.parameters import Params, flatten_tree
-from mlx_entk.primitives import UntraceableError
-from mlx_entk.rules import Examined, by_graph, examine
+from mlx_entk.tracing.functions import ParametricFunction
+from mlx_entk.tracing.graph import record
+from mlx_entk.tracing.jacobian import Probe, gradient
+from mlx_entk.tracing.primitives import UntraceableError
+from mlx_entk.tracing.rules import Examined, by_graph, examine
 
 What = Literal["model", "jacobian", "entk", "vjp", "jvp"]
 

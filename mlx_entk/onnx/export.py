@@ -16,6 +16,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
+from mlx_entk._provenance import provenance
 from mlx_entk.errors import InputError
 from mlx_entk.onnx.builders import BUILDERS, Primitive
 from mlx_entk.onnx.emitter import PRODUCER, Emitter, as_onnx_array, onnx_type
@@ -29,9 +31,7 @@ from mlx_entk.onnx.symbolic import (
     trace_fixed,
 )
 from mlx_entk.onnx.trial import Trial
-from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
-from mlx_entk.primitives import UntraceableError
-from mlx_entk.provenance import provenance
+from mlx_entk.tracing.primitives import UntraceableError
 
 # ReduceMax with axes as input needs 18; everything else is older.
 OPSET = 18

@@ -14,8 +14,8 @@ from onnx.external_data_helper import (
     write_external_data_tensors,
 )
 
+from mlx_entk._files import write_atomically
 from mlx_entk.errors import InputError
-from mlx_entk.files import write_atomically
 
 # Opsets of the default domain that the importer reads.
 OPSETS = (13, 23)

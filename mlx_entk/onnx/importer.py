@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from mlx_entk._parameters import Params
 from mlx_entk.errors import InputError
-from mlx_entk.functions import ParametricFunction, from_flat
 from mlx_entk.onnx.emitter import CONSTANT, PRODUCER
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.operators import OPERATORS, Value, as_mlx, from_numpy
-from mlx_entk.parameters import Params
+from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
 Host = NDArray[Any]
 

@@ -10,7 +10,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from scipy import special
 
-from mlx_entk.files import Arrays
+from mlx_entk._files import Arrays
 
 
 class Erf(OpRun):

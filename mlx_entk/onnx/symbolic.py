@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.graph import Graph, Node, record
-from mlx_entk.primitives import UntraceableError
+from mlx_entk.tracing.graph import Graph, Node, record
+from mlx_entk.tracing.primitives import UntraceableError
 
 # Batch sizes to trace at are primes from the first of these on; none is 1, which MLX would
 # broadcast. Models may do otherwise for large inputs, as those of mlx-lm sort tokens by expert

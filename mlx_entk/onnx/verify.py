@@ -17,18 +17,18 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from mlx_entk import linalg
+from mlx_entk import _linalg as linalg
+from mlx_entk._files import Arrays, Json
+from mlx_entk._linalg import Float64Array
 from mlx_entk.errors import InputError, MlxEntkError, first_line
-from mlx_entk.files import Arrays, Json
-from mlx_entk.functions import ParametricFunction
 from mlx_entk.kernel import Reduction, entk, flatten
-from mlx_entk.linalg import Float64Array
 from mlx_entk.onnx.derivatives import KERNEL, OUTPUT, OUTPUT_TANGENT, What
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.precision import in_double, is_weight
 from mlx_entk.onnx.reference import evaluator
 from mlx_entk.onnx.torch_runtime import as_torch
 from mlx_entk.progress import Progress, silent
+from mlx_entk.tracing.functions import ParametricFunction
 
 CHECKERS = ("onnxruntime", "finite-differences", "torch")
 

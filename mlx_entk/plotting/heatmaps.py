@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_entk.linalg import Float64Array
+from mlx_entk._linalg import Float64Array
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from mlx_entk.files import Json
+from mlx_entk._files import Json
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styled
 

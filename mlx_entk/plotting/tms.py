@@ -9,8 +9,8 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from mlx_entk.files import Arrays, Json
-from mlx_entk.linalg import Float64Array
+from mlx_entk._files import Arrays, Json
+from mlx_entk._linalg import Float64Array
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from mlx_entk.files import Json
+from mlx_entk._files import Json
 from mlx_entk.studies import kernel, lm, mlp, sweep, tms, transformer
 
 # What a study is called, for people.

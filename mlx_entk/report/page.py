@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
-from mlx_entk.files import Json, write_atomically
+from mlx_entk._files import Json, write_atomically
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.report.figures import CAPTIONS, figures
 from mlx_entk.report.headlines import TITLES, headline

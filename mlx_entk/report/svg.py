@@ -14,7 +14,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from mlx_entk.files import Json
+from mlx_entk._files import Json
 from mlx_entk.plotting.drawing import Drawing, Points
 from mlx_entk.plotting.style import MUTED
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from mlx_entk._files import Json
+from mlx_entk._memory import format_bytes
 from mlx_entk.features import FREQUENCY_FAMILIES
-from mlx_entk.files import Json
 from mlx_entk.lm.contexts import read_contexts
-from mlx_entk.memory import format_bytes
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.lm import contexts_file, leading_windows

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from mlx_entk._files import Json
 from mlx_entk.errors import InputError
-from mlx_entk.files import Json
 from mlx_entk.runs import Run
 from mlx_entk.studies.sweep import HEADLINES
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from mlx_entk.functions import Model, bind
-from mlx_entk.inputs import count, part
 from mlx_entk.kernel import Reduction, entk
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import eigendecompose
+from mlx_entk.tracing.functions import Model, bind
+from mlx_entk.tracing.inputs import count, part
 
 # Inputs and matrix sizes up to which things are tried as they are; above, smaller ones are scaled.
 _INPUTS = 512

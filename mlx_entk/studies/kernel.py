@@ -9,20 +9,18 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from mlx_entk._files import Arrays, Json, digest, map_array, read_arrays
+from mlx_entk._linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
+from mlx_entk._memory import default_limit
+from mlx_entk._parameters import Params, flatten_tree
 from mlx_entk.distributed import Group, first_says
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import alignment_rows, center, equivalent_families, family_shares
-from mlx_entk.files import Arrays, Json, digest, map_array, read_arrays
-from mlx_entk.functions import Model, ParametricFunction, as_parametric, bind
-from mlx_entk.inputs import Inputs, as_inputs, count
 from mlx_entk.kernel import Reduction, entk, flatten
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.reduction import cotangents_of, require_kernel
 from mlx_entk.kernel.store import name_of_file
-from mlx_entk.linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
-from mlx_entk.memory import default_limit
-from mlx_entk.parameters import Params, flatten_tree
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import (
@@ -40,6 +38,8 @@ from mlx_entk.studies.estimate import (
     seconds_of_decomposition,
     seconds_of_kernel,
 )
+from mlx_entk.tracing.functions import Model, ParametricFunction, as_parametric, bind
+from mlx_entk.tracing.inputs import Inputs, as_inputs, count
 
 STUDY = "kernel"
 

@@ -15,12 +15,14 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk._files import Arrays, Json, digest, read_arrays, write_arrays
+from mlx_entk._linalg import Float64Array
+from mlx_entk._memory import default_limit
+from mlx_entk._parameters import flatten_tree
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.eigensolvers import RecordedOperator, top_modes
 from mlx_entk.errors import InputError
-from mlx_entk.files import Arrays, Json, digest, read_arrays, write_arrays
 from mlx_entk.kernel import entk_operator
-from mlx_entk.linalg import Float64Array
 from mlx_entk.lm.contexts import Context, LabelRule, halves, indicators, tokens_of
 from mlx_entk.lm.model import (
     SELECTION,
@@ -32,8 +34,6 @@ from mlx_entk.lm.model import (
     square_root_of_readout,
 )
 from mlx_entk.lm.scoring import mode_scores, principal_scores, random_scores, score_labels
-from mlx_entk.memory import default_limit
-from mlx_entk.parameters import flatten_tree
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage, seconds_of

@@ -12,7 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_entk import linalg
+from mlx_entk import _linalg as linalg
+from mlx_entk._files import Arrays, Json
+from mlx_entk._linalg import Float64Array, FloatArray, orthonormal_basis
+from mlx_entk._parameters import flatten_tree
 from mlx_entk.data import EMBEDDINGS, Embedding, ModularAddition, modular_addition
 from mlx_entk.dynamics import Modes, derivative, track
 from mlx_entk.errors import InputError
@@ -27,11 +30,8 @@ from mlx_entk.features import (
     frequency_shares,
     modular_features,
 )
-from mlx_entk.files import Arrays, Json
 from mlx_entk.kernel import entk
-from mlx_entk.linalg import Float64Array, FloatArray, orthonormal_basis
 from mlx_entk.models import QuadraticMLP
-from mlx_entk.parameters import flatten_tree
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import (

@@ -8,10 +8,10 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 
+from mlx_entk._files import Json
 from mlx_entk.data import ModularAddition
 from mlx_entk.dynamics import ONSET_RULE, Modes, Trajectory, derivative, transition
 from mlx_entk.errors import InputError
-from mlx_entk.files import Json
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.training import Batch, Stop, never, train

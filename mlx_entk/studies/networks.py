@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk import onnx
+from mlx_entk._files import Json
 from mlx_entk.data import modular_addition
 from mlx_entk.errors import InputError
-from mlx_entk.files import Json
-from mlx_entk.functions import ParametricFunction, as_parametric
 from mlx_entk.kernel.reduction import Reduction, reduction_name
 from mlx_entk.models import QuadraticMLP, ToyModel
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies import mlp, tms, transformer
+from mlx_entk.tracing.functions import ParametricFunction, as_parametric
 from mlx_entk.training import load_parameters
 
 # Inputs of the comparisons: few, for PyTorch and finite differences go one by one.

@@ -9,13 +9,11 @@ import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk._files import Json
+from mlx_entk._linalg import ArrayLike, Float64Array, as_floats, require_finite
 from mlx_entk.data import ModularAddition, modular_addition
 from mlx_entk.errors import InputError
-from mlx_entk.files import Json
-from mlx_entk.functions import Model, bind
-from mlx_entk.jacobian import flattened_jacobian
 from mlx_entk.kernel import entk
-from mlx_entk.linalg import ArrayLike, Float64Array, as_floats, require_finite
 from mlx_entk.models import QuadraticMLP, ToyModel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import (
@@ -30,6 +28,8 @@ from mlx_entk.regression import (
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import find_cliffs, mode_groups
 from mlx_entk.studies import mlp, tms, transformer
+from mlx_entk.tracing.functions import Model, bind
+from mlx_entk.tracing.jacobian import flattened_jacobian
 from mlx_entk.training import load_parameters
 
 # Ridges in units of the mean eigenvalue.

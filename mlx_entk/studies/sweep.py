@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from mlx_entk._files import Json
 from mlx_entk.errors import InputError
-from mlx_entk.files import Json
 from mlx_entk.runs import Run
 from mlx_entk.studies import kernel, lm, mlp, tms, transformer
 

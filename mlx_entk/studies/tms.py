@@ -16,6 +16,8 @@ import mlx.optimizers as optim
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk._files import Arrays, Json
+from mlx_entk._linalg import Float64Array, FloatArray
 from mlx_entk.data import sparse_features
 from mlx_entk.eigensolvers import jacobian_modes
 from mlx_entk.errors import InputError
@@ -26,14 +28,12 @@ from mlx_entk.features import (
     constant_alignment,
     recovery,
 )
-from mlx_entk.files import Arrays, Json
-from mlx_entk.jacobian import flattened_jacobian
-from mlx_entk.linalg import Float64Array, FloatArray
 from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import CLIFF_RULE, effective_rank, find_cliffs, mode_groups
 from mlx_entk.studies.estimate import Stage, seconds_of, seconds_of_training
+from mlx_entk.tracing.jacobian import flattened_jacobian
 from mlx_entk.training import Batch, load_parameters, train
 
 STUDY = "tms"

@@ -12,7 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_entk import linalg
+from mlx_entk import _linalg as linalg
+from mlx_entk._files import Arrays, Json
+from mlx_entk._linalg import FloatArray, orthonormal_basis
+from mlx_entk._parameters import flatten_tree
 from mlx_entk.data import ModularAddition, modular_addition
 from mlx_entk.dynamics import HALF_RISE_RULE, Modes, half_rise, track
 from mlx_entk.errors import InputError
@@ -28,12 +31,9 @@ from mlx_entk.features import (
     key_frequencies,
 )
 from mlx_entk.features.bank import fourier_family, frequency_families
-from mlx_entk.files import Arrays, Json
 from mlx_entk.kernel import entk
 from mlx_entk.kernel.reduction import Reduction
-from mlx_entk.linalg import FloatArray, orthonormal_basis
 from mlx_entk.models import ModularTransformer
-from mlx_entk.parameters import flatten_tree
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import (

@@ -29,9 +29,9 @@ import mlx.core as mx
 import numpy as np
 from click import ClickException
 
-from mlx_entk.files import Json, read_arrays, write_arrays
+from mlx_entk._files import Json, read_arrays, write_arrays
+from mlx_entk._memory import parse_bytes
 from mlx_entk.lm.contexts import Context, read_contexts, write_contexts
-from mlx_entk.memory import parse_bytes
 from mlx_entk.onnx import export
 from mlx_entk.onnx.files import read_model
 from mlx_entk.report import tables, write_report

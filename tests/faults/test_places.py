@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_entk import provenance
+from mlx_entk import _provenance as provenance
 from tests.conftest import Command
 
 SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")

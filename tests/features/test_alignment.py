@@ -6,6 +6,7 @@ import pytest
 import scipy.linalg
 
 from mlx_entk import InputError, Spectrum, eigendecompose, find_cliffs, mode_groups
+from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.features import (
     alignment_rows,
     center,
@@ -17,7 +18,6 @@ from mlx_entk.features import (
     subspace_overlap,
 )
 from mlx_entk.features.bank import frequency_families
-from mlx_entk.linalg import orthonormal_basis
 
 
 def random_basis(N: int, d: int, seed: int) -> np.ndarray:

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
+from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.features import center, equivalent_families, modular_features
-from mlx_entk.linalg import orthonormal_basis
 
 P = 7
 n, m = np.divmod(np.arange(P * P), P)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
+from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.features import (
     FREQUENCY_FAMILIES,
     center,
@@ -13,7 +14,6 @@ from mlx_entk.features import (
     modular_features,
 )
 from mlx_entk.features.disentangle import AXES
-from mlx_entk.linalg import orthonormal_basis
 
 P = 11
 n, m = np.divmod(np.arange(P * P), P)

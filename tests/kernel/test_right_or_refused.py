@@ -11,9 +11,10 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_entk import InputError, eigendecompose, entk, entk_operator, jacobian, primitives
+from mlx_entk import InputError, eigendecompose, entk, entk_operator, jacobian
+from mlx_entk._parameters import Params
 from mlx_entk.kernel.engine import Strategy
-from mlx_entk.parameters import Params
+from mlx_entk.tracing import primitives
 from tests import models
 from tests.reference import finite_difference_jacobian, from_jacobian, relative_error
 

@@ -2,11 +2,11 @@ import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
-from mlx_entk.functions import ParametricFunction, as_parametric
-from mlx_entk.jacobian import count_outputs
 from mlx_entk.kernel.factors import Outers, Rows
 from mlx_entk.kernel.guard import find_ways
 from mlx_entk.kernel.structure import Structure
+from mlx_entk.tracing.functions import ParametricFunction, as_parametric
+from mlx_entk.tracing.jacobian import count_outputs
 from tests import models
 
 

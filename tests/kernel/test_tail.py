@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mlx_entk import entk
-from mlx_entk.functions import as_parametric
 from mlx_entk.kernel.tail import envelope
+from mlx_entk.tracing.functions import as_parametric
 from tests import models, reference
 from tests.kernel.test_structure import find_structure
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mlx_entk import InputError
+from mlx_entk._parameters import flatten_tree
 from mlx_entk.eigensolvers import top_modes
 from mlx_entk.kernel import entk_operator
 from mlx_entk.lm import load_model, prepared
@@ -19,7 +20,6 @@ from mlx_entk.lm.model import (
     layer_function,
     square_root_of_readout,
 )
-from mlx_entk.parameters import flatten_tree
 from tests.lm.architectures import (
     ARCHITECTURES,
     LENGTH,

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_entk import InputError
-from mlx_entk.functions import as_parametric
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import derivative, export
 from mlx_entk.onnx.derivatives import What
+from mlx_entk.tracing.functions import as_parametric
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
 from tests.onnx.layers import TOKENS, Chain, MixtureOfExperts, normal
 from tests.reference import finite_difference_jacobian, from_jacobian, relative_error

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from mlx_entk import InputError
+from mlx_entk._parameters import flatten_tree
 from mlx_entk.onnx import OPSET, builders, emitter, export, load
 from mlx_entk.onnx.builders import BUILDERS
 from mlx_entk.onnx.emitter import as_onnx_array
 from mlx_entk.onnx.importer import HOST_ONLY
 from mlx_entk.onnx.operators import OPERATORS
 from mlx_entk.onnx.torch_runtime import as_torch, operators_of
-from mlx_entk.parameters import flatten_tree
 from tests.models import MLP
 from tests.onnx.layers import LAYERS, MixtureOfExperts, normal
 from tests.reference import relative_error

@@ -13,13 +13,13 @@ import torch
 from onnx import helper, numpy_helper
 
 from mlx_entk import InputError
-from mlx_entk.functions import as_parametric
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import CHECKERS, Comparison, Subject, all_passed, derivative, export, verify
 from mlx_entk.onnx import torch_runtime as torch_runtime_module
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.onnx.verify import compare
 from mlx_entk.report import verification_table
+from mlx_entk.tracing.functions import as_parametric
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
 from tests.onnx.layers import TOKENS, Chain, normal
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from mlx_entk import InputError, entk
+from mlx_entk._parameters import flatten_tree
 from mlx_entk.data import modular_addition
 from mlx_entk.models import ModularTransformer
-from mlx_entk.parameters import flatten_tree
 from mlx_entk.runs import Run
 from mlx_entk.studies.regress import fit_of, regress
 from mlx_entk.studies.transformer import STUDY, TransformerConfig, expected_groups, run_transformer

@@ -21,7 +21,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
-from mlx_entk.parameters import flatten_tree, unflatten_tree
+from mlx_entk._parameters import flatten_tree, unflatten_tree
 
 VOCABULARY = 32
 TOKENS = 6

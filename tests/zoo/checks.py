@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mlx_entk
+from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.reduction import Reduction
-from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
 from tests.zoo.architectures import SEED, TOKENS, VOCABULARY, NotBuilt, build
 
 INPUTS = 3

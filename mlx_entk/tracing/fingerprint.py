@@ -14,8 +14,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.graph import Graph, Node
-from mlx_entk.primitives import REDUCE_SUM, REGROUPED
+from mlx_entk.tracing.graph import Graph, Node
+from mlx_entk.tracing.primitives import REDUCE_SUM, REGROUPED
 
 # A digest, and the shape that its entries were regrouped into, or None for its own.
 _Term = tuple[str, tuple[int, ...] | None]

@@ -14,11 +14,11 @@ from functools import cached_property
 import mlx.core as mx
 
 from mlx_entk.errors import InputError
-from mlx_entk.fingerprint import fingerprints
-from mlx_entk.functions import ParametricFunction
-from mlx_entk.graph import Graph, Node, record, require_known, trace
-from mlx_entk.inputs import Inputs, part
-from mlx_entk.primitives import RIGHT, UntraceableError, reverse_is_right
+from mlx_entk.tracing.fingerprint import fingerprints
+from mlx_entk.tracing.functions import ParametricFunction
+from mlx_entk.tracing.graph import Graph, Node, record, require_known, trace
+from mlx_entk.tracing.inputs import Inputs, part
+from mlx_entk.tracing.primitives import RIGHT, UntraceableError, reverse_is_right
 
 
 @dataclass(frozen=True)

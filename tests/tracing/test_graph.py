@@ -6,8 +6,8 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_entk.graph import trace
-from mlx_entk.primitives import OPERATIONS, RIGHT, TRANSPOSABLE, UntraceableError
+from mlx_entk.tracing.graph import trace
+from mlx_entk.tracing.primitives import OPERATIONS, RIGHT, TRANSPOSABLE, UntraceableError
 
 x = mx.random.uniform(0.1, 0.9, (3, 4), key=mx.random.key(0))
 y = mx.random.uniform(0.1, 0.9, (3, 4), key=mx.random.key(1))

@@ -9,13 +9,13 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk._linalg import FloatArray, as_numpy
+from mlx_entk._parameters import Params
 from mlx_entk.errors import InputError, SlowPathWarning, first_line
-from mlx_entk.functions import Model, Output, ParametricFunction, Selection, bind
-from mlx_entk.inputs import Inputs, alone, count, different, part
-from mlx_entk.linalg import FloatArray, as_numpy
-from mlx_entk.mapping import map_pairs
-from mlx_entk.parameters import Params
-from mlx_entk.rules import examine
+from mlx_entk.tracing.functions import Model, Output, ParametricFunction, Selection, bind
+from mlx_entk.tracing.inputs import Inputs, alone, count, different, part
+from mlx_entk.tracing.mapping import map_pairs
+from mlx_entk.tracing.rules import examine
 
 # How far a gradient may be from the plain one, over its largest entry: far more than rounding,
 # far less than a wrong rule. The second is for models with values in half precision.

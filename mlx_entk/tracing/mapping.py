@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
-from mlx_entk.inputs import Inputs
-from mlx_entk.primitives import Arrays
+from mlx_entk.tracing.inputs import Inputs
+from mlx_entk.tracing.primitives import Arrays
 
 
 def map_inputs(function: Callable[..., Arrays], x: Inputs, *, loop: bool = False) -> Arrays:

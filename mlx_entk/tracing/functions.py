@@ -12,10 +12,10 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map_with_path
 
+from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
-from mlx_entk.inputs import Inputs, as_inputs
-from mlx_entk.module_state import require_initialised, restored
-from mlx_entk.parameters import Params, flatten_tree, unflatten_tree
+from mlx_entk.tracing.inputs import Inputs, as_inputs
+from mlx_entk.tracing.module_state import require_initialised, restored
 
 # Functions of mlx.core that give indices, which calls of models replace; the calls going on.
 _INDICES = {name: getattr(mx, name) for name in ("argmax", "argmin", "argpartition", "argsort")}
@@ -66,7 +66,7 @@ def bind(
     model, params, output
         As for :func:`as_parametric`.
     x
-        As for :func:`mlx_entk.inputs.as_inputs`.
+        As for :func:`mlx_entk.tracing.inputs.as_inputs`.
     parameters
         As for :func:`chosen_parameters`.
     """

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError, entk, entk_operator, jacobian
-from mlx_entk.functions import from_flat
-from mlx_entk.inputs import as_inputs, different
-from mlx_entk.parameters import Params
+from mlx_entk._parameters import Params
+from mlx_entk.tracing.functions import from_flat
+from mlx_entk.tracing.inputs import as_inputs, different
 from tests import models
 
 X = mx.random.normal((5, 3), key=mx.random.key(0))

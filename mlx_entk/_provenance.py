@@ -10,7 +10,8 @@ from pathlib import Path
 
 import mlx.core as mx
 
-from mlx_entk import _blas, linalg
+from mlx_entk import _blas
+from mlx_entk import _linalg as linalg
 
 PACKAGES = ("mlx-entk", "mlx", "numpy", "scipy", "matplotlib", "onnx", "onnxruntime")
 

@@ -18,8 +18,8 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_entk._memory import format_bytes
 from mlx_entk.errors import InputError
-from mlx_entk.memory import format_bytes
 
 Arrays = dict[str, NDArray[Any]]
 Json = dict[str, Any]
