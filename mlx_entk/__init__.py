@@ -6,7 +6,7 @@ from importlib.metadata import version as _version
 from mlx_entk import _blas as _blas  # isort: skip
 from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError, SlowPathWarning
-from mlx_entk.kernel import entk, entk_operator, flatten
+from mlx_entk.kernel import Explanation, entk, entk_operator, explain, flatten, layerwise_entk
 from mlx_entk.spectrum import (
     Spectrum,
     effective_rank,
@@ -19,6 +19,7 @@ from mlx_entk.tracing.jacobian import jacobian
 __version__ = _version("mlx-entk")
 
 __all__ = [
+    "Explanation",
     "InputError",
     "MlxEntkError",
     "RunFailedError",
@@ -31,10 +32,12 @@ __all__ = [
     "entk",
     "entk_operator",
     "estimate_trace",
+    "explain",
     "find_cliffs",
     "flatten",
     "jacobian",
     "jacobian_modes",
+    "layerwise_entk",
     "mode_groups",
     "top_modes",
 ]

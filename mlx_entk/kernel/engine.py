@@ -1,6 +1,7 @@
 """The eNTK of any model, tile by tile."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
@@ -10,7 +11,7 @@ from mlx_entk._memory import default_limit, format_bytes, parse_bytes
 from mlx_entk.distributed import Group, numbers_of_first, share
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.checks import check_model, check_second
-from mlx_entk.kernel.explain import explanation
+from mlx_entk.kernel.explanation import Explanation, explanation_of
 from mlx_entk.kernel.finite import require_finite_blocks
 from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.guard import Ways, find_ways
@@ -161,53 +162,158 @@ def entk(
     for the trace or 2·N·M·(I + C²·O) for the full kernel; Jacobian contraction takes
     2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
     """
-    function, rows = bind(model, x, params, output, parameters)
-    columns = rows if x2 is None else check_second(x, x2)
-    N, M = count(rows), count(columns)
-    C = check_model(function, rows, model)
-    cotangents = cotangents_of(reduction, C)
-    ways = _choose(function, rows, C, strategy, rows if x2 is None else joined(rows, columns))
-    push = None
-    if strategy == "ntk-vector-products":
-        push = find_push(ways.examined, Probe.of(ways.function, rows, C))
-    work = Work(ways, cotangents, by_layer, push)
+    request = _Request(model, x, x2, reduction, params, output, parameters, strategy)
     if explain:
-        print(explanation(work, rows, M))
-
-    symmetric = x2 is None and cotangents.symmetric
-    shape: tuple[int, ...] = (N, M)
-    if cotangents.keeps_classes:
-        shape = (*shape, C, C)
-    names = work.kernels
-    size = 4 * len(names) * math.prod(shape)
-    limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
-    limit = default_limit() if limit is None else limit
-    if limit <= 0:
-        raise InputError(f"memory_limit is {limit}: pass a number of bytes above 0, or 4GB")
-    if out is None and size > limit / 2:
-        raise InputError(
-            f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "
-            f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
-        )
-    fitted = work.fit(rows, budget=limit - (size if out is None else 0))
-    tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
-    store: Store
-    if out is None:
-        store = MemoryStore(names, shape, group)
-    else:
-        identity = _identity(ways, rows, columns, reduction, tiling)
-        store = FileStore(Path(out), names, shape, identity, group)
-
-    tiles = share(tiling.tiles(N, M, cotangents, symmetric), group)
-    for done, tile in enumerate(tiles):
-        progress("kernel", done, len(tiles))
-        if not store.has(tile):
-            blocks = work.blocks(rows, columns, tile, tiling, same=x2 is None)
-            require_finite_blocks(blocks, work, rows, columns, tile)
-            store.put(tile, blocks, symmetric)
-    progress("kernel", len(tiles), len(tiles))
-    kernels = store.finish()
+        print(request.explain())
+    kernels = request.form(by_layer, memory_limit, out, group, progress)
     return kernels if by_layer else kernels[WHOLE]
+
+
+def layerwise_entk(
+    model: Model,
+    x: Any,
+    x2: Any = None,
+    *,
+    reduction: Reduction = "full",
+    params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
+    strategy: Strategy = "auto",
+    memory_limit: int | str | None = None,
+    out: Path | str | None = None,
+    group: Group | None = None,
+    progress: Progress = silent,
+) -> dict[str, FloatArray]:
+    """The layerwise kernels: the part of the eNTK that comes from each parameter.
+
+    Parameters
+    ----------
+    model, x, x2, reduction, params, output, parameters, strategy, memory_limit, group, progress
+        As for :func:`entk`.
+    out
+        A folder, as for :func:`entk`; each kernel has a ``.npy`` file of its own.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        By dotted parameter name, each float32 and of the shape that :func:`entk` returns; they add
+        up to its kernel.
+
+    Raises
+    ------
+    InputError
+        As :func:`entk` does.
+    """
+    request = _Request(model, x, x2, reduction, params, output, parameters, strategy)
+    return request.form(True, memory_limit, out, group, progress)
+
+
+def explain(
+    model: Model,
+    x: Any,
+    x2: Any = None,
+    *,
+    reduction: Reduction = "full",
+    params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
+    strategy: Strategy = "auto",
+) -> Explanation:
+    """How :func:`entk` would compute a kernel: by parameter the strategy, FLOPs and bytes.
+
+    Parameters
+    ----------
+    model, x, x2, reduction, params, output, parameters, strategy
+        As for :func:`entk`.
+
+    Returns
+    -------
+    Explanation
+        Printed, it is a table.
+
+    Raises
+    ------
+    InputError
+        As :func:`entk` does.
+    """
+    return _Request(model, x, x2, reduction, params, output, parameters, strategy).explain()
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A kernel as it is asked for; see :func:`entk`."""
+
+    model: Model
+    x: Any
+    x2: Any
+    reduction: Reduction
+    params: Any
+    output: Output | None
+    parameters: Selection | None
+    strategy: Strategy
+
+    def work(self, by_layer: bool) -> tuple[Work, Inputs, Inputs]:
+        """How it is computed, and the inputs of both sides."""
+        function, rows = bind(self.model, self.x, self.params, self.output, self.parameters)
+        columns = rows if self.x2 is None else check_second(self.x, self.x2)
+        C = check_model(function, rows, self.model)
+        cotangents = cotangents_of(self.reduction, C)
+        every = rows if self.x2 is None else joined(rows, columns)
+        ways = _choose(function, rows, C, self.strategy, every)
+        push = None
+        if self.strategy == "ntk-vector-products":
+            push = find_push(ways.examined, Probe.of(ways.function, rows, C))
+        return Work(ways, cotangents, by_layer, push), rows, columns
+
+    def explain(self) -> Explanation:
+        """What each parameter takes."""
+        work, rows, columns = self.work(by_layer=False)
+        return explanation_of(work, rows, count(columns))
+
+    def form(
+        self,
+        by_layer: bool,
+        memory_limit: int | str | None,
+        out: Path | str | None,
+        group: Group | None,
+        progress: Progress,
+    ) -> dict[str, FloatArray]:
+        """The kernel by the name ``WHOLE``, or the layerwise kernels by those of parameters."""
+        work, rows, columns = self.work(by_layer)
+        N, M, cotangents = count(rows), count(columns), work.cotangents
+        symmetric = self.x2 is None and cotangents.symmetric
+        shape: tuple[int, ...] = (N, M)
+        if cotangents.keeps_classes:
+            shape = (*shape, cotangents.left.outputs, cotangents.right.outputs)
+        names = work.kernels
+        size = 4 * len(names) * math.prod(shape)
+        limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+        limit = default_limit() if limit is None else limit
+        if limit <= 0:
+            raise InputError(f"memory_limit is {limit}: pass a number of bytes above 0, or 4GB")
+        if out is None and size > limit / 2:
+            raise InputError(
+                f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "
+                f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
+            )
+        fitted = work.fit(rows, budget=limit - (size if out is None else 0))
+        tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
+        store: Store
+        if out is None:
+            store = MemoryStore(names, shape, group)
+        else:
+            identity = _identity(work.ways, rows, columns, self.reduction, tiling)
+            store = FileStore(Path(out), names, shape, identity, group)
+
+        tiles = share(tiling.tiles(N, M, cotangents, symmetric), group)
+        for done, tile in enumerate(tiles):
+            progress("kernel", done, len(tiles))
+            if not store.has(tile):
+                blocks = work.blocks(rows, columns, tile, tiling, same=self.x2 is None)
+                require_finite_blocks(blocks, work, rows, columns, tile)
+                store.put(tile, blocks, symmetric)
+        progress("kernel", len(tiles), len(tiles))
+        return store.finish()
 
 
 def _choose(

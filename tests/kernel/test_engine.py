@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_entk import InputError, entk, flatten
+from mlx_entk import InputError, entk, explain, flatten, layerwise_entk
 from mlx_entk.data import modular_addition
 from mlx_entk.kernel.engine import Strategy
 from mlx_entk.kernel.work import Work
@@ -45,7 +45,7 @@ def test_kernels_of_the_quadratic_mlp_equal_the_closed_form(reduction: Any, stra
         np.array(model.hidden.weight), np.array(model.readout.weight), np.array(x)
     )
 
-    by_layer = entk(model, x, reduction=reduction, by_layer=True, strategy=strategy)
+    by_layer = layerwise_entk(model, x, reduction=reduction, strategy=strategy)
     total = entk(model, x, reduction=reduction, strategy=strategy)
 
     assert by_layer.keys() == expected.keys()
@@ -243,18 +243,20 @@ def test_an_interrupted_kernel_goes_on_from_its_tiles(
         entk(model, x, **options)
 
 
-def test_the_plan_of_a_kernel_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_how_a_kernel_is_computed_can_be_asked_beforehand() -> None:
     x = mx.random.normal((6, 5), key=mx.random.key(2))
 
-    entk(models.Superposition(), x, reduction="trace", explain=True)
-    entk(models.Superposition(), x, strategy="jacobian-contraction", explain=True)
+    found = explain(models.Superposition(), x, reduction="trace")
+    by_jacobian = explain(models.Superposition(), x, strategy="jacobian-contraction")
 
-    header, weight, bias, _, jacobian, _ = capsys.readouterr().out.splitlines()
+    header, weight, bias = str(found).splitlines()
     assert header.split() == ["parameter", "shape", "strategy", "FLOPs", "bytes"]
     assert "2×5" in weight
     assert "structured" in weight
     assert "structured" in bias
-    assert "Jacobian contraction" in jacobian
+    assert [(row.name, row.shape) for row in found.rows] == [("W", (2, 5)), ("b", (5,))]
+    assert {row.strategy for row in by_jacobian.rows} == {"Jacobian contraction"}
+    assert min(row.flops for row in by_jacobian.rows) > 0
 
 
 def test_the_flattened_kernel_is_symmetric_positive_semidefinite_and_channel_major() -> None:

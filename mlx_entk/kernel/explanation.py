@@ -1,0 +1,88 @@
+"""How a kernel would be computed: by parameter the strategy, its FLOPs and its bytes."""
+
+from dataclasses import dataclass
+
+from mlx_entk._memory import format_bytes
+from mlx_entk.kernel.factors import Outers
+from mlx_entk.kernel.work import Work
+from mlx_entk.tracing.inputs import Inputs, count, joined, part
+
+# Cotangents whose factors are looked at; what all of them take is in proportion.
+_TRIED = 64
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one parameter takes.
+
+    Attributes
+    ----------
+    name
+        The parameter.
+    shape
+        Its shape.
+    strategy
+        How its part of the kernel is computed, in words.
+    flops
+        FLOPs of the contraction, for all pairs of inputs; the backward passes that give δ are
+        common to all parameters and not counted.
+    bytes
+        Bytes of the Jacobian factors of the inputs x.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    strategy: str
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What each parameter takes for a kernel; as text, a table.
+
+    Attributes
+    ----------
+    rows
+        One for each parameter, in the order of the model.
+    """
+
+    rows: tuple[Cost, ...]
+
+    def __str__(self) -> str:
+        cells = [("parameter", "shape", "strategy", "FLOPs", "bytes")]
+        for row in self.rows:
+            shape = "×".join(str(size) for size in row.shape)
+            flops = f"{row.flops:.2g}"
+            cells.append((row.name, shape, row.strategy, flops, format_bytes(row.bytes)))
+        widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+            for line in cells
+        )
+
+
+def explanation_of(work: Work, x: Inputs, M: int) -> Explanation:
+    """What each parameter takes for a kernel of the inputs x and M others."""
+    paired, N = work.cotangents.paired, count(x)
+    two = joined(*[part(x, slice(1))] * 2)  # one input does not show what all inputs share
+    structured = work.ways.structure.uses if work.ways.structure is not None else {}
+    R = len(work.cotangents.left)
+    tried = min(R, _TRIED)
+    times = R / tried if paired else (R / tried) ** 2
+    rows = []
+    for name, factor in work.factors(two, work.cotangents.left[:tried]).items():
+        if work.push is not None:
+            strategy = "NTK-vector products"
+        elif isinstance(factor, Outers):
+            uses = len(factor.uses)
+            strategy = "structured: (a·a′)(δ·δ′)" + (f" over {uses} uses" if uses > 1 else "")
+        elif name in structured:
+            strategy = "structured: Jacobian from δ"
+        else:
+            one_by_one = ", input by input" if name in work.ways.looped else ""
+            strategy = f"Jacobian contraction{one_by_one}"
+        shape = work.function.params[name].shape
+        flops = float(factor.flops(paired)) * times * N * M
+        rows.append(Cost(name, shape, strategy, flops, 2.0 * N * factor.size * R / tried))
+    return Explanation(tuple(rows))
