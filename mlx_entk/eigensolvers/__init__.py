@@ -1,0 +1,18 @@
+"""Leading eigenpairs and traces of kernels that exist only as matrix-vector products."""
+
+from mlx_entk.eigensolvers.jacobian import jacobian_modes
+from mlx_entk.eigensolvers.modes import Method, TopModes, top_modes
+from mlx_entk.eigensolvers.operators import as_operator
+from mlx_entk.eigensolvers.recorded import RecordedOperator
+from mlx_entk.eigensolvers.trace import TraceEstimate, estimate_trace
+
+__all__ = [
+    "Method",
+    "RecordedOperator",
+    "TopModes",
+    "TraceEstimate",
+    "as_operator",
+    "estimate_trace",
+    "jacobian_modes",
+    "top_modes",
+]
