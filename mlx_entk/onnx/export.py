@@ -197,7 +197,7 @@ def _build(
         if node.primitive not in BUILDERS:
             raise InputError(
                 f"MLX primitive {node.primitive} has no ONNX builder: add a line "
-                f'"{node.primitive}": … to BUILDERS in mlx_entk/onnx/builders.py'
+                f'"{node.primitive}": … to the table of its family in mlx_entk/onnx/builders'
             )
         primitive = Primitive(
             name=node.primitive,

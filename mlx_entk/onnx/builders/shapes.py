@@ -1,0 +1,119 @@
+"""Primitives that rearrange entries: shapes, slices, padding; and ranges of numbers."""
+
+from typing import Any
+
+import numpy as np
+
+from mlx_entk.onnx.builders.primitive import Builder, Primitive
+from mlx_entk.onnx.emitter import Emitter
+from mlx_entk.onnx.symbolic import Size, combined
+
+
+def _arange(e: Emitter, p: Primitive) -> str:
+    start, _, step, dtype = p.arguments
+    if isinstance(start, Size) or isinstance(step, Size):
+        raise p.refuse_free_batch("whose start depends on the batch")
+    (count,) = p.output_shapes[0]
+    if not isinstance(count, Size):
+        return e.number(start + step * np.arange(count), dtype)
+    steps = e.cast(e.range(0, 1, count), dtype)
+    return e.op("Add", [e.op("Mul", [steps, e.number(step, dtype)]), e.number(start, dtype)])
+
+
+def _broadcast(e: Emitter, p: Primitive) -> str:
+    if p.shapes[0] == p.output_shapes[0]:
+        return p.inputs[0]
+    return e.op("Expand", [p.inputs[0], e.sizes(p.output_shapes[0])])
+
+
+def _reshape(e: Emitter, p: Primitive) -> str:
+    return e.reshape(p.inputs[0], p.output_shapes[0])
+
+
+def _transpose(e: Emitter, p: Primitive) -> str:
+    return e.op("Transpose", p.inputs, perm=list(p.arguments[0]))
+
+
+def _concatenate(e: Emitter, p: Primitive) -> str:
+    return e.op("Concat", p.inputs, axis=p.arguments[0])
+
+
+def _split(e: Emitter, p: Primitive) -> list[str]:
+    axis = p.arguments[1]
+    lengths = e.sizes([shape[axis] for shape in p.output_shapes])
+    names = [e.fresh() for _ in p.output_shapes]
+    return e.outputs("Split", [p.inputs[0], lengths], names, axis=axis)
+
+
+def _slice(e: Emitter, p: Primitive) -> str:
+    starts, _, strides = p.arguments
+    ends = [
+        _end(start, stride, count)
+        for start, stride, count in zip(starts, strides, p.output_shapes[0], strict=True)
+    ]
+    axes = e.constant(list(range(p.rank)))
+    return e.op(
+        "Slice", [p.inputs[0], e.sizes(starts), e.sizes(ends), axes, e.constant(list(strides))]
+    )
+
+
+# A position before the first entry of any axis, where a backward slice may end. ONNX would count a
+# plain −1 from the last entry.
+_FAR = -(2**31)
+
+
+def _end(start: Any, stride: int, count: Any) -> Any:
+    """Return where a slice of ``count`` entries ends, however its stop was written."""
+    end = combined((1, start), (stride, count))
+    return end if isinstance(end, Size) or end >= 0 else _FAR
+
+
+def _pad(e: Emitter, p: Primitive) -> str:
+    axes, low, high = p.arguments
+    widths = e.constant([*low, *high])
+    return e.op("Pad", [p.inputs[0], widths, p.inputs[1], e.constant(list(axes))], mode="constant")
+
+
+def _as_strided(e: Emitter, p: Primitive) -> str:
+    (total,), (shape, strides, offset) = p.shapes[0], p.arguments
+    batch, row = shape[0], strides[0]
+    # A free batch has to come first, with a row for each input: all rows then share one window.
+    free = isinstance(batch, Size)
+    if free and total == Size(tuple((sizes, row * k) for sizes, k in batch.coefficients)):
+        shape, strides, total = shape[1:], strides[1:], row
+    if any(isinstance(v, Size) for v in (total, *shape, *strides, offset)):
+        raise p.refuse_free_batch("over a free batch")
+    at = offset + sum(
+        (np.arange(n) * s).reshape([-1 if i == k else 1 for k in range(len(shape))])
+        for i, (n, s) in enumerate(zip(shape, strides, strict=True))
+    )
+    if free and (at.min() < 0 or at.max() >= total):
+        raise p.refuse_free_batch("over several inputs at a time")
+    flat = e.reshape(p.inputs[0], [batch, row] if free else [total])
+    return e.op("Gather", [flat, e.constant(at)], axis=int(free))
+
+
+def _identity(e: Emitter, p: Primitive) -> str:
+    return p.inputs[0]
+
+
+SHAPES: dict[str, Builder] = {
+    "Arange": _arange,
+    "AsStrided": _as_strided,
+    "Broadcast": _broadcast,
+    "BroadcastAxes": _broadcast,
+    "Concatenate": _concatenate,
+    "Contiguous": _identity,
+    "Copy": _identity,
+    "ExpandDims": _reshape,
+    "Flatten": _reshape,
+    "Full": _identity,
+    "Pad": _pad,
+    "Reshape": _reshape,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _reshape,
+    "StopGradient": _identity,
+    "Transpose": _transpose,
+    "Unflatten": _reshape,
+}
