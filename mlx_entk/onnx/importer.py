@@ -180,7 +180,7 @@ def from_model(
     if unknown:
         raise InputError(
             f"ONNX operators without an MLX counterpart: {', '.join(unknown)}; add them to "
-            "OPERATORS in mlx_entk/onnx/operators.py"
+            "OPERATORS in mlx_entk/onnx/operators"
         )
     return OnnxFunction(
         params=params,

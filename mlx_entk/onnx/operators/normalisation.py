@@ -1,0 +1,73 @@
+"""Normalisation layers, and dropout, in evaluation mode."""
+
+import mlx.core as mx
+
+from mlx_entk.errors import InputError
+from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, as_mlx, by_channel, ints
+
+
+def _normalised(value: mx.array, axes: list[int], epsilon: float) -> mx.array:
+    mean = mx.mean(value, axis=axes, keepdims=True)
+    variance = mx.mean(mx.square(value - mean), axis=axes, keepdims=True)
+    return (value - mean) * mx.rsqrt(variance + epsilon)
+
+
+def _layer_norm(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
+    value = as_mlx(x[0])
+    axes = list(range(a.get("axis", -1) % value.ndim, value.ndim))
+    epsilon = a.get("epsilon", 1e-5)
+    mean = mx.mean(value, axis=axes, keepdims=True)
+    scale = mx.rsqrt(mx.mean(mx.square(value - mean), axis=axes, keepdims=True) + epsilon)
+    normed = (value - mean) * scale * as_mlx(x[1])
+    if len(x) > 2 and x[2] is not None:
+        normed = normed + as_mlx(x[2])
+    return [normed, mean, scale]
+
+
+def _rms_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value = as_mlx(x[0])
+    axes = list(range(a.get("axis", -1) % value.ndim, value.ndim))
+    square = mx.mean(mx.square(value), axis=axes, keepdims=True)
+    return value * mx.rsqrt(square + a.get("epsilon", 1e-5)) * as_mlx(x[1])
+
+
+def _batch_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
+    if a.get("training_mode", 0):
+        raise InputError("in training mode each output depends on the whole batch")
+    value = as_mlx(x[0])
+    scale, bias, mean, variance = (by_channel(v, value.ndim) for v in x[1:5])
+    return (value - mean) * mx.rsqrt(variance + a.get("epsilon", 1e-5)) * scale + bias
+
+
+def _instance_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value = as_mlx(x[0])
+    normed = _normalised(value, list(range(2, value.ndim)), a.get("epsilon", 1e-5))
+    return normed * by_channel(x[1], value.ndim) + by_channel(x[2], value.ndim)
+
+
+def _group_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value = as_mlx(x[0])
+    groups = value.reshape(value.shape[0], a["num_groups"], -1)
+    normed = _normalised(groups, [2], a.get("epsilon", 1e-5)).reshape(value.shape)
+    scale, bias = as_mlx(x[1]), as_mlx(x[2])
+    if scale.size == a["num_groups"]:  # one for each group, before opset 21
+        each = value.shape[1] // a["num_groups"]
+        scale, bias = mx.repeat(scale, each), mx.repeat(bias, each)
+    return normed * by_channel(scale, value.ndim) + by_channel(bias, value.ndim)
+
+
+def _dropout(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
+    if len(x) > 2 and x[2] is not None and ints(x[2], "the training mode")[0]:
+        raise InputError("in training mode outputs are random")
+    value = as_mlx(x[0])
+    return [value, mx.ones(value.shape, dtype=mx.bool_)][:n]
+
+
+NORMALISATION: dict[str, Operator] = {
+    "BatchNormalization": _batch_norm,
+    "Dropout": _dropout,
+    "GroupNormalization": _group_norm,
+    "InstanceNormalization": _instance_norm,
+    "LayerNormalization": _layer_norm,
+    "RMSNormalization": _rms_norm,
+}
