@@ -1,22 +1,16 @@
 """Models, derivatives and kernels as ONNX graphs; verification by other frameworks; import."""
 
+from mlx_entk.onnx.agreement import Agreement, all_passed
+from mlx_entk.onnx.checkers import Subject
 from mlx_entk.onnx.derivatives import derivative
 from mlx_entk.onnx.export import OPSET, export
 from mlx_entk.onnx.importer import OnnxFunction, load
-from mlx_entk.onnx.verify import (
-    CHECKERS,
-    Comparison,
-    Subject,
-    all_passed,
-    installed_checkers,
-    require_checkers,
-    verify,
-)
+from mlx_entk.onnx.verify import CHECKERS, installed_checkers, require_checkers, verify
 
 __all__ = [
     "CHECKERS",
     "OPSET",
-    "Comparison",
+    "Agreement",
     "OnnxFunction",
     "Subject",
     "all_passed",

@@ -14,10 +14,10 @@ from onnx import helper, numpy_helper
 
 from mlx_entk import InputError
 from mlx_entk.kernel import Reduction
-from mlx_entk.onnx import CHECKERS, Comparison, Subject, all_passed, derivative, export, verify
+from mlx_entk.onnx import CHECKERS, Agreement, Subject, all_passed, derivative, export, verify
 from mlx_entk.onnx import torch_runtime as torch_runtime_module
+from mlx_entk.onnx.agreement import agreement_of
 from mlx_entk.onnx.derivatives import What
-from mlx_entk.onnx.verify import compare
 from mlx_entk.report import verification_table
 from mlx_entk.tracing.functions import as_parametric
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
@@ -50,14 +50,14 @@ def change_weight(path: Path, by: float) -> None:
 
 @pytest.mark.parametrize("reduction", ["trace", "sum-of-logits", "full", (0, 1), (1, 1)])
 def test_all_three_checkers_pass_for_every_reduction(reduction: Reduction, tmp_path: Path) -> None:
-    found = verify(subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, reduction))
+    agreements = verify(subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, reduction))
 
-    assert [row.checker for row in found] == [
+    assert [row.checker for row in agreements] == [
         "onnxruntime", "onnxruntime", "finite-differences", "finite-differences",
         "finite-differences", "torch", "torch",
     ]  # fmt: skip
-    assert all(row.passed for row in found)
-    kernels = [row for row in found if row.quantity == "kernel"]
+    assert all(row.passed for row in agreements)
+    kernels = [row for row in agreements if row.quantity == "kernel"]
     assert len(kernels) == 3
     for row in kernels:
         assert row.spectrum is None or row.spectrum < 1e-6
@@ -146,11 +146,14 @@ def test_a_checker_that_cannot_run_says_so_and_stops_no_other(
     )
 
     for against in (CHECKERS, CHECKERS[::-1]):  # wherever it stands
-        found = verify(subject, against)
+        agreements = verify(subject, against)
 
-        assert [row.checker for row in found if row.status == "not run"] == ["torch"]
-        assert {row.checker for row in found if row.passed} == {"onnxruntime", "finite-differences"}
-        assert all_passed(found)
+        assert [row.checker for row in agreements if row.status == "not run"] == ["torch"]
+        assert {row.checker for row in agreements if row.passed} == {
+            "onnxruntime",
+            "finite-differences",
+        }
+        assert all_passed(agreements)
     (row,) = verify(subject, ["torch"])
     assert (row.status, row.passed, row.max_error) == ("not run", False, None)
     assert row.reason == "verification by PyTorch lacks operator Tanh"
@@ -169,34 +172,34 @@ def test_what_a_checker_found_before_it_stopped_stays(
     model.opset_import.append(helper.make_opsetid("elsewhere", 1))
     subject.graphs["jvp"].write_bytes(model.SerializeToString())
 
-    found = verify(subject, ["finite-differences", "torch"])
+    agreements = verify(subject, ["finite-differences", "torch"])
 
-    assert [(row.quantity, row.status) for row in found] == [
+    assert [(row.quantity, row.status) for row in agreements] == [
         ("outputs in double", "passed"), ("", "not run"), ("outputs", "passed"),
         ("kernel", "passed"),
     ]  # fmt: skip
-    assert all_passed(found)
+    assert all_passed(agreements)
 
 
 def test_a_graph_that_could_not_be_written_stops_those_that_need_it(tmp_path: Path) -> None:
     subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
     del subject.graphs["jvp"]
 
-    found = verify(subject)
+    agreements = verify(subject)
 
-    assert [(row.checker, row.reason) for row in found if row.status == "not run"] == [
+    assert [(row.checker, row.reason) for row in agreements if row.status == "not run"] == [
         ("finite-differences", "there is no graph jvp of this model")
     ]
-    assert all_passed(found)
-    assert [row.quantity for row in found if row.passed] == [
+    assert all_passed(agreements)
+    assert [row.quantity for row in agreements if row.passed] == [
         "outputs", "kernel", "outputs in double", "outputs", "kernel",
     ]  # fmt: skip
 
 
 def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> None:
-    passed = compare("onnxruntime", "outputs", np.ones((2, 2)), np.ones((2, 2)), "forward")
-    failed = compare("torch", "outputs", np.full((2, 2), np.nan), np.ones((2, 2)), "forward")
-    rows = [passed, failed, Comparison.not_run("torch", "operator Foo is missing")]
+    passed = agreement_of("onnxruntime", "outputs", np.ones((2, 2)), np.ones((2, 2)), "forward")
+    failed = agreement_of("torch", "outputs", np.full((2, 2), np.nan), np.ones((2, 2)), "forward")
+    rows = [passed, failed, Agreement.not_run("torch", "operator Foo is missing")]
     stored = {"inputs": 2, "reduction": "trace", "passed": False, "not_installed": []}
     new = json.loads(json.dumps([row.as_json() for row in rows], allow_nan=False))
     old = [{key: value for key, value in row.items() if key != "status"} for row in new[:2]]
@@ -214,8 +217,8 @@ def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> 
 def test_a_kernel_that_vanishes_agrees_with_itself() -> None:
     zero = np.zeros((3, 3))
 
-    assert compare("torch", "kernel", zero, zero, "kernel", kernel=True).passed
-    assert not compare("torch", "kernel", zero + 1e-3, zero, "kernel", kernel=True).passed
+    assert agreement_of("torch", "kernel", zero, zero, "kernel", symmetric=True).passed
+    assert not agreement_of("torch", "kernel", zero + 1e-3, zero, "kernel", symmetric=True).passed
 
 
 def test_the_angle_is_between_spaces_that_are_apart() -> None:
@@ -224,7 +227,7 @@ def test_the_angle_is_between_spaces_that_are_apart() -> None:
     turn[[0, 0, 3, 3], [0, 3, 0, 3]] = np.cos(0.1), -np.sin(0.1), np.sin(0.1), np.cos(0.1)
     values = np.diag([3.0, 2.0, 0.5, 0.4, 0.0])
 
-    row = compare("torch", "kernel", turn @ values @ turn.T, values, "kernel", kernel=True)
+    row = agreement_of("torch", "kernel", turn @ values @ turn.T, values, "kernel", symmetric=True)
 
     assert row.modes == 2
     assert row.angle == pytest.approx(np.degrees(0.1))
@@ -233,8 +236,10 @@ def test_the_angle_is_between_spaces_that_are_apart() -> None:
 
 
 def test_nothing_finite_passes_as_nan() -> None:
-    row = compare("torch", "outputs", np.array([[np.nan]]), np.ones((1, 1)), "forward")
+    row = agreement_of("torch", "outputs", np.array([[np.nan]]), np.ones((1, 1)), "forward")
 
     assert not row.passed
-    kernel = compare("torch", "kernel", np.full((2, 2), np.nan), np.eye(2), "kernel", kernel=True)
+    kernel = agreement_of(
+        "torch", "kernel", np.full((2, 2), np.nan), np.eye(2), "kernel", symmetric=True
+    )
     assert not kernel.passed
