@@ -1,12 +1,11 @@
 """How well directions tell labels: average precision and the rest, with bootstrap intervals."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk._files import Json
 from mlx_entk._linalg import Float64Array
 from mlx_entk.errors import InputError
 
@@ -82,13 +81,46 @@ class LabelScore:
     enrichment: float
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A mean over labels, with the ends of its 95% interval over resamples.
+
+    Attributes
+    ----------
+    mean
+        Over the labels.
+    interval
+        The lower and the upper end.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """How well some directions tell labels.
+
+    Attributes
+    ----------
+    labels
+        One for each label.
+    average_precision, auroc
+        Means over the labels.
+    """
+
+    labels: list[LabelScore]
+    average_precision: Interval
+    auroc: Interval
+
+
 def score_labels(
     scores: Float64Array,
     labels: Mapping[str, NDArray[np.bool_]],
     train: NDArray[np.int64],
     test: NDArray[np.int64],
     seed: int = 0,
-) -> Json:
+) -> LabelScores:
     """Choose direction and sign for each label on one half, judge them on the other.
 
     Parameters
@@ -102,9 +134,8 @@ def score_labels(
 
     Returns
     -------
-    dict
-        ``labels``, one :class:`LabelScore` each; ``average_precision`` and ``auroc``, each the
-        mean over the labels with its 95% interval over resamples of the second half.
+    LabelScores
+        The intervals are over resamples of the second half.
 
     Raises
     ------
@@ -143,16 +174,19 @@ def score_labels(
         for row in rows
     ]
     # A label that a resample happens to leave out has no figure there.
-    samples = {
-        name: np.nanmean([found[i] for found in resampled], axis=0)
-        for i, name in enumerate(("average_precision", "auroc"))
-    }
-    result: Json = {"labels": [asdict(row) for row in rows]}
-    for name, values in samples.items():
-        low, high = np.quantile(values, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
-        mean = float(np.mean([getattr(row, name) for row in rows]))
-        result[name] = {"mean": mean, "interval": [float(low), float(high)]}
-    return result
+    precisions, areas = (
+        np.nanmean([of_label[i] for of_label in resampled], axis=0) for i in range(2)
+    )
+    return LabelScores(
+        labels=rows,
+        average_precision=_interval([row.average_precision for row in rows], precisions),
+        auroc=_interval([row.auroc for row in rows], areas),
+    )
+
+
+def _interval(of_labels: list[float], resampled: Float64Array) -> Interval:
+    low, high = np.quantile(resampled, [(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    return Interval(float(np.mean(of_labels)), (float(low), float(high)))
 
 
 def weighted_metrics(
