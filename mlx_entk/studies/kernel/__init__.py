@@ -1,0 +1,29 @@
+"""A model of the user's own: the spectrum of its eNTK, and the features that its modes hold."""
+
+from mlx_entk.studies.base import Study
+from mlx_entk.studies.kernel.finished import problem, trained
+from mlx_entk.studies.kernel.show import SHOW
+from mlx_entk.studies.kernel.study import (
+    KernelConfig,
+    KernelResults,
+    compute,
+    estimate,
+    headline,
+    prepare,
+)
+
+STUDY = Study(
+    name="kernel",
+    title="Kernel of a model",
+    config=KernelConfig,
+    results=KernelResults,
+    compute=compute,
+    show=SHOW,
+    estimate=estimate,
+    headline=headline,
+    network=trained,
+    problem=problem,
+    takes_targets=True,
+)
+
+__all__ = ["STUDY", "KernelConfig", "KernelResults", "prepare"]

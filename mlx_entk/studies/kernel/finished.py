@@ -1,0 +1,168 @@
+"""The model of a finished run again: for export, verification and kernel regression."""
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk._files import read_arrays
+from mlx_entk._linalg import ArrayLike, as_floats, require_finite
+from mlx_entk.errors import InputError
+from mlx_entk.kernel import entk
+from mlx_entk.onnx.files import read_model
+from mlx_entk.regression import KernelModes, modes_of_kernel
+from mlx_entk.runs import Run
+from mlx_entk.studies.base import Network
+from mlx_entk.studies.kernel.sources import (
+    import_graph,
+    load_model,
+    original_inputs,
+    short_digest,
+    stored_weights,
+)
+from mlx_entk.studies.kernel.study import IMPORTED, KernelConfig, bound
+from mlx_entk.studies.networks import HELD_OUT
+from mlx_entk.studies.problem import RegressionProblem, outputs_of
+from mlx_entk.studies.regression.regress import HELD_OUT_LEAST
+from mlx_entk.tracing.functions import Model, bind
+
+# The share of the inputs that regression trains on.
+_TRAINED = 0.7
+
+
+def trained(run: Run, config: KernelConfig) -> Network:
+    """The model of a run, and some of its inputs.
+
+    Raises
+    ------
+    InputError
+        For a model of several inputs, and as for :func:`models` and :func:`stored_inputs`.
+    """
+    model, _ = models(run, config)
+    function, inputs = bound(config, model, stored_inputs(run, config))
+    if len(inputs) > 1:
+        raise InputError(f"{run.path} is of a model of several inputs: graphs are written of one")
+    return Network(function, inputs[0][:HELD_OUT], config.reduction)
+
+
+def problem(run: Run, config: KernelConfig, targets: ArrayLike | None) -> RegressionProblem:
+    """Kernel regression of the model of a run, towards targets of the user.
+
+    Parameters
+    ----------
+    targets
+        As for :func:`problem_of_model`.
+
+    Raises
+    ------
+    InputError
+        If there are no targets, and as for :func:`problem_of_model`.
+    """
+    if targets is None:
+        raise InputError("--targets is missing: a run of `mlx-entk kernel` has none of its own")
+    model, initial = models(run, config)
+    x = stored_inputs(run, config)
+    function, inputs = bound(config, model, x)
+    before = None if initial is None else bound(config, initial, x)[0]
+    return problem_of_model(function, before, inputs, targets)
+
+
+def models(run: Run, config: KernelConfig) -> tuple[Model, Model | None]:
+    """The model of a finished run, and the same at initialisation; None if that is not known.
+
+    Raises
+    ------
+    InputError
+        If the run is unfinished, or its model was altered or can no longer be loaded.
+    """
+    run.require_finished()
+    if run.graph_file(IMPORTED).exists():
+        graph = read_model(run.graph_file(IMPORTED))
+        imported = import_graph(graph, config.output, config.parameters)
+        _require_weights(run, config, imported)
+        return imported, None
+    model = load_model(config.model, run.model_file)
+    _require_weights(run, config, model)
+    return model, load_model(config.model)
+
+
+def stored_inputs(run: Run, config: KernelConfig) -> Any:
+    """The inputs that a run keeps, as they were given: an array, a tuple or a dictionary.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or was altered.
+    """
+    arrays = {name: mx.array(value) for name, value in read_arrays(run.inputs_file).items()}
+    if not arrays or short_digest(arrays) != config.inputs:
+        raise InputError(f"{run.inputs_file} is damaged: it is not what the run was made with")
+    return original_inputs(arrays)
+
+
+def _require_weights(run: Run, config: KernelConfig, model: Model) -> None:
+    if short_digest(stored_weights(model)) != config.weights:
+        raise InputError(f"the model of {run.path} is damaged: its weights are not the run's")
+
+
+def problem_of_model(
+    model: Model, initial: Model | None, x: Any, targets: ArrayLike, seed: int = 0
+) -> RegressionProblem:
+    """Kernel regression of a model by its trace kernel, on 7 of 10 inputs.
+
+    Parameters
+    ----------
+    model, initial
+        The model, and the same before training; None if that is not known.
+    x
+        N inputs.
+    targets
+        Shape (N, C); or (N,) of whole numbers or truth values, which are classes.
+    seed
+        Of the choice of inputs.
+
+    Raises
+    ------
+    InputError
+        If the targets do not fit the outputs of the model on x, or targets or outputs are NaN or
+        infinite; the message names the inputs.
+    """
+    function, inputs = bind(model, x)
+    outputs = outputs_of(lambda batch: function.apply({}, *batch), inputs)
+    require_finite(outputs, "outputs of the model")
+    N, C = outputs.shape
+    values = as_floats(targets, "targets")
+    if values.shape not in ((N,), (N, C)):
+        raise InputError(f"targets have shape {values.shape}, the model's outputs {(N, C)}")
+    require_finite(values, "targets")
+    labels = None
+    if values.ndim == 1:
+        if not _are_whole(targets) or values.min() < 0 or values.max() >= C:
+            raise InputError(f"targets are not {N} classes from 0 to {C - 1}")
+        labels = values.astype(np.int64)
+        values = np.eye(C)[labels]
+    order = np.random.default_rng(seed).permutation(N)
+    train, other = np.split(order, [round(_TRAINED * N)])
+    if len(other) < HELD_OUT_LEAST:
+        raise InputError(f"{N} inputs are too few to train on some and hold out others")
+
+    def modes(network: Model) -> KernelModes:
+        kernel = entk(network, x, reduction="trace")
+        return modes_of_kernel(kernel[np.ix_(train, train)], kernel[np.ix_(other, train)])
+
+    wide = values.astype(np.float64)
+    return RegressionProblem(
+        kernel="trace",
+        modes=modes(model),
+        initial=None if initial is None else modes(initial),
+        network=(outputs[train], outputs[other]),
+        targets=(wide[train], wide[other]),
+        labels=None if labels is None else labels[other],
+    )
+
+
+def _are_whole(targets: ArrayLike) -> bool:
+    """Whether they are stored as whole numbers or truth values."""
+    if isinstance(targets, mx.array):
+        return not mx.issubdtype(targets.dtype, mx.inexact)
+    return np.asarray(targets).dtype.kind in "biu"

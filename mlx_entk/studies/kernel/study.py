@@ -1,0 +1,306 @@
+"""A model of the user's own: kernel, spectrum, cliffs, and alignment with features if given."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk._files import Arrays, map_array, write_atomically
+from mlx_entk._linalg import FloatArray, orthonormal_basis, require_finite
+from mlx_entk._memory import default_limit
+from mlx_entk.analysis import DENSE, WHOLE, analyze, with_whole
+from mlx_entk.distributed import Group, first_says, is_first
+from mlx_entk.errors import InputError
+from mlx_entk.features import Alignment, center, family_shares
+from mlx_entk.kernel import Reduction, entk, layerwise_entk
+from mlx_entk.kernel.checks import check_model
+from mlx_entk.kernel.reduction import cotangents_of, require_kernel
+from mlx_entk.kernel.store import name_of_file
+from mlx_entk.progress import Progress, silent
+from mlx_entk.runs import Run
+from mlx_entk.spectrum import CLIFF_RULE
+from mlx_entk.studies.base import Headline
+from mlx_entk.studies.estimate import (
+    Stage,
+    memory_of_kernels,
+    seconds_of,
+    seconds_of_decomposition,
+    seconds_of_kernel,
+)
+from mlx_entk.studies.kernel.sources import (
+    inputs_on_host,
+    named_inputs,
+    short_digest,
+    stored_weights,
+)
+from mlx_entk.studies.results import Groups, Ranks
+from mlx_entk.tracing.functions import Model, ParametricFunction, bind
+from mlx_entk.tracing.inputs import Inputs, count
+
+# The folder of the kernels inside the run's.
+KERNELS = "kernels"
+
+# The name of an ONNX model's copy among the graphs of a run.
+IMPORTED = "imported"
+
+# Products that Lanczos takes for each mode of a kernel too large to decompose, about.
+_PRODUCTS_PER_MODE = 4
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """What to compute of which model.
+
+    Attributes
+    ----------
+    model
+        A name for the model.
+    reduction
+        As for :func:`mlx_entk.entk`.
+    by_layer
+        Whether to decompose the kernel of each parameter too.
+    top
+        How many modes to keep.
+    output
+        Which part of what the model returns counts: a name, or a number for a place in a tuple.
+        Empty for the whole; for an ONNX model, for the first output of floating type.
+    parameters
+        Which parameters count, as patterns ``a.*,b``. Empty for all; for an ONNX model, for the
+        initializers that look like parameters.
+    weights, inputs, features
+        Digests, filled in by :func:`prepare`.
+    """
+
+    model: str
+    reduction: Reduction = "trace"
+    by_layer: bool = False
+    top: int = 200
+    output: str = ""
+    parameters: str = ""
+    weights: str = ""
+    inputs: str = ""
+    features: str = ""
+
+
+@dataclass(frozen=True)
+class KernelResults:
+    """What the study finds.
+
+    Attributes
+    ----------
+    inputs, parameters
+        How many.
+    cliffs, cliff_rule
+        Groups of modes that end at a cliff, by kernel; and what a cliff is.
+    effective_rank
+        By kernel; None if not all eigenvalues are known.
+    equivalent_families
+        Families that span the same space.
+    alignment
+        Of every kernel, group of modes and family.
+    mode_features
+        What the columns of the arrays ``shares/…`` are.
+    """
+
+    config: KernelConfig
+    inputs: int
+    parameters: int
+    cliffs: Groups
+    cliff_rule: str
+    effective_rank: Ranks
+    equivalent_families: list[list[str]]
+    alignment: list[Alignment]
+    mode_features: list[str]
+
+
+def compute(
+    config: KernelConfig,
+    run: Run,
+    progress: Progress = silent,
+    *,
+    model: Model,
+    x: Any,
+    features: Mapping[str, FloatArray],
+    graph: bytes | None = None,
+    memory_limit: int | None = None,
+    group: Group | None = None,
+) -> tuple[KernelResults, Arrays] | None:
+    """Compute, decompose and align the kernels of a model.
+
+    Parameters
+    ----------
+    config
+        As :func:`prepare` gives it.
+    run
+        A folder made for this configuration, which all ranks see; kernels that it holds already
+        are not computed again, and those begun go on.
+    model, x
+        As for :func:`mlx_entk.entk`.
+    features
+        Families of features over the inputs, shapes (N, k); may be empty.
+    graph
+        The ONNX file that the model was imported from, kept in the run folder.
+    memory_limit
+        Bytes for forming the kernels, by default half of what is available.
+    group
+        Ranks that share the tiles.
+
+    Returns
+    -------
+    results, arrays
+        None on the ranks beyond the first, which only help to form the kernels.
+    """
+    if graph is not None and is_first(group):
+        write_atomically(run.graph_file(IMPORTED), lambda path: path.write_bytes(graph))
+    _form_kernels(config, model, x, run.path / KERNELS, progress, memory_limit, group)
+    if not is_first(group):
+        return None
+    function, inputs = bound(config, model, x)
+    kernels = _stored_kernels(config, run.path / KERNELS)
+    analysis = analyze(kernels, features, top=config.top, progress=progress)
+    results = KernelResults(
+        config=config,
+        inputs=count(inputs),
+        parameters=sum(value.size for value in function.params.values()),
+        cliffs=analysis.groups_at_cliffs,
+        cliff_rule=CLIFF_RULE,
+        effective_rank=analysis.effective_ranks,
+        equivalent_families=analysis.equivalent_families,
+        alignment=analysis.alignment,
+        mode_features=list(analysis.bases),
+    )
+    arrays: Arrays = {}
+    for name, spectrum in analysis.spectra.items():
+        arrays[f"values/{name}"] = spectrum.values
+        arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
+        if analysis.bases:
+            shares, _ = family_shares(spectrum.vectors, analysis.bases)
+            arrays[f"shares/{name}"] = shares.astype(np.float32)
+    # What regression, export and verification need to have the model again.
+    run.save_model(stored_weights(model), inputs_on_host(x))
+    return results, arrays
+
+
+def estimate(
+    config: KernelConfig, *, model: Model, x: Any, memory_limit: int | None = None
+) -> list[Stage]:
+    """What :func:`compute` would take on this device."""
+    function, inputs = bound(config, model, x)
+    size = count(inputs) * (check_model(function, inputs) if config.reduction == "full" else 1)
+    kernels = len(function.params) + 1 if config.by_layer else 1
+    formed = seconds_of_kernel(function, inputs, config.reduction, layerwise=config.by_layer)
+    if size > DENSE and config.top < size:
+        tried = np.ones((DENSE // 4, DENSE // 4), np.float32)
+        product = seconds_of(lambda: tried @ tried[0]) * (size / len(tried)) ** 2
+        decomposed = _PRODUCTS_PER_MODE * config.top * product
+        memory = 8 * size * 3 * config.top
+    else:
+        decomposed = seconds_of_decomposition(size)
+        memory = memory_of_kernels(size, kernels)
+    limit = default_limit() if memory_limit is None else memory_limit
+    return [
+        Stage("kernel, in files", 1, formed, limit),
+        Stage("spectra", kernels, kernels * decomposed, memory),
+    ]
+
+
+def prepare(
+    config: KernelConfig, model: Model, x: Any, features: Mapping[str, FloatArray]
+) -> KernelConfig:
+    """Check a request, and fill in the digests of what it is computed from.
+
+    Raises
+    ------
+    InputError
+        For a model that cannot be called on x; an unknown reduction, and one that is no kernel;
+        features that are of other inputs, that do not vary, or that come with a full kernel; and
+        a ``top`` below 1.
+    """
+    function, inputs = bound(config, model, x)
+    cotangents_of(config.reduction, check_model(function, inputs, model))
+    require_kernel(config.reduction)
+    if config.by_layer and WHOLE in function.params:
+        raise InputError(
+            f"a parameter called {WHOLE} takes the name of the whole kernel: rename it"
+        )
+    if config.top < 1:
+        raise InputError(f"top is {config.top}: ask for at least one mode")
+    if features and config.reduction == "full":
+        raise InputError("features are over inputs, a full kernel over inputs and classes: reduce")
+    for family, columns in features.items():
+        if columns.ndim != 2 or columns.shape[0] != count(inputs):
+            raise InputError(
+                f"features: {family} has shape {columns.shape}, the inputs are {count(inputs)}"
+            )
+        require_finite(columns, f"features {family}")
+        if orthonormal_basis(center(columns)).shape[1] == 0:
+            raise InputError(f"features: {family} does not vary over the inputs")
+    families = {family: mx.array(columns) for family, columns in features.items()}
+    return replace(
+        config,
+        weights=short_digest(stored_weights(model)),
+        inputs=short_digest(named_inputs(x)),
+        features=short_digest(families) if features else "",
+    )
+
+
+def bound(config: KernelConfig, model: Model, x: Any) -> tuple[ParametricFunction, Inputs]:
+    """The model as a function of the parameters that count, and its inputs."""
+    if isinstance(model, ParametricFunction):  # an ONNX model, to which the choices were applied
+        return bind(model, x)
+    output = int(config.output) if config.output.isdecimal() else config.output
+    parameters = config.parameters.split(",") if config.parameters else None
+    return bind(model, x, output=None if output == "" else output, parameters=parameters)
+
+
+def _form_kernels(
+    config: KernelConfig,
+    model: Model,
+    x: Any,
+    folder: Path,
+    progress: Progress,
+    memory_limit: int | None,
+    group: Group | None,
+) -> None:
+    """Write the kernels into a folder that all ranks see, unless they are all there."""
+    complete = folder.exists() and not (folder / "tiles.json").exists()
+    if not first_says(not complete, group):
+        return
+    function, inputs = bound(config, model, x)
+    form = layerwise_entk if config.by_layer else entk
+    form(
+        function,
+        inputs,
+        reduction=config.reduction,
+        memory_limit=memory_limit,
+        out=folder,
+        group=group,
+        progress=progress,
+    )
+
+
+def _stored_kernels(config: KernelConfig, folder: Path) -> dict[str, FloatArray]:
+    kernels: dict[str, FloatArray] = {
+        name_of_file(path): map_array(path) for path in sorted(folder.glob("*.npy"))
+    }
+    return with_whole(kernels) if config.by_layer else {WHOLE: kernels["kernel"]}
+
+
+def headline(results: KernelResults) -> Headline:
+    """The numbers of a run by which it is compared with others; overlaps in per cent."""
+    names = {kernel: "whole" if kernel == WHOLE else kernel for kernel in results.cliffs}
+    ranks = {
+        f"effective rank, {names[kernel]}": rank for kernel, rank in results.effective_rank.items()
+    }
+    cliffs = {
+        f"cliffs, {names[kernel]}": float(len(groups)) for kernel, groups in results.cliffs.items()
+    }
+    overlaps = {
+        f"{row.family} in modes {row.modes[0]}–{row.modes[1]}": row.percent
+        for row in results.alignment
+        if row.kernel == WHOLE
+    }
+    return {**ranks, **cliffs, **overlaps}

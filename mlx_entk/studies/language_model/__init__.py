@@ -1,0 +1,19 @@
+"""A language model: what its layers know of the next word, by their kernels' modes."""
+
+from mlx_entk.studies.base import Study
+from mlx_entk.studies.language_model.records import METHODS, LMConfig, LMResults
+from mlx_entk.studies.language_model.show import SHOW, window_tables
+from mlx_entk.studies.language_model.study import compute, estimate, headline, prepare
+
+STUDY = Study(
+    name="lm",
+    title="Language model",
+    config=LMConfig,
+    results=LMResults,
+    compute=compute,
+    show=SHOW,
+    estimate=estimate,
+    headline=headline,
+)
+
+__all__ = ["METHODS", "STUDY", "LMConfig", "LMResults", "prepare", "window_tables"]
