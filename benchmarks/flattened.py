@@ -12,7 +12,8 @@ from benchmarks.contestants import peak_bytes
 from benchmarks.pages import HERE, insert
 from mlx_entk import jacobian_modes
 from mlx_entk.models import ToyModel
-from mlx_entk.studies.tms import TMSConfig, rescaled_jacobian, tms_data
+from mlx_entk.studies.toy_models.study import rescaled_jacobian
+from mlx_entk.studies.toy_models.training import TMSConfig, tms_data
 
 
 def main() -> None:

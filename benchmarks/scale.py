@@ -18,16 +18,16 @@ import numpy as np
 
 from benchmarks.contestants import peak_bytes
 from benchmarks.pages import HERE, insert
-from mlx_entk import entk, entk_operator, find_cliffs, mode_groups, top_modes
-from mlx_entk._linalg import orthonormal_basis
-from mlx_entk.data import modular_addition
+from mlx_entk import entk_operator, layerwise_entk
+from mlx_entk._records import to_json
+from mlx_entk.analysis import WHOLE, analyze_kernels, with_whole
 from mlx_entk.eigensolvers import as_operator
-from mlx_entk.features import alignment_rows, center, modular_features
-from mlx_entk.models import QuadraticMLP
+from mlx_entk.features import modular_features
 from mlx_entk.runs import Run
-from mlx_entk.studies import mlp
+from mlx_entk.studies.modular_mlp import STUDY, MLPConfig
+from mlx_entk.studies.modular_mlp.study import dataset, network, reported_groups, train_mlp
 
-CONFIG = mlp.MLPConfig(p=113)
+CONFIG = MLPConfig(p=113)
 TOP = 500
 FAMILIES = ("n", "m", "n ∪ m", "sum", "difference")
 
@@ -43,38 +43,39 @@ def measure() -> dict[str, Any]:
         seconds[stage] = time.perf_counter() - start
         print(f"{stage}: {seconds[stage]:.1f} s, peak {peak_bytes() / 1e9:.1f} GB", flush=True)
 
-    data = modular_addition(CONFIG.p, CONFIG.train_fraction, CONFIG.seed)
+    data = dataset(CONFIG)
     x = mx.array(data.x)
-    model = QuadraticMLP(CONFIG.p, CONFIG.width, CONFIG.seed)
+    model = network(CONFIG)
     with timed("training"), tempfile.TemporaryDirectory() as folder:
-        run = Run.create(Path(folder) / "run", mlp.STUDY, CONFIG.as_json())
-        mlp.train_mlp(model, data, CONFIG, run)
+        run = Run.create(Path(folder) / "run", STUDY.name, to_json(CONFIG))
+        train_mlp(model, data, CONFIG, run)
         accuracy = run.metrics[-1]["test accuracy"]
     with timed("kernels"):
-        kernels = entk(model, x, reduction="trace", by_layer=True)
-        kernels["full"] = np.sum(list(kernels.values()), axis=0)
-    spectra, residuals = {}, {}
-    for name, kernel in kernels.items():
-        with timed(f"top {TOP} modes, {name}"):
-            found = top_modes(as_operator(kernel), TOP)
-        spectra[name] = found.spectrum
-        residuals[name] = float((found.residuals * found.spectrum.values).max())
-        residuals[name] /= float(found.spectrum.values[0])
-    with timed("alignment"):
+        kernels = with_whole(layerwise_entk(model, x, reduction="trace"))
+    with timed(f"top {TOP} modes of each kernel, and alignment"):
         bank = modular_features(data.n, data.m, CONFIG.p)
-        bases = {family: orthonormal_basis(center(bank[family])) for family in FAMILIES}
-        cliffs = {name: find_cliffs(s.values, s.noise_floor) for name, s in spectra.items()}
-        groups = {name: mlp.reported_groups(cliffs[name], CONFIG.p) for name in spectra}
-        rows = alignment_rows(spectra, groups, bases)
+        analysis = analyze_kernels(
+            kernels,
+            {family: bank[family] for family in FAMILIES},
+            groups=lambda cliffs: reported_groups(cliffs, CONFIG.p),
+            top=TOP,
+        )
     total = sum(value for stage, value in seconds.items() if stage != "training")
     peak = peak_bytes()
+    residuals = {
+        name: float(
+            np.linalg.norm(kernels[name] @ s.vectors - s.vectors * s.values, axis=0).max()
+            / s.values[0]
+        )
+        for name, s in analysis.spectra.items()
+    }
 
     operator = entk_operator(model, x, reduction="trace")
     vector = np.ones(len(data.x))
     operator @ vector
     with timed("one product of the operator, trace"):
         operator @ vector
-    formed = as_operator(kernels["full"])
+    formed = as_operator(kernels[WHOLE])
     with timed("one product of the formed kernel"):
         formed @ vector
     return {
@@ -84,8 +85,8 @@ def measure() -> dict[str, Any]:
         "total_seconds_without_training": total,
         "peak_bytes": peak,
         "largest_residual_over_first_eigenvalue": residuals,
-        "cliffs": {name: mode_groups(found) for name, found in cliffs.items()},
-        "alignment": rows,
+        "cliffs": analysis.groups_at_cliffs,
+        "alignment": to_json(analysis.alignment),
         "provenance": provenance(),
     }
 

@@ -24,11 +24,10 @@ THREADS = (1, os.cpu_count() or 1)
 def steps_of_mlx_entk() -> float:
     """Steps a second of the study's own training, evaluation and checkpoints included."""
     import mlx_entk  # isort: skip  # noqa: F401
-    from mlx_entk.data import modular_addition
     from mlx_entk.runs import Run
-    from mlx_entk.studies.transformer import (
-        STUDY,
+    from mlx_entk.studies.modular_transformer.training import (
         TransformerConfig,
+        dataset,
         make_model,
         train_transformer,
     )
@@ -36,9 +35,9 @@ def steps_of_mlx_entk() -> float:
     rates = []
     for epochs in (40, EPOCHS):  # the first compiles
         config = TransformerConfig(epochs=epochs, hold=0)
-        data = modular_addition(config.p, config.train_fraction, config.seed)
+        data = dataset(config)
         with tempfile.TemporaryDirectory() as folder:
-            run = Run.create(Path(folder) / "run", STUDY, config.as_json())
+            run = Run.create(Path(folder) / "run", "benchmark", {})
             start = time.perf_counter()
             train_transformer(make_model(config), data, config, run)
             steps = epochs * -(-data.train.size // config.batch_size)
@@ -52,12 +51,15 @@ def steps_of_torch() -> float:
     import torch
 
     from mlx_entk._parameters import flatten_tree
-    from mlx_entk.data import modular_addition
-    from mlx_entk.studies.transformer import TransformerConfig, make_model
+    from mlx_entk.studies.modular_transformer.training import (
+        TransformerConfig,
+        dataset,
+        make_model,
+    )
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     config = TransformerConfig()
-    data = modular_addition(config.p, config.train_fraction, config.seed)
+    data = dataset(config)
     tokens = torch.from_numpy(data.tokens[data.train]).long()
     labels = torch.from_numpy(data.labels[data.train])
     w = {

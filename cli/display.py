@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,10 +24,10 @@ from rich.text import Text
 
 from mlx_entk._files import Json
 from mlx_entk.progress import Progress, silent
-from mlx_entk.report import Table, estimate_table, tables, write_report
-from mlx_entk.report.headlines import headline
+from mlx_entk.report import Table
 from mlx_entk.runs import Run
-from mlx_entk.studies.estimate import Stage
+from mlx_entk.studies.estimate import Stage, estimate_table
+from mlx_entk.studies.reporting import summary, tables
 
 from .base import is_quiet, wants_json
 
@@ -38,10 +37,10 @@ errors = Console(stderr=True)
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar a stage with its note; where there is no terminal, a line when a stage is done.
+    """A bar for each stage with its note; without a terminal, a line when a stage is done.
 
     A command that runs inside another one, which passed a progress of its own as the object of
-    click's context, tells that one instead.
+    click's context, reports to that one instead.
     """
     outer = click.get_current_context().obj
     if outer is not None:
@@ -78,7 +77,7 @@ def _print_finished(stage: str, done: int, total: int, note: str = "") -> None:
 
 
 def show(shown: Sequence[Table], **facts: object) -> None:
-    """Print tables and what else is to be known, such as the files written, or all as JSON."""
+    """Print tables, then other facts such as the files written; or all of it as JSON."""
     if wants_json():
         document = {name: _plain(fact) for name, fact in facts.items()}
         document["tables"] = [table.as_json() for table in shown]
@@ -96,51 +95,13 @@ def _plain(fact: object) -> object:
     return str(fact) if isinstance(fact, Path) else fact
 
 
-@contextmanager
-def session(run: Run) -> Iterator[None]:
-    """Hold a run folder while writing to it; an interruption remembers which one that was."""
-    try:
-        with run.session():
-            yield
-    except BaseException as error:
-        if not isinstance(error, Exception):
-            error.add_note(str(run.path))
-        raise
-
-
 def finish(run: Run, shown: Sequence[Table] | None = None) -> None:
-    """Save the figures and the report of a run, and show its tables, or those given."""
-    report = write_report(run)
-    results = run.results
+    """Show what a finished run found, by its tables or those given, and where its report is."""
     show(
-        tables(results) if shown is None else shown,
-        found=headline(results),
-        report=report,
+        tables(run) if shown is None else shown,
+        found=summary(run),
+        report=run.path / "report.html",
     )
-
-
-def run_study(
-    out: Path | None,
-    name: str,
-    settings: Json,
-    experiment: Callable[[Run, Progress], Json],
-    dry_run: bool,
-    estimate: Callable[[], list[Stage]],
-) -> list[Stage] | None:
-    """Run an experiment in its folder, the default one or ``out``, and show what it found.
-
-    With ``dry_run`` say instead what it would take; the estimate is returned to the command
-    that asked for it.
-    """
-    path = out or default_folder(name, settings)
-    if dry_run:
-        return show_estimate(path, estimate())
-    run = Run.create(path, name, settings)
-    with session(run):
-        with progress() as update:
-            experiment(run, update)
-        finish(run)
-    return None
 
 
 def show_estimate(path: Path, stages: list[Stage]) -> list[Stage]:
@@ -155,19 +116,13 @@ def show_estimate(path: Path, stages: list[Stage]) -> list[Stage]:
     return stages
 
 
-@contextmanager
-def quiet_run(name: str, settings: Json) -> Iterator[Run]:
-    """A run folder to throw away, for a rank that only helps another."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Run.create(Path(folder), name, settings)
-
-
 def default_folder(study: str, settings: Json) -> Path:
     """A name that tells the study and the seed, and a digest that tells all settings apart."""
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     sizes = "-".join(f"{key}{settings[key]}" for key in ("p", "n", "m") if key in settings)
-    return Path("runs") / f"{study}-{sizes}-seed{settings['seed']}-{digest}"
+    seed = f"seed{settings['seed']}" if "seed" in settings else ""
+    return Path("runs") / "-".join(filter(None, [study, sizes, seed, digest]))
 
 
 def _print_table(table: Table) -> None:

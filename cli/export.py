@@ -5,16 +5,18 @@ from typing import get_args
 
 import click
 
+from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
 from mlx_entk.onnx import CHECKERS, installed_checkers
 from mlx_entk.onnx.derivatives import What
-from mlx_entk.report import verification_table, write_report
 from mlx_entk.runs import Run
-from mlx_entk.studies.networks import export_graph, verify_run
+from mlx_entk.studies.networks import export_graph, network_of, verify_run
+from mlx_entk.studies.reporting import write_report
+from mlx_entk.studies.verification import verification_table
 
 from .base import Command, RunFolder
-from .display import progress, session, show
-from .inputs import network_of_run, parse_reduction
+from .display import progress, show
+from .inputs import parse_reduction
 
 
 @click.command(
@@ -55,10 +57,10 @@ def export(run: Path, what: What, reduction: str | None, out: Path | None) -> No
     opened = Run.load(run)
     wanted = None if reduction is None else parse_reduction(reduction)
     if out is not None:
-        written = export_graph(opened, network_of_run(opened), what, wanted, out)
+        written = export_graph(opened, network_of(opened), what, wanted, out)
     else:
-        with session(opened):
-            written = export_graph(opened, network_of_run(opened), what, wanted)
+        with opened.session():
+            written = export_graph(opened, network_of(opened), what, wanted)
     show([], graph=written)
 
 
@@ -78,13 +80,13 @@ def verify(context: click.Context, run: Path, against: str | None) -> None:
     """Check the network of a finished RUN and its kernel in other frameworks.
 
     Exports the graphs that the run folder does not have, compares, and writes
-    verification.json. Exit code 1 where a comparison fails.
+    verification.json. Exits with 1 if a check fails.
     """
     opened = Run.load(run)
     names = [name.strip() for name in against.split(",")] if against else installed_checkers()
-    with session(opened):
+    with opened.session():
         with progress() as update:
-            verification = verify_run(opened, network_of_run(opened), names, update)
+            verification = to_json(verify_run(opened, network_of(opened), names, update))
         opened.save_verification(verification)
         report = write_report(opened)
     show([verification_table(verification)], passed=verification["passed"], report=report)

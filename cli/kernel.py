@@ -1,39 +1,28 @@
-"""``mlx-entk kernel``: the kernel of a reader's own model."""
+"""``mlx-entk kernel``: the kernel of the user's own model."""
 
 import hashlib
-import sys
-from contextlib import nullcontext, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
+from onnx import ModelProto
 
-from mlx_entk._files import read_arrays, write_atomically
+from mlx_entk._files import read_arrays
 from mlx_entk._memory import parse_bytes
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
+from mlx_entk.kernel import explain
 from mlx_entk.onnx.files import read_model
-from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
-from mlx_entk.studies.kernel import (
-    STUDY,
-    KernelConfig,
-    estimate,
-    form_kernels,
-    prepare,
-    run_kernel,
-)
+from mlx_entk.studies.kernel import STUDY, KernelConfig, prepare
+from mlx_entk.studies.kernel.sources import import_graph, load_model
+from mlx_entk.studies.kernel.study import bound
+from mlx_entk.studies.running import run_study
 from mlx_entk.tracing.functions import Model
 
 from .base import Command, dry_run_option, is_quiet, wants_json
-from .display import finish, progress, session, show_estimate
-from .inputs import (
-    IMPORTED,
-    import_graph,
-    in_order,
-    load_inputs,
-    load_model,
-    parse_reduction,
-)
+from .display import finish, progress, show_estimate
+from .inputs import in_order, load_inputs, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -66,23 +55,23 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--output",
     default="",
     metavar="NAME|NUMBER",
-    help="Which output counts: a key or field of what --model returns, or a place in a tuple; of "
-    "an ONNX model its name, by default the first of floating type.",
+    help="Which output counts: a key or field of what --model returns, or a place in a tuple. For "
+    "an ONNX model its name, by default the first output of floating type.",
 )
 @click.option(
     "--parameters",
     default="",
     metavar="PATTERN,…",
-    help="Which parameters count, such as 'layers.*'; by default all, of an ONNX model the "
-    "initializers of floating type but scalars and running statistics. From PyTorch: "
-    "torch.onnx.export(…, optimize=False) keeps them as they were.",
+    help="Which parameters count, such as 'layers.*'; by default all. For an ONNX model, by "
+    "default the initializers of floating type except scalars and running statistics; "
+    "torch.onnx.export(…, optimize=False) keeps PyTorch's parameters as they were.",
 )
 @click.option(
     "--inputs",
     type=_FILE,
     required=True,
-    help="An .npy, or an .npz with the array x, batch first; of a model of several inputs, an .npz "
-    "of arrays named as the model names them.",
+    help="An .npy, or an .npz with the array x, batch first. For a model of several inputs, an "
+    ".npz of arrays named as the model names them.",
 )
 @click.option("--features", type=_FILE, help="An .npz of feature families, shape (N, k) each.")
 @click.option(
@@ -94,7 +83,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--by-layer", is_flag=True, help="Decompose the kernel of each parameter too.")
 @click.option("--top", default=200, show_default=True, help="Modes to keep.")
 @click.option("--memory-limit", metavar="SIZE", help="Such as 4GB; default half of what is free.")
-@click.option("--explain", is_flag=True, help="Print how each parameter's part is computed.")
+@click.option(
+    "--explain",
+    "want_explanation",
+    is_flag=True,
+    help="Print how each parameter's part is computed.",
+)
 @click.option(
     "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder."
 )
@@ -111,7 +105,7 @@ def kernel(
     by_layer: bool,
     top: int,
     memory_limit: str | None,
-    explain: bool,
+    want_explanation: bool,
     out: Path,
     dry_run: bool,
 ) -> list[Stage] | None:
@@ -122,43 +116,62 @@ def kernel(
     mlx.launch, the ranks share the tiles.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
-    imported = None
-    model: Model
-    if source is not None and graph is None:
-        model, label = load_model(source, weights), source
-    elif graph is not None and source is None:
-        if weights is not None:
-            raise InputError("--weights belongs to --model; an ONNX model brings its own")
-        imported = read_model(graph)
-        model = import_graph(imported, output, parameters)
-        content = hashlib.sha256(graph.read_bytes()).hexdigest()
-        label = f"{graph.name} (SHA-256 {content[:16]})"
-    else:
-        raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
-    x = load_inputs(inputs)
-    if imported is not None:
-        x = in_order(imported, x)
+    loaded = _load(source, weights, graph, output, parameters)
+    model, x = loaded.model, load_inputs(inputs)
+    if loaded.graph is not None:
+        x = in_order(loaded.graph, x)
     bank = read_arrays(features) if features else {}
-    config = KernelConfig(label, parse_reduction(reduction), by_layer, top, output, parameters)
-    config = prepare(config, model, x, bank)
+    config = prepare(
+        KernelConfig(loaded.label, parse_reduction(reduction), by_layer, top, output, parameters),
+        model,
+        x,
+        bank,
+    )
     if dry_run:
-        return show_estimate(out, estimate(config, model, x, limit))
+        return show_estimate(out, STUDY.estimate(config, model=model, x=x, memory_limit=limit))
     group = ranks()
-    if not is_first(group):
-        form_kernels(config, model, x, out, memory_limit=limit, group=group)
-        return None
-    run = Run.create(out, STUDY, config.as_json())
-    with session(run):
-        if imported is not None:
-            data = imported.SerializeToString()
-            write_atomically(run.graph_file(IMPORTED), lambda path: path.write_bytes(data))
-        # The explanation is no part of a JSON document.
-        aside = redirect_stdout(sys.stderr) if wants_json() else nullcontext()
-        with progress() as update, aside:
-            run_kernel(
-                config, model, x, bank, run,
-                memory_limit=limit, explain=explain and not is_quiet(), group=group,
-                progress=update,
-            )  # fmt: skip
+    if want_explanation and is_first(group) and not is_quiet():
+        function, arrays = bound(config, model, x)
+        explanation = explain(function, arrays, reduction=config.reduction)
+        click.echo(explanation, err=wants_json())  # it is no part of a JSON document
+    with progress() as update:
+        run = run_study(
+            STUDY,
+            config,
+            out,
+            progress=update,
+            group=group,
+            model=model,
+            x=x,
+            features=bank,
+            graph=None if loaded.graph is None else loaded.graph.SerializeToString(),
+            memory_limit=limit,
+        )
+    if is_first(group):
         finish(run)
     return None
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model, what to call it, and the ONNX graph that it was imported from, if it was."""
+
+    model: Model
+    label: str
+    graph: ModelProto | None = None
+
+
+def _load(
+    source: str | None, weights: Path | None, graph: Path | None, output: str, parameters: str
+) -> _Loaded:
+    """The one model that --model or --onnx names."""
+    if source is not None and graph is None:
+        return _Loaded(load_model(source, weights), source)
+    if graph is None or source is not None:
+        raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
+    if weights is not None:
+        raise InputError("--weights belongs to --model; an ONNX model brings its own")
+    imported = read_model(graph)
+    content = hashlib.sha256(graph.read_bytes()).hexdigest()
+    label = f"{graph.name} (SHA-256 {content[:16]})"
+    return _Loaded(import_graph(imported, output, parameters), label, imported)

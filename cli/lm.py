@@ -11,16 +11,17 @@ from mlx_entk.errors import InputError
 from mlx_entk.lm import contexts as windows
 from mlx_entk.lm.model import SELECTION, load_model
 from mlx_entk.lm.tagging import tag
-from mlx_entk.report import window_tables
 from mlx_entk.runs import Run
-from mlx_entk.studies import lm as study
+from mlx_entk.studies.base import study_of
 from mlx_entk.studies.estimate import Stage
+from mlx_entk.studies.kernel.sources import load_function
+from mlx_entk.studies.language_model import STUDY, LMConfig, prepare, window_tables
+from mlx_entk.studies.running import run_study
 
 from .base import Group, RunFolder, dry_run_option
-from .display import finish, progress, quiet_run, session, show, show_estimate
-from .inputs import load_function, parse_numbers
+from .display import finish, progress, show, show_estimate
+from .inputs import parse_numbers
 
-_DEFAULT = study.LMConfig(model="", layers=())
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -45,16 +46,16 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
     show_default=True,
     help="Weights inside a layer; may be given more than once.",
 )
-@click.option("--modes", default=_DEFAULT.modes, show_default=True, help="Of each layer.")
+@click.option("--modes", default=LMConfig.modes, show_default=True, help="Of each layer.")
 @click.option(
     "--tolerance",
-    default=_DEFAULT.tolerance,
+    default=LMConfig.tolerance,
     show_default=True,
     help="Residual, as a part of the largest eigenvalue, at which the solver stops.",
 )
 @click.option(
     "--seed",
-    default=_DEFAULT.seed,
+    default=LMConfig.seed,
     show_default=True,
     help="Of halves, random directions, initialisation and solver.",
 )
@@ -75,11 +76,11 @@ def lm(
 ) -> list[Stage] | None:
     """Find what the layers of a language model know of the next word, by their kernels' modes.
 
-    For each layer the leading modes of S^½ J Jᵀ S^½, with J the Jacobian of the last hidden state
-    by the layer's weights and S of the unembedding; how well they tell labels of the next word,
-    beside principal and random directions and the same model at random initialisation. A run
-    that was broken off goes on from its last product with the same command. Started by
-    mlx.launch, the ranks share the work.
+    Finds for each layer the leading modes of S^½ J Jᵀ S^½, with J the Jacobian of the last hidden
+    state by the layer's weights and S of the unembedding. Says how well they tell labels of the
+    next word, compared with principal and random directions and with the same model at random
+    initialisation. Run the same command again to continue after an interruption, from the last
+    product. Started by mlx.launch, the ranks share the work.
     """
     if context.invoked_subcommand is not None:
         return None
@@ -94,21 +95,22 @@ def lm(
     rows = windows.read_contexts(contexts)
     loaded = load_model(model)
     numbers = _parse_layers(layers) if layers else (len(loaded.layers) - 1,)
-    config = study.LMConfig(model=model, layers=numbers, **settings)
-    config = study.prepare(config, loaded, rows)
+    config = prepare(LMConfig(model=model, layers=numbers, **settings), loaded, rows)
     if dry_run:
-        return show_estimate(out, study.estimate(config, loaded, rows, limit))
-    if not is_first(group):
-        with quiet_run(study.STUDY, config.as_json()) as scratch:
-            study.run_lm(config, loaded, rows, scratch, memory_limit=limit, group=group)
-        return None
-    run = Run.create(out, study.STUDY, config.as_json())
-    with session(run):
-        windows.write_contexts(study.contexts_file(run), rows)
-        with progress() as update:
-            study.run_lm(
-                config, loaded, rows, run, memory_limit=limit, group=group, progress=update
-            )
+        stages = STUDY.estimate(config, model=loaded, contexts=rows, memory_limit=limit)
+        return show_estimate(out, stages)
+    with progress() as update:
+        run = run_study(
+            STUDY,
+            config,
+            out,
+            progress=update,
+            group=group,
+            model=loaded,
+            contexts=rows,
+            memory_limit=limit,
+        )
+    if is_first(group):
         finish(run)
     return None
 
@@ -140,8 +142,8 @@ def _parse_layers(text: str) -> tuple[int, ...]:
 @click.option(
     "--tagger",
     metavar="MODULE:FUNCTION",
-    help="Of a text, words as (start, end, labels); by default a small rule set for English. "
-    "Imports and runs that code.",
+    help="Gives the words of a text as (start, end, labels); by default a small rule set for "
+    "English. Imports and runs that code.",
 )
 @click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
 @click.option(
@@ -163,8 +165,8 @@ def contexts_command(
     tokenizer = load_model(model).tokenizer
 
     def encode(text: str) -> list[int]:
-        found: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return found
+        tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)
+        return tokens
 
     with progress() as update:
         rows = windows.build_contexts(
@@ -199,15 +201,15 @@ def _read_texts(paths: tuple[Path, ...]) -> list[str]:
 def show_command(path: Path, layer: int | None, only: int | None, count: int) -> None:
     """Print the windows with the largest and smallest scores of each mode."""
     run = Run.load(path)
-    if run.study != study.STUDY:
+    if study_of(run) is not STUDY:
         raise InputError(f"{path} is a {run.study} run, not one of `mlx-entk lm`")
-    results = run.results
-    known = [row["layer"] for row in results["layers"]]
-    chosen = known[0] if layer is None else layer
-    if chosen not in known:
-        raise InputError(f"the run has no layer {chosen}: it has {', '.join(map(str, known))}")
-    last = results["config"]["modes"] - 1
+    results = STUDY.results_of(run)
+    layers = [row.layer for row in results.layers]
+    chosen = layers[0] if layer is None else layer
+    if chosen not in layers:
+        raise InputError(f"the run has no layer {chosen}: it has {', '.join(map(str, layers))}")
+    last = results.config.modes - 1
     if only is not None and not 0 <= only <= last:
         raise InputError(f"the run has modes 0 to {last}, not {only}")
     modes = range(min(10, last + 1)) if only is None else [only]
-    show(window_tables(run, chosen, modes, count))
+    show(window_tables(results, run, chosen, modes, count))

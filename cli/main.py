@@ -10,17 +10,18 @@ from typing import Any, NoReturn
 import mlx_entk  # isort: skip
 import click
 
+from mlx_entk.progress import Progress
+
 from .base import is_quiet
 from .completion import completion
 from .doctor import doctor
 from .export import export, verify
 from .kernel import kernel
 from .lm import lm
-from .modular import modular
 from .regress import regress_command
 from .runs import compare_command, report, runs, show_command
-from .sweep import sweep
-from .tms import tms
+from .studies import add_commands
+from .sweep import sweep_command
 
 _show_as_python_does = warnings.showwarning
 
@@ -31,18 +32,30 @@ def cli() -> None:
     """Find the features inside trained networks by eigenanalysis of their empirical NTK.
 
     An experiment writes a run folder: configuration, checkpoints, results, figures and a
-    report. The same command continues a run that was broken off.
+    report. The same command continues a run that was interrupted.
 
     Begin with `mlx-entk modular mlp`, half a minute on two cores.
     """
 
 
-cli.add_command(modular)
-cli.add_command(tms)
+def run_arguments(arguments: list[str], tell: Progress | None = None) -> Any:
+    """Run a command in this process, and give back what it returns.
+
+    Parameters
+    ----------
+    arguments
+        What a user would type after ``mlx-entk``.
+    tell
+        Told of the command's progress in place of the terminal.
+    """
+    return cli.main(list(arguments), standalone_mode=False, obj=tell)
+
+
+add_commands(cli)
 cli.add_command(kernel)
 cli.add_command(lm)
 cli.add_command(regress_command)
-cli.add_command(sweep)
+cli.add_command(sweep_command(run_arguments))
 cli.add_command(export)
 cli.add_command(verify)
 cli.add_command(report)
@@ -54,7 +67,7 @@ cli.add_command(completion)
 
 
 class _Terminated(BaseException):
-    """Somebody has ended the process, such as mlx.launch where another rank died."""
+    """Something has ended the process, such as mlx.launch after another rank died."""
 
 
 def _terminate(*_: object) -> None:

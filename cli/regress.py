@@ -5,15 +5,16 @@ from pathlib import Path
 import click
 
 from mlx_entk._files import read_arrays
+from mlx_entk._linalg import FloatArray
+from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
-from mlx_entk.report import regression_tables
 from mlx_entk.runs import Run
-from mlx_entk.studies import kernel as kernel_study
-from mlx_entk.studies.regress import Fit, fit_of, fit_of_model, regress
+from mlx_entk.studies.regression.regress import problem_of, regress
+from mlx_entk.studies.regression.show import regression_tables
+from mlx_entk.studies.reporting import write_report
 
 from .base import Command, RunFolder
-from .display import finish, progress, session
-from .inputs import functions_of_kernel_run
+from .display import finish, progress
 
 
 @click.command(
@@ -37,22 +38,17 @@ def regress_command(run: Path, targets: Path | None) -> None:
     it. Writes regression.json and figures into the run folder.
     """
     opened = Run.load(run)
-    with session(opened):
+    values = None if targets is None else _targets(targets)
+    with opened.session():
         with progress() as update:
-            regression = regress(_fit(opened, targets), update)
+            regression = to_json(regress(problem_of(opened, values), update))
         opened.save_regression(regression)
-        finish(opened, regression_tables(regression))
+        write_report(opened)
+    finish(opened, regression_tables(regression))
 
 
-def _fit(run: Run, targets: Path | None) -> Fit:
-    if run.study != kernel_study.STUDY:
-        if targets is not None:
-            raise InputError(f"--targets: a {run.study} run has targets of its own")
-        return fit_of(run)
-    if targets is None:
-        raise InputError("--targets is missing: a run of `mlx-entk kernel` has none of its own")
-    arrays = read_arrays(targets)
+def _targets(path: Path) -> FloatArray:
+    arrays = read_arrays(path)
     if "y" not in arrays:
-        raise InputError(f"{targets} has no array y; it has {', '.join(arrays) or 'nothing'}")
-    model, initial, inputs = functions_of_kernel_run(run)
-    return fit_of_model(model, initial, inputs, arrays["y"])
+        raise InputError(f"{path} has no array y; it has {', '.join(arrays) or 'nothing'}")
+    return arrays["y"]

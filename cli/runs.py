@@ -5,19 +5,14 @@ from pathlib import Path
 import click
 
 from mlx_entk.errors import InputError
-from mlx_entk.report import (
-    Table,
-    comparison_table,
-    tables,
-    write_comparison,
-    write_report,
-)
-from mlx_entk.report.headlines import headline
+from mlx_entk.report import Table, number_cell
 from mlx_entk.runs import Run, list_runs
-from mlx_entk.studies.compare import compare
+from mlx_entk.studies import STUDIES
+from mlx_entk.studies.compare import compare, comparison_table
+from mlx_entk.studies.reporting import summary, tables, write_comparison, write_report
 
 from .base import Command, RunFolder, wants_json
-from .display import console, session, show
+from .display import console, show
 
 
 @click.command(
@@ -50,10 +45,9 @@ def runs(root: Path) -> None:
 def show_command(run: Path) -> None:
     """Print the tables of a finished RUN folder."""
     opened = Run.load(run)
-    results = opened.results
     report = opened.path / "report.html"
     written = {"report": report} if report.exists() else {}
-    show(tables(results), found=headline(results), **written)
+    show(tables(opened), found=summary(opened), **written)
 
 
 @click.command(
@@ -69,7 +63,7 @@ def report(run: Path) -> None:
     """
     opened = Run.load(run)
     opened.require_finished()
-    with session(opened):
+    with opened.session():
         written = write_report(opened)
     show([], report=written)
 
@@ -77,7 +71,7 @@ def report(run: Path) -> None:
 @click.command(
     "compare",
     cls=Command,
-    short_help="Set runs of one study beside each other.",
+    short_help="Compare runs of one study.",
     examples=["mlx-entk compare runs/seed-0 runs/seed-1 --out seeds.html"],
 )
 @click.argument("folders", metavar="RUN RUN…", nargs=-1, type=RunFolder())
@@ -86,10 +80,10 @@ def report(run: Path) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("compare.html"),
     show_default=True,
-    help="The page with their figures beside each other.",
+    help="The page with their figures alongside each other.",
 )
 def compare_command(folders: tuple[Path, ...], out: Path) -> None:
-    """Set finished runs of one study beside each other: settings, headline figures, figures."""
+    """Compare finished runs of one study: their settings, headline numbers and figures."""
     opened = [Run.load(path) for path in folders]
     comparison = compare(opened)
     write_comparison(comparison, opened, out)
@@ -98,8 +92,12 @@ def compare_command(folders: tuple[Path, ...], out: Path) -> None:
 
 def _state(run: Run) -> str:
     if run.finished:
-        accuracy = run.results.get("accuracy")
-        return f"finished, test accuracy {accuracy['test']:.1%}" if accuracy else "finished"
+        study = STUDIES.get(run.study)
+        if study is None:
+            return "finished, of a study that is not installed"
+        numbers = {} if study.headline is None else study.headline(study.results_of(run))
+        name, number = next(iter(numbers.items()), ("", None))
+        return f"finished, {name} {number_cell(number)}" if name else "finished"
     if run.checkpoints:
         return f"unfinished, checkpoint at epoch {run.checkpoints[-1]}"
     return "unfinished, no checkpoint"

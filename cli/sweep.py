@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -16,14 +16,17 @@ from typing import Any
 
 import click
 
+from mlx_entk._records import to_json
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
 from mlx_entk.progress import Progress
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
-from mlx_entk.studies.sweep import STUDY, summarise
+from mlx_entk.studies.reporting import write_report
+from mlx_entk.studies.sweep import STUDY
+from mlx_entk.studies.sweep.study import SweepConfig, compute, folder_of_seed
 
 from .base import Command, device_options, dry_run_option
-from .display import finish, progress, session, show_estimate
+from .display import finish, progress, show_estimate
 from .inputs import parse_numbers
 
 # What the linear algebra libraries take as their number of threads.
@@ -41,73 +44,85 @@ def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) 
     return seeds
 
 
-@click.command(
-    cls=Command,
-    short_help="Run an experiment over several seeds.",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    examples=["mlx-entk sweep --seeds 0-7 --jobs 2 modular transformer --epochs 20000"],
-)
-@click.option(
-    "--seeds",
-    callback=_parse_seeds,
-    default="0-4",
-    show_default=True,
-    help="Such as 0-7 or 0,2,5; more may be added later.",
-)
-@click.option(
-    "--jobs",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Seeds that run at a time, each in a process of its own; they share the cores.",
-)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the sweep, with a run folder for each seed inside; by default below runs/.",
-)
-@dry_run_option
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def sweep(
-    seeds: list[int], jobs: int, out: Path | None, dry_run: bool, command: tuple[str, ...]
-) -> None:
-    """Run COMMAND, an experiment of mlx-entk with its options, once for each seed.
+# Runs a command of mlx-entk in this process; a function of a module, so that the process of a
+# seed can import it.
+Invoke = Callable[[list[str], Progress | None], Any]
 
-    Seeds that are finished are not run again: the same command goes on after an interruption.
-    Writes results.json, figures/ and report.html with the figures of every seed and their
-    spread.
-    """
-    for name in ("--seed", "--out"):
-        if any(word == name or word.startswith(f"{name}=") for word in command):
-            raise InputError(f"{name} is set by the sweep: leave it out of the command")
-    path = out or _default_folder(command)
-    folders = {seed: path / f"seed-{seed}" for seed in seeds}
-    if dry_run:
-        show_estimate(path, _estimate(command, folders))
-        return
-    run = Run.create(path, STUDY, {"command": list(command)})
-    with session(run):
-        with progress() as update:
-            _run_all(command, folders, jobs, update)
-        runs = {seed: Run.load(folder) for seed, folder in folders.items()}
-        results = summarise(runs, list(command))
-        run.save_results(results, {})
+
+def sweep_command(invoke: Invoke) -> click.Command:
+    """``mlx-entk sweep``, which runs other commands by ``invoke``."""
+
+    @click.command(
+        "sweep",
+        cls=Command,
+        short_help="Run an experiment over several seeds.",
+        context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+        examples=["mlx-entk sweep --seeds 0-7 --jobs 2 modular transformer --epochs 20000"],
+    )
+    @click.option(
+        "--seeds",
+        callback=_parse_seeds,
+        default="0-4",
+        show_default=True,
+        help="Such as 0-7 or 0,2,5; more can be added later.",
+    )
+    @click.option(
+        "--jobs",
+        type=click.IntRange(min=1),
+        default=1,
+        show_default=True,
+        help="Seeds that run at the same time, each in a process of its own; they share the cores.",
+    )
+    @click.option(
+        "--out",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Folder of the sweep, with a run folder for each seed inside; by default below runs/.",
+    )
+    @dry_run_option
+    @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+    def sweep(
+        seeds: list[int], jobs: int, out: Path | None, dry_run: bool, command: tuple[str, ...]
+    ) -> None:
+        """Run COMMAND, an experiment of mlx-entk with its options, once for each seed.
+
+        Seeds that are finished are not run again: the same command goes on after an interruption.
+        Writes results.json, figures/ and report.html with the headline numbers of every seed and
+        their spread.
+        """
+        for name in ("--seed", "--out"):
+            if any(word == name or word.startswith(f"{name}=") for word in command):
+                raise InputError(f"{name} is set by the sweep: leave it out of the command")
+        path = out or _default_folder(command)
+        folders = {seed: folder_of_seed(path, seed) for seed in seeds}
+        if dry_run:
+            show_estimate(path, _estimate(invoke, command, folders))
+            return
+        config = SweepConfig(command)
+        run = Run.create(path, STUDY.name, to_json(config))
+        with run.session():
+            with progress() as update:
+                _run_all(invoke, command, folders, jobs, update)
+            runs = {seed: Run.load(folder) for seed, folder in folders.items()}
+            # Not complete(): seeds may have been added to a finished sweep.
+            STUDY.save(config, run, *compute(config, run, runs=runs))
+            write_report(run)
         finish(run)
 
+    return sweep
 
-def _estimate(command: Sequence[str], folders: dict[int, Path]) -> list[Stage]:
+
+def _estimate(invoke: Invoke, command: Sequence[str], folders: dict[int, Path]) -> list[Stage]:
     """What the seeds that are not finished would take, by the first of them, one at a time."""
     waiting = [seed for seed, folder in folders.items() if not _finished(folder)]
     if not waiting:
         return [Stage("nothing is left to run", 0, 0.0, 0)]
     first = waiting[0]
     arguments = [*command, "--seed", str(first), "--out", str(folders[first]), "--dry-run", "-q"]
-    stages = _invoke(arguments)
     return [
         replace(
             stage, name=f"{stage.name}; seeds: {len(waiting)}", seconds=len(waiting) * stage.seconds
         )
-        for stage in stages
+        for stage in invoke(arguments, None)
     ]
 
 
@@ -126,8 +141,14 @@ class _Job:
     messages: Connection
 
 
-def _run_all(command: Sequence[str], folders: dict[int, Path], jobs: int, update: Progress) -> None:
-    """Run the seeds that are not finished, ``jobs`` at a time; stop all where one fails."""
+def _run_all(
+    invoke: Invoke,
+    command: Sequence[str],
+    folders: dict[int, Path],
+    jobs: int,
+    update: Progress,
+) -> None:
+    """Run the seeds that are not finished, ``jobs`` at a time; stop all of them if one fails."""
     waiting = [seed for seed, folder in folders.items() if not _finished(folder)]
     total, running = len(folders), list[_Job]()
     threads = max(1, (os.cpu_count() or 1) // jobs)
@@ -138,7 +159,7 @@ def _run_all(command: Sequence[str], folders: dict[int, Path], jobs: int, update
         while waiting or running:
             while waiting and len(running) < jobs:
                 seed = waiting.pop(0)
-                running.append(_start(command, seed, folders[seed]))
+                running.append(_start(invoke, command, seed, folders[seed]))
             update("seeds", total - len(waiting) - len(running), total)
             for ready in wait([job.messages for job in running]):
                 job = next(job for job in running if job.messages is ready)
@@ -154,12 +175,12 @@ def _finished(folder: Path) -> bool:
     return (folder / "report.html").exists() and Run.load(folder).finished
 
 
-def _start(command: Sequence[str], seed: int, folder: Path) -> _Job:
+def _start(invoke: Invoke, command: Sequence[str], seed: int, folder: Path) -> _Job:
     # A fresh interpreter: MLX's threads and a GPU's queue do not survive a fork.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     arguments = [*command, "--seed", str(seed), "--out", str(folder), *device_options()]
-    process = context.Process(target=_work, args=(arguments, sender), daemon=True)
+    process = context.Process(target=_work, args=(invoke, arguments, sender), daemon=True)
     # Ctrl-C reaches the whole terminal; the sweep alone answers it, and stops its jobs.
     answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
@@ -174,7 +195,7 @@ def _read(job: _Job, update: Progress) -> bool:
     Raises
     ------
     MlxEntkError
-        Where the job failed.
+        If the job failed.
     """
     try:
         message = job.messages.recv()
@@ -193,15 +214,8 @@ def _read(job: _Job, update: Progress) -> bool:
     return True
 
 
-def _invoke(arguments: Sequence[str], **context: Any) -> Any:
-    """Run a command of mlx-entk in this process; what it returns."""
-    from .main import cli  # it imports this module
-
-    return cli.main(list(arguments), standalone_mode=False, **context)
-
-
-def _work(arguments: list[str], messages: Connection) -> None:
-    """What the process of a seed does: the command, telling its progress to the sweep."""
+def _work(invoke: Invoke, arguments: list[str], messages: Connection) -> None:
+    """What the process of a seed does: run the command, and report its progress to the sweep."""
 
     def tell(stage: str, done: int, total: int, note: str = "") -> None:
         messages.send((stage, done, total, note))
@@ -209,7 +223,7 @@ def _work(arguments: list[str], messages: Connection) -> None:
     sys.argv = ["mlx-entk", *arguments]  # for the provenance of the run
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            _invoke(arguments, obj=tell)
+            invoke(arguments, tell)
     except MlxEntkError as error:
         messages.send(error)
     except click.ClickException as error:

@@ -4,6 +4,8 @@ from importlib.metadata import version as _version
 
 # First of all: it gives MLX a fast BLAS, which works only before MLX is imported.
 from mlx_entk import _blas as _blas  # isort: skip
+from mlx_entk._linalg import orthonormal_basis
+from mlx_entk.analysis import Analysis, analyze_kernels
 from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError, SlowPathWarning
 from mlx_entk.kernel import Explanation, entk, entk_operator, explain, flatten, layerwise_entk
@@ -15,18 +17,22 @@ from mlx_entk.spectrum import (
     mode_groups,
 )
 from mlx_entk.tracing.jacobian import jacobian
+from mlx_entk.tracker import KernelTracker
 
 __version__ = _version("mlx-entk")
 
 __all__ = [
+    "Analysis",
     "Explanation",
     "InputError",
+    "KernelTracker",
     "MlxEntkError",
     "RunFailedError",
     "SlowPathWarning",
     "Spectrum",
     "TopModes",
     "TraceEstimate",
+    "analyze_kernels",
     "effective_rank",
     "eigendecompose",
     "entk",
@@ -39,5 +45,6 @@ __all__ = [
     "jacobian_modes",
     "layerwise_entk",
     "mode_groups",
+    "orthonormal_basis",
     "top_modes",
 ]

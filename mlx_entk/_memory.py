@@ -1,9 +1,8 @@
 """How much memory there is, and sizes as people write them."""
 
-import os
 import re
-import sys
-from pathlib import Path
+
+import psutil
 
 from mlx_entk.errors import InputError
 
@@ -37,14 +36,24 @@ def format_bytes(size: float) -> str:
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping; on macOS, half of what is built in."""
-    if sys.platform == "linux":
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    """Memory that can be had without swapping."""
+    return int(psutil.virtual_memory().available)
 
 
 def default_limit() -> int:
     """Half of the available memory."""
     return int(DEFAULT_SHARE * available_bytes())
+
+
+def limit_of(memory_limit: int | str | None) -> int | None:
+    """The bytes of a ``memory_limit`` as a user gives it: a number, text such as ``4GB``, or None.
+
+    Raises
+    ------
+    InputError
+        For text that is no size, and for 0 or less.
+    """
+    limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+    if limit is not None and limit <= 0:
+        raise InputError(f"memory_limit is {limit}: pass a number of bytes above 0, or 4GB")
+    return limit

@@ -23,11 +23,12 @@ from mlx_entk._linalg import (
     as_columns,
     as_floats,
     eigh,
+    epsilon_of,
     require_finite,
     whole_number,
 )
 from mlx_entk.errors import InputError
-from mlx_entk.spectrum import eigendecompose
+from mlx_entk.spectrum import eigendecompose, noise_floor
 
 # The rule of thumb for "the eNTK describes this network", after Lin.
 MAX_LOSS_RATIO = 1.1
@@ -35,7 +36,10 @@ MAX_ACCURACY_GAP = 0.02
 MIN_R2 = 0.8
 # Sums of squares stay finite below.
 _LARGEST = 1e150
-VERDICT_RULE = "loss ratio ≤ 1.1, accuracy gap ≤ 2 points, R² ≥ 0.8, on held-out inputs"
+VERDICT_RULE = (
+    f"loss ratio ≤ {MAX_LOSS_RATIO:g}, accuracy gap ≤ {100 * MAX_ACCURACY_GAP:g} points, "
+    f"R² ≥ {MIN_R2:g}, on held-out inputs"
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,15 @@ class KernelModes:
         return float(self.values.sum() / self.train.shape[0])
 
 
-def modes_of_kernel(train: ArrayLike, other: ArrayLike) -> KernelModes:
-    """From K(X, X) of shape (R, R) and K(x, X) of shape (S, R); none of a kernel of zeros.
+def modes_of_kernel(train: ArrayLike, other: ArrayLike, floor: float | None = None) -> KernelModes:
+    """Decompose K(X, X) of shape (R, R), and take K(x, X) of shape (S, R) into its eigenbasis.
+
+    A kernel of zeros has no modes.
+
+    Parameters
+    ----------
+    floor
+        Eigenvalues below this are rounding; by default the kernel's own noise floor.
 
     Raises
     ------
@@ -77,7 +88,7 @@ def modes_of_kernel(train: ArrayLike, other: ArrayLike) -> KernelModes:
         raise InputError(
             f"kernels of shapes {(R, R)} and {others.shape} are not over the same inputs"
         )
-    kept = spectrum.values > spectrum.noise_floor
+    kept = spectrum.values > (spectrum.noise_floor if floor is None else floor)
     vectors = spectrum.vectors[:, kept]
     return KernelModes(spectrum.values[kept], vectors, others @ vectors)
 
@@ -99,11 +110,13 @@ def modes_of_jacobian(train: ArrayLike, other: ArrayLike) -> KernelModes:
             f"Jacobians of shapes {rows.shape} and {others.shape} are not by the same parameters"
         )
     R, P = rows.shape
+    # The gradients were rounded, whatever type their products are computed in.
+    largest = float(np.einsum("rp,rp->r", rows, rows).max())
+    floor = noise_floor(R, largest, epsilon_of(train))
     if P >= R:
-        return modes_of_kernel(rows @ rows.T, others @ rows.T)
+        return modes_of_kernel(rows @ rows.T, others @ rows.T, floor)
     values, right = eigh(rows.T @ rows)
-    scale = float(np.einsum("rp,rp->r", rows, rows).max())
-    kept = values > 2 * np.sqrt(R) * float(np.finfo(np.float32).eps) * scale
+    kept = values > floor
     lengths = np.sqrt(values[kept])
     right = right[:, kept]
     return KernelModes(values[kept], rows @ right / lengths, others @ right * lengths)
@@ -204,7 +217,7 @@ class Quality:
     accuracy_gap: float | None
 
     @property
-    def described(self) -> bool:
+    def describes_network(self) -> bool:
         """Whether the eNTK describes the network, by :data:`VERDICT_RULE`, as far as defined."""
         return (
             (self.loss_ratio is None or self.loss_ratio <= MAX_LOSS_RATIO)

@@ -133,6 +133,8 @@ class Run:
     def session(self) -> Iterator[None]:
         """Hold the folder while writing to it, and keep account of it in provenance.json.
 
+        An interruption, such as KeyboardInterrupt, gets a note with the folder's path.
+
         Raises
         ------
         InputError
@@ -148,7 +150,12 @@ class Run:
             record["sessions"].append(session)
             write_json(self._provenance_file, record)
             start = time.perf_counter()
-            yield
+            try:
+                yield
+            except BaseException as error:
+                if not isinstance(error, Exception):  # an interruption, of which main tells
+                    error.add_note(str(self.path))
+                raise
             session["wall_seconds"] = round(time.perf_counter() - start, 3)
             write_json(self._provenance_file, record)
 

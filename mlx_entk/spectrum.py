@@ -19,8 +19,9 @@ PROMINENCE = 8.0
 NEIGHBOURHOOD = 25
 
 CLIFF_RULE = (
-    "a cliff lies before mode i where log10(λ[i-1]/λ[i]) ≥ log10(1.25) and ≥ 8 × the median of "
-    "the 25 such steps to either side, among eigenvalues above the noise floor"
+    f"a cliff lies before mode i where log10(λ[i-1]/λ[i]) ≥ log10({10**MIN_DROP:.4g}) and ≥ "
+    f"{PROMINENCE:g} × the median of the {NEIGHBOURHOOD} such steps to either side, among "
+    "eigenvalues above the noise floor"
 )
 
 
@@ -32,6 +33,9 @@ ROUNDING = 1e-4
 # to 1e-7, sums over 10⁶ parameters one after another 2e-4, kernels of pairs of different classes
 # 0.02 and more.
 _NEGATIVE = 1e-3
+
+# The first and the last mode of a group, both included, from 0.
+Modes = tuple[int, int]
 
 NOT_AN_ENTK = "it is not an eNTK (the kernel of a pair of different classes is not one)"
 
@@ -110,8 +114,24 @@ def eigendecompose(kernel: ArrayLike, top: int | None = None) -> Spectrum:
     lowest = values[-1] if count >= size else linalg.lowest_eigenvalue(matrix, limit)
     if lowest is not None and lowest < limit:
         raise InputError(f"kernel has negative eigenvalues down to −{-lowest:.3g}: {NOT_AN_ENTK}")
-    # Rounding of each entry, spread over N modes like a random symmetric matrix.
-    return Spectrum(values, vectors, float(2 * np.sqrt(size) * epsilon * scale))
+    return Spectrum(values, vectors, noise_floor(size, scale, epsilon))
+
+
+def noise_floor(size: int, scale: float, epsilon: float) -> float:
+    """The eigenvalue below which a kernel's spectrum cannot be told from rounding.
+
+    Each entry is rounded; spread over N modes like a random symmetric matrix.
+
+    Parameters
+    ----------
+    size
+        N.
+    scale
+        The kernel's largest entry.
+    epsilon
+        Relative spacing of the type that it is stored in.
+    """
+    return float(2 * np.sqrt(size) * epsilon * scale)
 
 
 def square(kernel: ArrayLike, name: str) -> FloatArray:
@@ -156,7 +176,7 @@ def find_cliffs(values: ArrayLike, noise_floor: float = 0.0) -> list[int]:
     return cliffs
 
 
-def mode_groups(cliffs: Sequence[int]) -> list[tuple[int, int]]:
+def mode_groups(cliffs: Sequence[int]) -> list[Modes]:
     """The groups of modes that end at a cliff, as (first, last), both included.
 
     Raises

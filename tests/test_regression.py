@@ -91,11 +91,11 @@ def test_quality_of_the_network_itself_and_of_its_mean() -> None:
     mean = quality(np.tile(network.mean(axis=0), (30, 1)), network, targets, labels)
 
     assert (same.r2, same.loss_ratio, same.accuracy_gap) == (1, 1, 0)
-    assert same.described
+    assert same.describes_network
     assert mean.r2 == pytest.approx(0)
     assert mean.accuracy_gap is not None
     assert mean.accuracy_gap > 0.3
-    assert not mean.described
+    assert not mean.describes_network
 
 
 def test_the_loss_can_weight_outputs() -> None:
@@ -216,7 +216,7 @@ def test_a_network_without_spread_has_the_limits_of_r2() -> None:
 
     assert quality(constant, constant, targets).r2 == 1
     assert quality(targets, constant, targets).r2 == -np.inf
-    assert not quality(targets, constant, targets).described
+    assert not quality(targets, constant, targets).describes_network
 
 
 @pytest.mark.parametrize(

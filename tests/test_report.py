@@ -6,25 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
+from mlx_entk.plotting import Drawing
 from mlx_entk.plotting.style import new_figure, styled
-from mlx_entk.report import tables, write_comparison, write_report
-from mlx_entk.report.figures import CAPTIONS, figures
-from mlx_entk.report.headlines import headline
 from mlx_entk.report.svg import inline_svg
-from mlx_entk.report.tables import run_names
 from mlx_entk.runs import Run
-from mlx_entk.studies.compare import compare
-from mlx_entk.studies.mlp import STUDY, MLPConfig, run_mlp
+from mlx_entk.studies.compare import compare, run_names
+from mlx_entk.studies.modular_mlp import STUDY, MLPConfig
+from mlx_entk.studies.reporting import figures, summary, tables, write_comparison
+from mlx_entk.studies.running import run_study
 
 
 def make_run(path: Path, seed: int = 0) -> Run:
-    config = MLPConfig(p=5, width=16, epochs=40, seed=seed)
-    run = Run.create(path, STUDY, config.as_json())
-    with run.session():
-        run_mlp(config, run)
-        write_report(run)
-    return run
+    return run_study(STUDY, MLPConfig(p=5, width=16, epochs=40, seed=seed), path)
+
+
+def drawing(run: Run, name: str) -> Drawing:
+    (figure,) = [figure for figure in figures(run) if figure.name == name]
+    return figure.drawing
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +42,11 @@ def test_the_report_holds_every_figure_and_table(run: Run) -> None:
     names = [path.stem for path in run.figures]
     assert len(names) == page.count('<svg class="drawing"') == 7
     assert all(f'<figure id="{name}">' in page for name in names)
-    for name in names:
-        assert CAPTIONS[name].split("'")[0] in page
-    for table in tables(run.results):
+    for figure in figures(run):
+        assert escape(figure.caption) in page
+    for table in tables(run):
         assert f"{table.title}</h" in page
-    assert headline(run.results).replace("'", "&#x27;") in page
+    assert escape(summary(run)) in page
     assert run.sessions[0]["command"] in page
     assert "git revision" in page
 
@@ -71,9 +71,7 @@ def test_names_are_escaped_and_identifiers_unique(run: Run) -> None:
 
 
 def test_hints_say_mode_eigenvalue_family_and_frequency(run: Run) -> None:
-    drawn = dict(figures(run))
-
-    _, hints = inline_svg(drawn["spectra"], "spectra", "Spectra")
+    _, hints = inline_svg(drawing(run, "spectra"), "spectra", "Spectra")
 
     texts = hints["panels"][0]["points"]["texts"]
     values, shares = run.arrays["values/full"], run.arrays["shares/full"]
@@ -83,9 +81,7 @@ def test_hints_say_mode_eigenvalue_family_and_frequency(run: Run) -> None:
 
 
 def test_frames_are_the_spectra_of_every_checkpoint(run: Run) -> None:
-    drawn = dict(figures(run))
-
-    _, hints = inline_svg(drawn["spectra-over-training"], "s", "Spectra")
+    _, hints = inline_svg(drawing(run, "spectra-over-training"), "s", "Spectra")
 
     assert len(hints["labels"]) == len(run.checkpoints) == 5
     assert hints["labels"][-1].startswith("epoch 40: test accuracy")
@@ -118,19 +114,17 @@ def test_hints_lie_where_the_marks_are() -> None:
 
 
 def test_the_overlap_table_shows_the_rows_of_the_results(run: Run) -> None:
-    overlaps = tables(run.results)[-1]
-    row = next(
-        row
-        for row in run.results["alignment"]
-        if (row["kernel"], row["modes"], row["family"]) == ("full", [1, 8], "sum")
-    )
+    overlaps = tables(run)[-1]
+    wanted = ("full", (1, 8), "sum")
+    alignment = STUDY.results_of(run).alignment
+    (row,) = [r for r in alignment if (r.kernel, r.modes, r.family) == wanted]
 
     at = next(i for i, cells in enumerate(overlaps.rows) if cells[:2] == ("full", "1–8"))
     shown, chance = overlaps.rows[at : at + 2]
 
     column = overlaps.columns.index("sum")
-    assert shown[column] == f"{row['overlap']:.2f}"
-    assert chance[column] == f"{row['chance']:.2f}"
+    assert shown[column] == f"{row.overlap:.2f}"
+    assert chance[column] == f"{row.chance:.2f}"
 
 
 def test_a_comparison_shows_what_differs_and_both_runs_figures(run: Run, tmp_path: Path) -> None:
@@ -139,9 +133,9 @@ def test_a_comparison_shows_what_differs_and_both_runs_figures(run: Run, tmp_pat
 
     write_comparison(comparison, [run, other], tmp_path / "compare.html")
 
-    assert comparison["settings"] == {"seed": [0, 1]}
-    accuracies = [100 * r.results["accuracy"]["test"] for r in (run, other)]
-    assert comparison["figures"]["test accuracy"] == accuracies
+    assert comparison.settings == {"seed": [0, 1]}
+    accuracies = [100 * STUDY.results_of(r).accuracy.test for r in (run, other)]
+    assert comparison.figures["test accuracy"] == accuracies
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert page.count('<svg class="drawing"') == 2 * len(run.figures)
     hints = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)

@@ -17,10 +17,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from mlx_entk.report import write_comparison, write_report
 from mlx_entk.runs import Run
-from mlx_entk.studies import mlp, tms, transformer
+from mlx_entk.studies import modular_mlp, modular_transformer, toy_models
 from mlx_entk.studies.compare import compare
+from mlx_entk.studies.reporting import write_comparison
+from mlx_entk.studies.running import run_study
 
 _NAMES = (
     "chromium",
@@ -57,21 +58,16 @@ def browser() -> Iterator[webdriver.Chrome]:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A small finished run of each study with its report."""
     folder = tmp_path_factory.mktemp("browser")
-    modular = mlp.MLPConfig(p=5, width=16, epochs=40)
-    toy = tms.TMSConfig(n=6, m=2, rows=40, steps=100)
-    small = transformer.TransformerConfig(p=5, d_model=8, heads=2, d_mlp=16, epochs=60)
-    made = {}
-    studies: Any = (
-        ("mlp", mlp.STUDY, modular, mlp.run_mlp),
-        ("tms", tms.STUDY, toy, tms.run_tms),
-        ("transformer", transformer.STUDY, small, transformer.run_transformer),
+    mlp = modular_mlp.MLPConfig(p=5, width=16, epochs=40)
+    toy = toy_models.TMSConfig(n=6, m=2, rows=40, steps=100)
+    transformer = modular_transformer.TransformerConfig(
+        p=5, d_model=8, heads=2, d_mlp=16, epochs=60
     )
-    for name, study, config, work in studies:
-        run = Run.create(folder / name, study, config.as_json())
-        with run.session():
-            work(config, run)
-            write_report(run)
-        made[name] = run
+    made = {
+        "mlp": run_study(modular_mlp.STUDY, mlp, folder / "mlp"),
+        "tms": run_study(toy_models.TOY_MODEL, toy, folder / "tms"),
+        "transformer": run_study(modular_transformer.STUDY, transformer, folder / "transformer"),
+    }
     write_comparison(compare([made["mlp"]] * 2), [made["mlp"]] * 2, folder / "compare.html")
     return made
 
@@ -85,7 +81,7 @@ def load(browser: webdriver.Chrome, page: Path, width: int = LAPTOP, scheme: str
 
 
 def hint(browser: webdriver.Chrome) -> str:
-    """What the hint says; empty where it is hidden."""
+    """What the hint says; empty if it is hidden."""
     return browser.find_element(By.ID, "hint").text
 
 
@@ -95,8 +91,8 @@ def figure(browser: webdriver.Chrome, name: str) -> WebElement:
 
 def hints_of(browser: webdriver.Chrome, name: str) -> dict[str, Any]:
     script = figure(browser, name).find_element(By.CSS_SELECTOR, "script")
-    found: dict[str, Any] = json.loads(script.get_attribute("textContent") or "")
-    return found
+    hints: dict[str, Any] = json.loads(script.get_attribute("textContent") or "")
+    return hints
 
 
 def put_mouse_aside(browser: webdriver.Chrome) -> None:

@@ -1,8 +1,9 @@
 """Ground-truth features, and how far an eigenspace holds them."""
 
 from mlx_entk.features.alignment import (
+    Alignment,
     Overlap,
-    alignment_rows,
+    align,
     center,
     equivalent_families,
     family_shares,
@@ -10,7 +11,14 @@ from mlx_entk.features.alignment import (
     frequency_shares,
     subspace_overlap,
 )
-from mlx_entk.features.bank import FREQUENCY_FAMILIES, FeatureBank, modular_features
+from mlx_entk.features.bank import (
+    FREQUENCY_FAMILIES,
+    KEYED_FAMILIES,
+    Family,
+    FeatureBank,
+    Role,
+    modular_features,
+)
 from mlx_entk.features.channels import (
     RECOVERED,
     RECOVERY_RULE,
@@ -30,13 +38,17 @@ from mlx_entk.features.frequencies import (
 
 __all__ = [
     "FREQUENCY_FAMILIES",
+    "KEYED_FAMILIES",
     "KEY_RULE",
     "RECOVERED",
     "RECOVERY_RULE",
+    "Alignment",
+    "Family",
     "FeatureBank",
     "Overlap",
     "Recovery",
-    "alignment_rows",
+    "Role",
+    "align",
     "center",
     "channel_alignment",
     "constant_alignment",

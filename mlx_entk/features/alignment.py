@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, orthonormal_basis
 from mlx_entk.errors import InputError
-from mlx_entk.spectrum import Spectrum
+from mlx_entk.spectrum import Modes, Spectrum
 
 # How far the length of a column of a basis may be from 1: bases are also kept in float32.
 _UNIT = 1e-3
@@ -101,54 +100,76 @@ def subspace_overlap(modes: ArrayLike, family: ArrayLike, rank: int) -> Overlap:
     return Overlap(np.clip(singular, 0, 1), min(d1, d2), d1 * d2 / rank)
 
 
-def alignment_rows(
+@dataclass(frozen=True)
+class Alignment:
+    """The overlap of one group of modes of one kernel with one feature family.
+
+    Attributes
+    ----------
+    kernel, modes, family
+        Names of the kernel and the family; first and last mode of the group, from 0.
+    overlap, dimension, percent, chance
+        As in :class:`Overlap`.
+    angles
+        The smallest, the median and the largest principal angle, in degrees.
+    """
+
+    kernel: str
+    modes: Modes
+    family: str
+    overlap: float
+    dimension: int
+    percent: float
+    chance: float
+    angles: tuple[float, float, float]
+
+    @property
+    def chance_percent(self) -> float:
+        """``chance`` in per cent of the dimension."""
+        return 100 * self.chance / self.dimension
+
+
+def align(
     spectra: Mapping[str, Spectrum],
-    groups: Mapping[str, Iterable[tuple[int, int]]],
+    groups: Mapping[str, Iterable[Modes]],
     bases: Mapping[str, Float64Array],
-) -> list[dict[str, Any]]:
-    """The table kernel × mode group × family, one row each, ready for JSON.
+) -> list[Alignment]:
+    """Align every group of modes of every kernel with every feature family.
 
     Parameters
     ----------
     spectra
         By kernel.
     groups
-        (first, last) modes by kernel.
+        Groups of modes by kernel.
     bases
-        Orthonormal bases of centred families over the N inputs.
-
-    Returns
-    -------
-    list of dict
-        ``kernel``, ``modes``, ``family``, ``overlap``, ``dimension``, ``percent`` (of the
-        dimension), ``chance``, and ``angles``: the smallest, the median and the largest
-        principal angle in degrees.
+        Orthonormal bases of centred families over the N inputs, shape (N, k) each.
 
     Raises
     ------
     InputError
-        Where groups are missing or not of the spectrum's modes, and as for
+        If groups are missing or not of the spectrum's modes, and as for
         :func:`subspace_overlap`.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[Alignment] = []
     for kernel, spectrum in spectra.items():
         if kernel not in groups:
             raise InputError(f"groups has {', '.join(groups) or 'nothing'}: {kernel} is missing")
         for modes in groups[kernel]:
             for family, basis in bases.items():
-                found = subspace_overlap(spectrum.modes(*modes), basis, len(basis) - 1)
-                angles = found.angles.tolist()
+                overlap = subspace_overlap(spectrum.modes(*modes), basis, len(basis) - 1)
+                angles = overlap.angles
                 rows.append(
-                    {
-                        "kernel": kernel,
-                        "modes": list(modes),
-                        "family": family,
-                        "overlap": found.overlap,
-                        "dimension": found.dimension,
-                        "percent": found.percent,
-                        "chance": found.chance,
-                        "angles": [angles[0], float(np.median(angles)), angles[-1]],
-                    }
+                    Alignment(
+                        kernel,
+                        modes,
+                        family,
+                        overlap.overlap,
+                        overlap.dimension,
+                        overlap.percent,
+                        overlap.chance,
+                        (float(angles[0]), float(np.median(angles)), float(angles[-1])),
+                    )
                 )
     return rows
 

@@ -1,5 +1,8 @@
 """Feature banks: named families of ground-truth features over the inputs."""
 
+from dataclasses import dataclass
+from enum import StrEnum
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -7,6 +10,60 @@ from mlx_entk._linalg import ArrayLike, Float64Array, as_floats, whole_number
 from mlx_entk.errors import InputError
 
 FeatureBank = dict[str, Float64Array]
+
+
+class Role(StrEnum):
+    """What a feature family of modular addition stands for."""
+
+    SUMMAND = "functions of n alone or of m alone"
+    JOINT = "functions of n and m together"
+    TASK = "what the task itself speaks of"
+    CONTROL = "random columns"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A feature family of modular addition: what it is called and what it stands for.
+
+    Attributes
+    ----------
+    name
+        Short, such as ``"sum"``.
+    role
+        What it stands for.
+    frequencies
+        Which frequencies of the Fourier family it has: ``"key"`` or ``"other"``; empty for all.
+    """
+
+    name: str
+    role: Role
+    frequencies: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its key in a feature bank."""
+        return f"{self.name} ({self.frequencies})" if self.frequencies else self.name
+
+
+_FOURIER = (
+    Family("n", Role.SUMMAND),
+    Family("m", Role.SUMMAND),
+    Family("sum", Role.JOINT),
+    Family("difference", Role.JOINT),
+    Family("axis sum", Role.JOINT),
+    Family("axis difference", Role.JOINT),
+)
+RANDOM = Family("random", Role.CONTROL)
+
+# The families of frequency_features; those at other frequencies are missing if all are key.
+KEYED_FAMILIES = (
+    *(
+        Family(family.name, family.role, frequencies)
+        for frequencies in ("key", "other")
+        for family in _FOURIER
+    ),
+    RANDOM,
+)
 
 # Families of single frequencies that differ from one another: 2n and 2m only permute those of
 # n and m, and the others are unions, sums, indicators and controls.

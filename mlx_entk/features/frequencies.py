@@ -7,7 +7,7 @@ import numpy as np
 from mlx_entk._linalg import ArrayLike, Float64Array, as_floats, require_finite, whole_number
 from mlx_entk.errors import InputError
 from mlx_entk.features.alignment import center, frequency_alignment
-from mlx_entk.features.bank import FeatureBank, frequency_families
+from mlx_entk.features.bank import KEYED_FAMILIES, RANDOM, FeatureBank, frequency_families
 from mlx_entk.spectrum import Spectrum
 
 KEY_RULE = (
@@ -97,8 +97,8 @@ def frequency_features(
 ) -> FeatureBank:
     """Fourier families of modular addition at the key frequencies, and at the others as control.
 
-    Each of the :func:`frequency_families` as "NAME (key)" and "NAME (other)", and as many random
-    columns as a key family has.
+    The bank has the :data:`mlx_entk.features.bank.KEYED_FAMILIES` by label; the random control
+    has as many columns as a family at the key frequencies.
 
     Parameters
     ----------
@@ -122,12 +122,12 @@ def frequency_features(
     if len(set(keys)) < len(keys) or not set(keys) <= set(range(1, K + 1)):
         raise InputError(f"keys are {keys}: pass frequencies from 1 to {K}, each once")
     others = [k for k in range(1, K + 1) if k not in keys]
+    chosen = {"key": keys, "other": others}
     bank: FeatureBank = {}
-    for label, frequencies in (("key", keys), ("other", others)):
-        columns = [k - 1 for k in frequencies]
-        columns += [K + k for k in columns]
-        bank |= {
-            f"{name} ({label})": family[:, columns] for name, family in every.items() if columns
-        }
-    bank["random"] = np.random.default_rng(seed).standard_normal((len(every["n"]), 2 * len(keys)))
+    for family in KEYED_FAMILIES:
+        if columns := [k - 1 for k in chosen.get(family.frequencies, [])]:
+            bank[family.label] = every[family.name][:, columns + [K + k for k in columns]]
+    bank[RANDOM.label] = np.random.default_rng(seed).standard_normal(
+        (len(every["n"]), 2 * len(keys))
+    )
     return bank

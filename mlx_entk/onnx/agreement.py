@@ -1,14 +1,13 @@
 """How far a result of another framework is from the expected one, and whether that is too far."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk import _linalg as linalg
-from mlx_entk._files import Json
 from mlx_entk._linalg import Float64Array
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import flatten
@@ -77,10 +76,6 @@ class Agreement:
             checker=checker, quantity="", max_error=None, frobenius=None, spectrum=None,
             angle=None, modes=None, tolerance=None, reason=reason, passed=False, status="not run",
         )  # fmt: skip
-
-    def as_json(self) -> Json:
-        """Return the row for ``verification.json``."""
-        return asdict(self)
 
 
 def all_passed(agreements: Sequence[Agreement]) -> bool:

@@ -101,3 +101,22 @@ class Drawing(Figure):
     ) -> None:
         """Let a slider move marks from row to row of y, shape (frames, marks)."""
         self.hints.frames.append(Frames(axes, x, y, labels))
+
+
+@dataclass(frozen=True)
+class CaptionedFigure:
+    """A figure of a run, with what to see in it.
+
+    Attributes
+    ----------
+    name
+        Of its files in a run folder, and of its place in a report.
+    drawing
+        The figure.
+    caption
+        One or two sentences that say what to look for.
+    """
+
+    name: str
+    drawing: Drawing
+    caption: str

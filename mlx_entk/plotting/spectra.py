@@ -18,12 +18,13 @@ from mlx_entk.plotting.style import (
     new_figure,
     styled,
 )
+from mlx_entk.spectrum import Modes
 
 
 @styled
-def spectra(
+def plot_spectra(
     values: Mapping[str, Float64Array],
-    cliffs: Mapping[str, Sequence[list[int]]],
+    cliffs: Mapping[str, Sequence[Modes]],
     shown: int,
     shares: Mapping[str, Float64Array] | None = None,
     features: Sequence[str] = (),
@@ -56,7 +57,7 @@ def spectra(
             axis.axvspan(first - 0.5, last + 0.5, color=color, alpha=0.13, linewidth=0)
             axis.axvline(last + 0.5, color=color, linewidth=1.1)
             axis.annotate(
-                modes_label([first, last]),
+                modes_label((first, last)),
                 (last + 0.5, 0.97 - 0.08 * number),
                 xycoords=("data", "axes fraction"),
                 xytext=(5, 0),
@@ -73,7 +74,7 @@ def spectra(
 
 
 @styled
-def spectra_over_training(
+def plot_spectra_over_training(
     values: Mapping[str, Float64Array],
     epochs: Sequence[int],
     chosen: Sequence[int],

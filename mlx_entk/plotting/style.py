@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.typing import NDArray
 
+from mlx_entk.analysis import WHOLE
 from mlx_entk.plotting.drawing import Drawing
+from mlx_entk.spectrum import Modes
 
 # Okabe and Ito (2008), in an order that keeps neighbours apart in lightness too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -34,7 +36,7 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
-    """Draw in the common look, and leave the reader's own settings alone."""
+    """Draw in the common look, and leave the user's own settings alone."""
 
     @wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Drawing:
@@ -79,12 +81,12 @@ def mode_texts(
     ]
 
 
-def modes_label(modes: list[int]) -> str:
+def modes_label(modes: Modes) -> str:
     """``modes 1–56``."""
     first, last = modes
     return f"mode {first}" if first == last else f"modes {first}–{last}"
 
 
 def kernel_label(kernel: str) -> str:
-    """``full`` or the parameter's name."""
-    return "full kernel" if kernel == "full" else kernel
+    """The parameter's name, or ``whole kernel`` for that of all parameters."""
+    return "whole kernel" if kernel == WHOLE else kernel

@@ -1,24 +1,23 @@
-"""The report of a run: what it found, its figures and tables, in one file that needs no network."""
+"""Tables, and pages of tables and figures: one file each that needs no network."""
 
-from mlx_entk.report.page import write_comparison, write_report
-from mlx_entk.report.tables import (
-    Table,
-    comparison_table,
-    estimate_table,
-    regression_tables,
-    tables,
-    verification_table,
-    window_tables,
+from mlx_entk.report.page import (
+    ComparedFigure,
+    Comparison,
+    PlacedFigure,
+    Report,
+    place,
+    write_page,
 )
+from mlx_entk.report.table import Table, modes_cell, number_cell
 
 __all__ = [
+    "ComparedFigure",
+    "Comparison",
+    "PlacedFigure",
+    "Report",
     "Table",
-    "comparison_table",
-    "estimate_table",
-    "regression_tables",
-    "tables",
-    "verification_table",
-    "window_tables",
-    "write_comparison",
-    "write_report",
+    "modes_cell",
+    "number_cell",
+    "place",
+    "write_page",
 ]

@@ -1,1 +1,48 @@
-"""The experiments: from a configuration to results, one function each."""
+"""Experiments; each has a folder, and a line here."""
+
+import warnings
+from importlib.metadata import entry_points
+
+from mlx_entk.studies import (
+    kernel,
+    language_model,
+    modular_mlp,
+    modular_transformer,
+    sweep,
+    toy_models,
+)
+from mlx_entk.studies.base import STUDIES, Study
+
+# Entry points of this group name the studies of other packages.
+GROUP = "mlx_entk.studies"
+
+_BUILT_IN: tuple[Study, ...] = (  # type: ignore[type-arg]
+    modular_mlp.STUDY,
+    modular_transformer.STUDY,
+    toy_models.TOY_MODEL,
+    toy_models.PAPER,
+    toy_models.DOUBLE_DESCENT,
+    kernel.STUDY,
+    language_model.STUDY,
+    sweep.STUDY,
+)
+
+
+def _register() -> None:
+    STUDIES.update({study.name: study for study in _BUILT_IN})
+    for entry in entry_points(group=GROUP):
+        try:
+            study = entry.load()
+        except Exception as error:  # somebody else's code, without which the rest goes on
+            warnings.warn(f"the study {entry.name} cannot be imported: {error}", stacklevel=2)
+            continue
+        if not isinstance(study, Study) or study.name in STUDIES:
+            reason = "a study of that name exists" if isinstance(study, Study) else "it is no Study"
+            warnings.warn(f"the study {entry.name} is left out: {reason}", stacklevel=2)
+            continue
+        STUDIES[study.name] = study
+
+
+_register()
+
+__all__ = ["GROUP", "STUDIES", "Study"]

@@ -1,21 +1,37 @@
-"""Finished runs of one study beside each other: what was set differently, what came out."""
+"""Finished runs of one study alongside each other: what was set differently, what came out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
-from mlx_entk._files import Json
 from mlx_entk.errors import InputError
+from mlx_entk.report import Table, number_cell
 from mlx_entk.runs import Run
-from mlx_entk.studies.sweep import HEADLINES
+from mlx_entk.studies.base import study_of
 
 
-def compare(runs: Sequence[Run]) -> Json:
-    """Settings in which runs differ, and their headline figures.
+@dataclass(frozen=True)
+class Comparison:
+    """Settings in which runs differ, and their headline numbers.
 
-    Returns
-    -------
-    dict
-        ``study``; ``runs``, their folders; ``settings`` and ``figures``, a list over the runs by
-        name, None where a run has no such setting or figure.
+    Attributes
+    ----------
+    study
+        Of all the runs.
+    runs
+        Their folders.
+    settings, figures
+        By name a list over the runs, None for a run that has no such setting or number.
+    """
+
+    study: str
+    runs: list[str]
+    settings: dict[str, list[object]]
+    figures: dict[str, list[object]]
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """Compare finished runs of one study.
 
     Raises
     ------
@@ -24,28 +40,57 @@ def compare(runs: Sequence[Run]) -> Json:
     """
     if len(runs) < 2:
         raise InputError("name at least two runs to compare")
-    study = runs[0].study
+    first = runs[0]
     for run in runs[1:]:
-        if run.study != study:
+        if run.study != first.study:
             raise InputError(
-                f"{run.path} is a {run.study} run, {runs[0].path} a {study} run: compare runs of "
-                "one study"
+                f"{run.path} is a {run.study} run, {first.path} a {first.study} run: compare runs "
+                "of one study"
             )
-    results = [run.results for run in runs]
-    found = [HEADLINES[study](of_run) if study in HEADLINES else {} for of_run in results]
+    study = study_of(first)
+    results = [study.results_of(run) for run in runs]
+    headlines = [{} if study.headline is None else study.headline(row) for row in results]
     settings = _by_name([run.config for run in runs])
-    return {
-        "study": study,
-        "runs": [str(run.path) for run in runs],
-        "settings": {
+    return Comparison(
+        first.study,
+        [str(run.path) for run in runs],
+        {
             name: values
             for name, values in settings.items()
             if any(value != values[0] for value in values)
         },
-        "figures": _by_name(found),
-    }
+        _by_name(headlines),
+    )
 
 
-def _by_name(rows: Sequence[Json]) -> dict[str, list[object]]:
+def _by_name(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
+
+
+def run_names(folders: Sequence[str]) -> list[str]:
+    """The shortest names that tell run folders apart: of the folder, its path, or numbered."""
+    for names in ([Path(folder).resolve().name for folder in folders], list(folders)):
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {folder}" for number, folder in enumerate(folders, 1)]
+
+
+def comparison_table(comparison: Comparison) -> Table:
+    """A column for each run."""
+
+    def cell(value: object) -> str:
+        if isinstance(value, float) and abs(value) < 1:
+            return f"{value:.3g}"
+        return number_cell(value) if isinstance(value, int | float) else str(value)
+
+    rows = [
+        *((name, *map(str, values)) for name, values in comparison.settings.items()),
+        *((name, *map(cell, values)) for name, values in comparison.figures.items()),
+    ]
+    return Table(
+        f"{len(comparison.runs)} runs of {comparison.study}",
+        ("", *run_names(comparison.runs)),
+        rows,
+        "First the settings in which they differ, then their headline numbers.",
+    )

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mlx_entk.kernel import Reduction, entk
+from mlx_entk._memory import format_bytes
+from mlx_entk.kernel import Reduction, entk, layerwise_entk
+from mlx_entk.report import Table
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import eigendecompose
 from mlx_entk.tracing.functions import Model, bind
@@ -36,13 +38,36 @@ class Stage:
     seconds
         Of all of it.
     memory
-        Bytes that it holds at the most, beside the process itself.
+        Bytes that it holds at most, in addition to the process itself.
     """
 
     name: str
     count: int
     seconds: float
     memory: int
+
+
+def estimate_table(stages: Sequence[Stage]) -> Table:
+    """What a study would take, by stage and altogether."""
+    whole = sum(stage.seconds for stage in stages)
+    rows = [
+        (s.name, str(s.count), _duration(s.seconds), format_bytes(s.memory) if s.memory else "")
+        for s in stages
+    ]
+    total = ("altogether", "", _duration(whole), format_bytes(max(s.memory for s in stages)))
+    return Table(
+        "Estimate, by trying small parts on this device",
+        ("stage", "how many", "time", "memory"),
+        [*rows, total],
+        "Memory is the peak, in addition to the process itself. Figures and the report take a few "
+        "seconds more.",
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def seconds_of_training(train: Callable[[int, Run], object], epochs: int, few: int) -> float:
@@ -61,16 +86,23 @@ def seconds_of_training(train: Callable[[int, Run], object], epochs: int, few: i
     return max(0.0, taken[1] - taken[0]) / (2 * few) * epochs
 
 
-def seconds_of_kernel(model: Model, x: Any, reduction: Reduction, by_layer: bool) -> float:
-    """One kernel of all inputs; of many, by the linear and quadratic part of smaller ones."""
+def seconds_of_kernel(
+    model: Model, x: Any, reduction: Reduction, *, layerwise: bool = True
+) -> float:
+    """Seconds of the kernels of all inputs; of many, by the parts of smaller ones.
+
+    Parameters
+    ----------
+    layerwise
+        Whether each parameter has a kernel of its own.
+    """
     function, inputs = bind(model, x)
     N = count(inputs)
-
-    options: dict[str, Any] = {"reduction": reduction, "by_layer": by_layer}
+    compute = layerwise_entk if layerwise else entk
 
     def measure(n: int) -> float:
         def form() -> None:
-            entk(function, part(inputs, slice(n)), **options)
+            compute(function, part(inputs, slice(n)), reduction=reduction)
 
         form()  # what is compiled is compiled once
         return seconds_of(form)

@@ -1,7 +1,6 @@
 """The trained network of a finished run, and its way to ONNX and to other frameworks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk import onnx
-from mlx_entk._files import Json
-from mlx_entk.data import modular_addition
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.reduction import Reduction, reduction_name
-from mlx_entk.models import QuadraticMLP, ToyModel
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.studies import mlp, tms, transformer
-from mlx_entk.tracing.functions import ParametricFunction, as_parametric
+from mlx_entk.studies.base import Network, study_of
+from mlx_entk.studies.verification import Verification
+from mlx_entk.tracing.functions import as_parametric
 from mlx_entk.training import load_parameters
 
 # Inputs of the comparisons: few, for PyTorch and finite differences go one by one.
@@ -30,23 +27,23 @@ HELD_OUT = 12
 VERIFIED: tuple[What, ...] = ("model", "jvp", "entk")
 
 
-@dataclass(frozen=True)
-class Network:
-    """A trained network.
+def trained_network(
+    module: nn.Module, run: Run, held_out: NDArray[Any], reduction: Reduction
+) -> Network:
+    """A network as a run trained it.
 
-    Attributes
+    Parameters
     ----------
-    function
-        With the weights of the last checkpoint.
-    x
-        Inputs that it was not trained on, where the run knows any; shape (N, …).
+    module
+        The network before training; its weights are set.
+    held_out
+        Inputs that it was not trained on, of which a few are taken.
     reduction
         Of the kernel that the study looks at.
     """
-
-    function: ParametricFunction
-    x: mx.array
-    reduction: Reduction
+    load_parameters(module, run, run.checkpoints[-1])
+    x = mx.array(np.ascontiguousarray(held_out[:HELD_OUT]))
+    return Network(as_parametric(module), x, reduction)
 
 
 def network_of(run: Run) -> Network:
@@ -58,33 +55,13 @@ def network_of(run: Run) -> Network:
         For an unfinished run, or one that did not train one network.
     """
     run.require_finished()
-    module: nn.Module
-    held_out: NDArray[Any]
-    if run.study == mlp.STUDY:
-        config = mlp.MLPConfig(**run.config)
-        data = modular_addition(config.p, config.train_fraction, config.seed, config.embedding)
-        module = QuadraticMLP(config.p, config.width, config.seed)
-        held_out, reduction = data.x[data.test], "trace"
-    elif run.study == transformer.STUDY:
-        of_transformer = transformer.TransformerConfig(**run.config)
-        data = modular_addition(
-            of_transformer.p, of_transformer.train_fraction, of_transformer.seed
-        )
-        module = transformer.make_model(of_transformer)
-        held_out, reduction = data.tokens[data.test], transformer.MAIN
-    elif run.study == tms.STUDY:
-        of_tms = tms.TMSConfig(**run.config)
-        module = ToyModel(of_tms.n, of_tms.m, of_tms.seed)
-        held_out = tms.tms_data(replace(of_tms, seed=of_tms.seed + 1)).x
-        reduction = "trace"
-    else:
+    study = study_of(run)
+    if study.network is None:
         raise InputError(
             f"{run.path} is a {run.study} run: name the run of one network, such as a folder "
             "inside it"
         )
-    load_parameters(module, run, run.checkpoints[-1])
-    x = mx.array(np.ascontiguousarray(held_out[:HELD_OUT]))
-    return Network(as_parametric(module), x, reduction)
+    return study.network(run, study.config_of(run))
 
 
 def export_graph(
@@ -133,14 +110,8 @@ def graph_file(run: Run, what: What, reduction: Reduction) -> Path:
 
 def verify_run(
     run: Run, network: Network, against: Sequence[str], progress: Progress = silent
-) -> Json:
-    """Verify a run's network; exports the graphs that the run folder does not have yet.
-
-    Returns
-    -------
-    dict
-        What ``verification.json`` holds.
-    """
+) -> Verification:
+    """Verify a run's network; exports the graphs that the run folder does not have yet."""
     onnx.require_checkers(against)
     graphs = {what: graph_file(run, what, network.reduction) for what in VERIFIED}
     lacking: set[What] = set()
@@ -157,11 +128,11 @@ def verify_run(
     progress("export", len(graphs), len(graphs))
     written = {what: path for what, path in graphs.items() if what not in lacking}
     subject = onnx.Subject(network.function, network.x, network.reduction, written)
-    comparisons = onnx.verify(subject, against, progress)
-    return {
-        "reduction": reduction_name(network.reduction),
-        "inputs": network.x.shape[0],
-        "passed": onnx.all_passed(comparisons),
-        "comparisons": [row.as_json() for row in comparisons],
-        "not_installed": [name for name in onnx.CHECKERS if name not in onnx.installed_checkers()],
-    }
+    agreements = onnx.verify(subject, against, progress)
+    return Verification(
+        reduction=reduction_name(network.reduction),
+        inputs=network.x.shape[0],
+        passed=onnx.all_passed(agreements),
+        comparisons=agreements,
+        not_installed=[name for name in onnx.CHECKERS if name not in onnx.installed_checkers()],
+    )

@@ -34,17 +34,21 @@ from mlx_entk._memory import parse_bytes
 from mlx_entk.lm.contexts import Context, read_contexts, write_contexts
 from mlx_entk.onnx import export
 from mlx_entk.onnx.files import read_model
-from mlx_entk.report import tables, write_report
 from mlx_entk.runs import Run, list_runs
-from mlx_entk.studies import kernel, mlp
+from mlx_entk.studies import kernel, modular_mlp
+from mlx_entk.studies.kernel.finished import models, stored_inputs
+from mlx_entk.studies.kernel.sources import import_graph, load_model, stored_weights
+from mlx_entk.studies.kernel.study import KernelConfig, prepare
 from mlx_entk.studies.networks import network_of
-from mlx_entk_cli.inputs import import_graph, load_inputs, load_model, models_of_kernel_run
+from mlx_entk.studies.reporting import tables
+from mlx_entk.studies.running import run_study
+from mlx_entk_cli.inputs import load_inputs
 from tests.models import MLP
 
 LIMIT_SECONDS = 60
 MEMORY = parse_bytes("24GB")  # of address space: a size out of a damaged header must not be taken
 MODEL = "tests.faults.fuzz:make_model"
-CONFIG = mlp.MLPConfig(p=5, width=8, epochs=20)
+CONFIG = modular_mlp.MLPConfig(p=5, width=8, epochs=20)
 
 
 def make_model() -> MLP:
@@ -66,22 +70,18 @@ class Marker:
 
 def make_whole(folder: Path) -> None:
     """One of each kind of file."""
-    run = Run.create(folder / "run", mlp.STUDY, CONFIG.as_json())
-    with run.session():
-        mlp.run_mlp(CONFIG, run)
-        write_report(run)
+    run_study(modular_mlp.STUDY, CONFIG, folder / "run")
     model, x = make_model(), mx.random.normal((6, 3), key=mx.random.key(0))
     mine = folder / "mine"
     mine.mkdir()
-    mx.save_safetensors(str(mine / "weights.safetensors"), dict(kernel._weights(model)))
-    write_arrays(mine / "weights.npz", {k: np.array(v) for k, v in kernel._weights(model).items()})
+    weights = stored_weights(model)
+    mx.save_safetensors(str(mine / "weights.safetensors"), weights)
+    write_arrays(mine / "weights.npz", {name: np.array(v) for name, v in weights.items()})
     np.savez(mine / "inputs.npz", x=np.array(x))
     np.savez(mine / "features.npz", a=np.array(x[:, :1]), b=np.array(x[:, 1:]))
     export(model, [x], mine / "model.onnx")
-    config = kernel.prepare(kernel.KernelConfig(MODEL), model, x, {})
-    of_kernel = Run.create(folder / "kernel", kernel.STUDY, config.as_json())
-    with of_kernel.session():
-        kernel.run_kernel(config, model, x, {}, of_kernel)
+    config = prepare(KernelConfig(MODEL), model, x, {})
+    run_study(kernel.STUDY, config, folder / "kernel", model=model, x=x, features={})
     contexts = [Context((1, 2, i), f"text {i}", "word", {"pos": "noun"}) for i in range(6)]
     write_contexts(mine / "contexts.jsonl", contexts)
 
@@ -91,16 +91,14 @@ def make_whole(folder: Path) -> None:
 
 def look(folder: Path) -> None:
     run = Run.load(folder / "run")
-    tables(run.results)
+    tables(run)
     list_runs(folder)
     _ = run.arrays, run.metrics, run.sessions, run.regression, run.verification
 
 
 def resume(folder: Path) -> None:
     (folder / "run" / "results.json").unlink(missing_ok=True)
-    run = Run.create(folder / "run", mlp.STUDY, CONFIG.as_json())
-    with run.session():
-        mlp.run_mlp(CONFIG, run)
+    run_study(modular_mlp.STUDY, CONFIG, folder / "run")
 
 
 def verify(folder: Path) -> None:
@@ -113,29 +111,27 @@ def form_kernel(folder: Path) -> None:
         model = load_model(MODEL, mine / weights)
         x = mx.array(load_inputs(mine / "inputs.npz"))
         bank = read_arrays(mine / "features.npz")
-        config = kernel.prepare(kernel.KernelConfig(MODEL), model, x, bank)
-        run = Run.create(folder / f"out-{weights}", kernel.STUDY, config.as_json())
-        with run.session():
-            kernel.run_kernel(config, model, x, bank, run)
+        config = prepare(KernelConfig(MODEL), model, x, bank)
+        out = folder / f"out-{weights}"
+        run_study(kernel.STUDY, config, out, model=model, x=x, features=bank)
 
 
 def form_kernel_of_graph(folder: Path) -> None:
     graph = read_model(folder / "mine" / "model.onnx")
     model = import_graph(graph, "", "")
     x = mx.random.normal((6, 3), key=mx.random.key(0))
-    config = kernel.prepare(kernel.KernelConfig("onnx", by_layer=True), model, x, {})
-    run = Run.create(folder / "out", kernel.STUDY, config.as_json())
-    with run.session():
-        kernel.run_kernel(config, model, x, {}, run)
+    config = prepare(KernelConfig("onnx", by_layer=True), model, x, {})
+    run_study(kernel.STUDY, config, folder / "out", model=model, x=x, features={})
 
 
 def stored_kernel(folder: Path) -> None:
     run = Run.load(folder / "kernel")
-    model, _ = models_of_kernel_run(run)
-    x = kernel.stored_inputs(run)
-    config = kernel.prepare(kernel.KernelConfig(MODEL), model, x, {})
+    config = kernel.STUDY.config_of(run)
+    model, _ = models(run, config)
+    x = stored_inputs(run, config)
+    config = prepare(KernelConfig(MODEL), model, x, {})
     (run.path / "results.json").unlink(missing_ok=True)
-    kernel.run_kernel(config, model, x, {}, run)
+    kernel.STUDY.complete(config, run, model=model, x=x, features={})
 
 
 def contexts(folder: Path) -> None:

@@ -8,7 +8,8 @@ import scipy.linalg
 from mlx_entk import InputError, Spectrum, eigendecompose, find_cliffs, mode_groups
 from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.features import (
-    alignment_rows,
+    Alignment,
+    align,
     center,
     equivalent_families,
     family_shares,
@@ -139,16 +140,16 @@ def test_groups_that_a_spectrum_lacks_are_refused() -> None:
     spectrum = Spectrum(np.array([2.0, 1]), Q4, 0.0)
 
     with pytest.raises(InputError, match="modes 1–2: the spectrum has 2 modes"):
-        alignment_rows({"full": spectrum}, {"full": [(1, 2)]}, {"f": Q4})
+        align({"full": spectrum}, {"full": [(1, 2)]}, {"f": Q4})
     with pytest.raises(InputError, match="groups has other: full is missing"):
-        alignment_rows({"full": spectrum}, {"other": []}, {"f": Q4})
+        align({"full": spectrum}, {"other": []}, {"f": Q4})
 
 
 def test_a_kernel_of_zeros_has_no_rows() -> None:
     spectrum = eigendecompose(np.zeros((4, 4)))
     groups = mode_groups(find_cliffs(spectrum.values, spectrum.noise_floor))
 
-    assert alignment_rows({"full": spectrum}, {"full": groups}, {"f": Q4}) == []
+    assert align({"full": spectrum}, {"full": groups}, {"f": Q4}) == []
 
 
 def test_frequency_alignment_ignores_the_phase() -> None:
@@ -166,20 +167,16 @@ def test_rows_hold_what_the_vocabulary_says() -> None:
     vectors = np.eye(10)
     spectrum = Spectrum(np.arange(10, 0, -1.0), vectors, 0.0)
 
-    rows = alignment_rows({"full": spectrum}, {"full": [(1, 4)]}, {"pair": vectors[:, [1, 7]]})
+    rows = align({"full": spectrum}, {"full": [(1, 4)]}, {"pair": vectors[:, [1, 7]]})
 
-    assert rows == [
-        {
-            "kernel": "full",
-            "modes": [1, 4],
-            "family": "pair",
-            "overlap": pytest.approx(1),
-            "dimension": 2,
-            "percent": pytest.approx(50),
-            "chance": pytest.approx(4 * 2 / 9),
-            "angles": [pytest.approx(0), pytest.approx(45), pytest.approx(90)],
-        }
-    ]
+    (row,) = rows
+    assert isinstance(row, Alignment)
+    assert (row.kernel, row.modes, row.family, row.dimension) == ("full", (1, 4), "pair", 2)
+    assert row.overlap == pytest.approx(1)
+    assert row.percent == pytest.approx(50)
+    assert row.chance == pytest.approx(4 * 2 / 9)
+    assert row.chance_percent == pytest.approx(100 * 4 / 9)
+    assert row.angles == pytest.approx((0, 45, 90))
 
 
 def test_shares_say_how_much_of_a_mode_is_one_frequency_of_one_family() -> None:

@@ -1,6 +1,5 @@
 """Verification: what agrees passes, and every kind of disagreement is caught."""
 
-import json
 import sys
 from pathlib import Path
 
@@ -13,12 +12,13 @@ import torch
 from onnx import helper, numpy_helper
 
 from mlx_entk import InputError
+from mlx_entk._records import to_json
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import CHECKERS, Agreement, Subject, all_passed, derivative, export, verify
 from mlx_entk.onnx import torch_runtime as torch_runtime_module
 from mlx_entk.onnx.agreement import agreement_of
 from mlx_entk.onnx.derivatives import What
-from mlx_entk.report import verification_table
+from mlx_entk.studies.verification import verification_table
 from mlx_entk.tracing.functions import as_parametric
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
 from tests.onnx.layers import TOKENS, Chain, normal
@@ -201,7 +201,7 @@ def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> 
     failed = agreement_of("torch", "outputs", np.full((2, 2), np.nan), np.ones((2, 2)), "forward")
     rows = [passed, failed, Agreement.not_run("torch", "operator Foo is missing")]
     stored = {"inputs": 2, "reduction": "trace", "passed": False, "not_installed": []}
-    new = json.loads(json.dumps([row.as_json() for row in rows], allow_nan=False))
+    new = to_json(rows)
     old = [{key: value for key, value in row.items() if key != "status"} for row in new[:2]]
 
     table = verification_table({**stored, "comparisons": new})

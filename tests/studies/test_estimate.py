@@ -45,9 +45,9 @@ def test_kernels_grow_by_their_linear_and_quadratic_part(
 
     monkeypatch.setattr(estimate, "entk", form)
 
-    found = estimate.seconds_of_kernel(MLP([2, 2]), mx.zeros((N, 2)), "trace", by_layer=False)
+    seconds = estimate.seconds_of_kernel(MLP([2, 2]), mx.zeros((N, 2)), "trace", layerwise=False)
 
-    assert found == pytest.approx(1e-3 * N + 1e-6 * N**2)
+    assert seconds == pytest.approx(1e-3 * N + 1e-6 * N**2)
 
 
 @pytest.mark.parametrize("size", [300, 6000])

@@ -1,3 +1,4 @@
+from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -7,7 +8,9 @@ import pytest
 
 from mlx_entk import InputError
 from mlx_entk.regression import KernelModes, modes_of_kernel
-from mlx_entk.studies.regress import Fit, fit_of_model, regress
+from mlx_entk.studies.kernel.finished import problem_of_model
+from mlx_entk.studies.problem import RegressionProblem
+from mlx_entk.studies.regression.regress import regress
 from tests.models import MLP
 
 x = mx.random.normal((40, 3), key=mx.random.key(0))
@@ -28,6 +31,8 @@ class Halves(nn.Module):
 
 
 def finite(value: Any) -> bool:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
     if isinstance(value, dict):
         return all(finite(part) for part in value.values())
     if isinstance(value, list | tuple):
@@ -36,14 +41,17 @@ def finite(value: Any) -> bool:
 
 
 def test_a_kernel_of_zeros_explains_nothing() -> None:
-    found = regress(fit_of_model(Halves(), None, x, y))
+    regression = regress(problem_of_model(Halves(), None, x, y))
 
-    assert finite(found)
-    assert found["rank"] == 0
-    assert found["modes"]["top"] == found["modes"]["without_mode"] == found["modes"]["cliffs"] == []
-    linearised, pure = found["predictors"]
-    assert linearised["r2"] == 1
-    assert pure["r2"] <= 0
+    assert finite(regression)
+    assert regression.rank == 0
+    by_modes = regression.modes
+    assert by_modes.top == []
+    assert by_modes.without_mode == []
+    assert by_modes.cliffs == []
+    linearised, pure = regression.predictors
+    assert linearised.r2 == 1
+    assert pure.r2 <= 0
 
 
 def test_a_kernel_before_training_may_be_zero() -> None:
@@ -52,10 +60,10 @@ def test_a_kernel_before_training_may_be_zero() -> None:
         layer.weight, layer.bias = mx.zeros_like(layer.weight), mx.zeros_like(layer.bias)
     dead.layers[-1].freeze()
 
-    found = regress(fit_of_model(MLP((3, 8, 2)), dead, x, y))
+    regression = regress(problem_of_model(MLP((3, 8, 2)), dead, x, y))
 
-    assert finite(found)
-    assert len(found["predictors"]) == 3
+    assert finite(regression)
+    assert len(regression.predictors) == 3
 
 
 @pytest.mark.parametrize("rank", [1, 2, 9, 11])
@@ -65,12 +73,14 @@ def test_kernels_of_any_rank_are_explained(rank: int) -> None:
     modes = modes_of_kernel(K[:28, :28], K[28:, :28])
     outputs = np.random.default_rng(1).standard_normal((40, 2))
 
-    found = regress(
-        Fit("trace", modes, None, (outputs[:28], outputs[28:]), (outputs[:28], outputs[28:]))
+    regression = regress(
+        RegressionProblem(
+            "trace", modes, None, (outputs[:28], outputs[28:]), (outputs[:28], outputs[28:])
+        )
     )
 
-    assert finite(found)
-    assert [row["k"] for row in found["modes"]["top"]][-1] == found["rank"] == rank
+    assert finite(regression)
+    assert [row.k for row in regression.modes.top][-1] == regression.rank == rank
 
 
 @pytest.mark.parametrize(
@@ -83,11 +93,11 @@ def test_kernels_of_any_rank_are_explained(rank: int) -> None:
     ],
 )  # fmt: skip
 def test_targets_of_any_kind_are_fitted(targets: Any, classes: bool) -> None:
-    fit = fit_of_model(MLP((3, 8, 2)), None, x, targets)
+    problem = problem_of_model(MLP((3, 8, 2)), None, x, targets)
 
-    assert (fit.labels is not None) == classes
-    assert fit.targets[0].shape == (28, 2)
-    assert finite(regress(fit))
+    assert (problem.labels is not None) == classes
+    assert problem.targets[0].shape == (28, 2)
+    assert finite(regress(problem))
 
 
 def broken(rows: list[int], value: float = np.nan) -> np.ndarray:
@@ -116,7 +126,7 @@ def broken(rows: list[int], value: float = np.nan) -> np.ndarray:
 )
 def test_targets_that_do_not_fit_are_refused(targets: Any, message: str) -> None:
     with pytest.raises(InputError) as raised:
-        fit_of_model(MLP((3, 8, 2)), None, x, targets)
+        problem_of_model(MLP((3, 8, 2)), None, x, targets)
     assert str(raised.value) == message
 
 
@@ -132,23 +142,23 @@ def test_outputs_that_are_not_finite_are_refused() -> None:
             return (x @ self.weight) ** 2
 
     with pytest.raises(InputError) as raised:
-        fit_of_model(Square(), None, far, y)
+        problem_of_model(Square(), None, far, y)
     assert str(raised.value) == "1 of 40 inputs (5) has NaN or infinite outputs of the model"
 
 
 def test_too_few_inputs_are_refused() -> None:
     with pytest.raises(InputError, match="10 inputs are too few"):
-        fit_of_model(MLP((3, 8, 2)), None, x[:10], y[:10])
-    assert finite(regress(fit_of_model(MLP((3, 8, 2)), None, x[:12], y[:12])))
+        problem_of_model(MLP((3, 8, 2)), None, x[:10], y[:10])
+    assert finite(regress(problem_of_model(MLP((3, 8, 2)), None, x[:12], y[:12])))
 
 
-def fit(**changed: Any) -> Fit:
+def problem(**changed: Any) -> RegressionProblem:
     modes = KernelModes(np.ones(1), np.ones((6, 1)) / np.sqrt(6), np.ones((5, 1)))
     parts = np.arange(12.0).reshape(6, 2), np.arange(10.0).reshape(5, 2)
     arguments: dict[str, Any] = {
         "kernel": "trace", "modes": modes, "initial": None, "network": parts, "targets": parts,
     }  # fmt: skip
-    return Fit(**arguments | changed)
+    return RegressionProblem(**arguments | changed)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +183,7 @@ def fit(**changed: Any) -> Fit:
         ),
     ],
 )
-def test_fits_without_a_meaning_are_refused(changed: dict[str, Any], message: str) -> None:
+def test_problems_without_a_meaning_are_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as raised:
-        regress(fit(**changed))
+        regress(problem(**changed))
     assert str(raised.value) == message

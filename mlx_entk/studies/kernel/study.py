@@ -11,7 +11,7 @@ import numpy as np
 from mlx_entk._files import Arrays, map_array, write_atomically
 from mlx_entk._linalg import FloatArray, orthonormal_basis, require_finite
 from mlx_entk._memory import default_limit
-from mlx_entk.analysis import DENSE, WHOLE, analyze, with_whole
+from mlx_entk.analysis import DENSE, WHOLE, analyze_kernels, with_whole
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment, center, family_shares
@@ -160,7 +160,7 @@ def compute(
         return None
     function, inputs = bound(config, model, x)
     kernels = _stored_kernels(config, run.path / KERNELS)
-    analysis = analyze(kernels, features, top=config.top, progress=progress)
+    analysis = analyze_kernels(kernels, features, top=config.top, progress=progress)
     results = KernelResults(
         config=config,
         inputs=count(inputs),

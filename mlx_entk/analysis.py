@@ -1,0 +1,191 @@
+"""From kernels to what they show: spectra, cliffs, groups of modes, alignment with features.
+
+Every study, ``mlx-entk kernel``, the tracker and the notebooks analyse kernels by
+:func:`analyze_kernels`; they differ in which groups of modes they report.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+
+import numpy as np
+
+from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_columns, orthonormal_basis
+from mlx_entk.eigensolvers import as_operator, top_modes
+from mlx_entk.errors import InputError
+from mlx_entk.features import Alignment, align, center, equivalent_families
+from mlx_entk.kernel import flatten
+from mlx_entk.progress import Progress, silent
+from mlx_entk.spectrum import (
+    Modes,
+    Spectrum,
+    effective_rank,
+    eigendecompose,
+    find_cliffs,
+    mode_groups,
+)
+
+# What the kernel of all parameters together is called alongside those of each. Run folders have
+# it under this name.
+WHOLE = "full"
+
+# Up to this size a dense decomposition finds all modes; above it Lanczos finds the leading ones.
+DENSE = 4000
+
+
+def with_whole(by_layer: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """The layerwise kernels, and before them their sum, the kernel of all parameters."""
+    whole: FloatArray = np.sum(list(by_layer.values()), axis=0)
+    return {WHOLE: whole, **by_layer}
+
+
+def bases_of(
+    features: Mapping[str, ArrayLike], inputs: int | None = None
+) -> dict[str, Float64Array]:
+    """Orthonormal bases of the centred families.
+
+    Parameters
+    ----------
+    features
+        Families by name, shape (N, k) each.
+    inputs
+        N, if it is known from elsewhere.
+
+    Raises
+    ------
+    InputError
+        For families over another number of inputs, and NaN or infinite features.
+    """
+    bases: dict[str, Float64Array] = {}
+    for name, family in features.items():
+        columns = as_columns(family, f"features {name}")
+        if inputs is not None and columns.shape[0] != inputs:
+            raise InputError(f"features {name} are over {columns.shape[0]} inputs, not {inputs}")
+        bases[name] = orthonormal_basis(center(columns))
+    return bases
+
+
+@dataclass(frozen=True)
+class TrainedAlignment(Alignment):
+    """An alignment after training, with what the same modes had before it.
+
+    Attributes
+    ----------
+    initial
+        The overlap before training.
+    """
+
+    initial: float
+
+    @property
+    def initial_percent(self) -> float:
+        """``initial`` in per cent of the dimension."""
+        return 100 * self.initial / self.dimension
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What some kernels show, by the kernels' names.
+
+    Attributes
+    ----------
+    spectra
+        Leading eigenpairs.
+    cliffs
+        Modes before which a cliff lies.
+    groups
+        Groups of modes (first, last) that are aligned with the features.
+    effective_ranks
+        None if not all eigenvalues are known.
+    bases
+        Orthonormal bases of the centred feature families, by family.
+    alignment
+        A row for each kernel, group and family.
+    """
+
+    spectra: dict[str, Spectrum]
+    cliffs: dict[str, list[int]]
+    groups: dict[str, list[Modes]]
+    effective_ranks: dict[str, float | None]
+    bases: dict[str, Float64Array]
+    alignment: list[Alignment]
+
+    @property
+    def groups_at_cliffs(self) -> dict[str, list[Modes]]:
+        """The groups of modes that end at a cliff."""
+        return {name: mode_groups(cliffs) for name, cliffs in self.cliffs.items()}
+
+    @cached_property
+    def equivalent_families(self) -> list[list[str]]:
+        """Families that span the same space, which no overlap tells apart."""
+        return equivalent_families(self.bases)
+
+    def since(self, before: Mapping[str, FloatArray]) -> list[TrainedAlignment]:
+        """The alignment, with the overlaps of the same groups before training.
+
+        Parameters
+        ----------
+        before
+            The kernels before training, by the same names.
+        """
+        last = max(modes[1] for groups in self.groups.values() for modes in groups)
+        spectra = {name: eigendecompose(before[name], last + 1) for name in self.spectra}
+        initial = align(spectra, self.groups, self.bases)
+        return [
+            TrainedAlignment(**asdict(row), initial=then.overlap)
+            for row, then in zip(self.alignment, initial, strict=True)
+        ]
+
+
+def analyze_kernels(
+    kernels: Mapping[str, FloatArray],
+    features: Mapping[str, ArrayLike] | None = None,
+    *,
+    groups: Callable[[list[int]], Sequence[Modes]] = mode_groups,
+    top: int | None = None,
+    progress: Progress = silent,
+) -> Analysis:
+    """Decompose kernels, find their cliffs, and align groups of their modes with features.
+
+    Parameters
+    ----------
+    kernels
+        By name, shape (N, N), or (N, N, C, C) of the full class axes.
+    features
+        Families of features over the N inputs, by name, shape (N, k) each.
+    groups
+        The groups to report of a kernel, from the modes before which it has a cliff; by default
+        those that end at one.
+    top
+        How many modes to keep. Kernels above :data:`DENSE` rows are then decomposed by Lanczos,
+        and have no effective rank. None for all.
+    progress
+        Told of every kernel.
+
+    Raises
+    ------
+    InputError
+        For kernels that are no eNTKs (see :func:`mlx_entk.eigendecompose`), features that are
+        not over their inputs, and groups beyond the modes that are kept.
+    """
+    spectra: dict[str, Spectrum] = {}
+    ranks: dict[str, float | None] = {}
+    for done, (name, kernel) in enumerate(kernels.items()):
+        progress("spectra", done, len(kernels), name)
+        matrix = flatten(kernel) if kernel.ndim == 4 else kernel
+        spectra[name], ranks[name] = _decompose(matrix, top)
+    progress("spectra", len(kernels), len(kernels))
+    cliffs = {name: find_cliffs(s.values, s.noise_floor) for name, s in spectra.items()}
+    reported = {name: list(groups(of_kernel)) for name, of_kernel in cliffs.items()}
+    bases = bases_of(features or {})
+    return Analysis(spectra, cliffs, reported, ranks, bases, align(spectra, reported, bases))
+
+
+def _decompose(matrix: FloatArray, top: int | None) -> tuple[Spectrum, float | None]:
+    """The leading modes, and the effective rank if all eigenvalues are known."""
+    size = matrix.shape[0]
+    if top is not None and size > DENSE and top < size:
+        return top_modes(as_operator(matrix), top).spectrum, None
+    every = eigendecompose(np.asarray(matrix))
+    leading = Spectrum(every.values[:top], every.vectors[:, :top], every.noise_floor)
+    return leading, effective_rank(every.values)

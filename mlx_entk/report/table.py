@@ -1,0 +1,74 @@
+"""Tables for people, the same in the terminal and in a report."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlx_entk._files import Json
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people.
+
+    Attributes
+    ----------
+    title
+        A line above it.
+    columns
+        Its head; empty strings for a table of names and values, which has none.
+    rows
+        A text for each column.
+    note
+        What to know when reading it.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    @property
+    def has_head(self) -> bool:
+        """Whether any column has a name."""
+        return any(self.columns)
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether every cell of a column is empty or a number, so that it is set to the right."""
+        cells = [row[column] for row in self.rows if row[column]]
+        return bool(cells) and all(
+            cell.removeprefix("-").replace(".", "", 1).isdigit() for cell in cells
+        )
+
+    def as_json(self) -> Json:
+        """Title, note, and the rows by column; of a table without a head, values by name."""
+        rows: Json | list[Json]
+        if self.has_head:
+            names = [column or "name" for column in self.columns]
+            rows = [dict(zip(names, map(_value, row), strict=True)) for row in self.rows]
+        else:
+            rows = {name: _value(value) for name, value in self.rows}
+        return {"title": self.title, "rows": rows, "note": self.note}
+
+
+def _value(cell: str) -> str | int | float | None:
+    """What a cell says, for JSON: a number if it is one, None if it is empty."""
+    for parse in (int, float):
+        try:
+            return parse(cell) if cell.isascii() else cell
+        except ValueError:
+            pass
+    return cell or None
+
+
+def modes_cell(modes: tuple[int, int]) -> str:
+    """A group of modes in a table: ``3``, or ``1–56``."""
+    first, last = modes
+    return str(first) if first == last else f"{first}–{last}"
+
+
+def number_cell(value: float | None) -> str:
+    """A number of unknown size in a table: whole ones and large ones without decimals."""
+    if value is None:
+        return "–"
+    digits = 0 if abs(value) >= 100 or float(value).is_integer() else 1
+    return f"{value:.{digits}f}"

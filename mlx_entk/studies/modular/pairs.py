@@ -1,0 +1,247 @@
+"""What the studies of modular addition share: settings, training on pairs, rises over training."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+
+from mlx_entk._files import Json
+from mlx_entk._linalg import Float64Array
+from mlx_entk.data import ModularAddition
+from mlx_entk.dynamics import ONSET_RULE, Trajectory, derivative, transition
+from mlx_entk.errors import InputError
+from mlx_entk.features import Alignment
+from mlx_entk.kernel import entk
+from mlx_entk.progress import Progress, silent
+from mlx_entk.regression import KernelModes, modes_of_kernel
+from mlx_entk.runs import Run
+from mlx_entk.spectrum import Modes
+from mlx_entk.studies.base import CommandGroup
+from mlx_entk.studies.problem import RegressionProblem, outputs_of
+from mlx_entk.studies.results import Grokking, Onset, Parts, Series
+from mlx_entk.studies.settings import setting
+from mlx_entk.training import Batch, Stop, load_parameters, never, train
+
+PARTS = ("train", "test")
+
+
+MODULAR = CommandGroup("modular", "Networks that add modulo p: MLP and transformer.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModularConfig:
+    """Settings that every network of these studies has.
+
+    Raises
+    ------
+    InputError
+        For a value for which the studies have no meaning.
+    """
+
+    p: int = setting("Modulus, odd and at least 3.", 29)
+    train_fraction: float = setting("Share of the p² pairs to train on, between 0 and 1.")
+    epochs: int = setting("Passes over the training pairs, at most.")
+    seed: int = setting("Seed of weights, split and batches.")
+    learning_rate: float = setting("Learning rate of AdamW.")
+    weight_decay: float = setting("Weight decay of AdamW.")
+
+    def __post_init__(self) -> None:
+        if self.p < 3 or self.p % 2 == 0:
+            raise InputError(f"p is {self.p}: Fourier families need an odd p of at least 3")
+        if not 0 < self.train_fraction < 1:
+            raise InputError(f"train fraction is {self.train_fraction}: it lies between 0 and 1")
+        count = round(self.train_fraction * self.p**2)
+        if not 0 < count < self.p**2:
+            raise InputError(
+                f"train fraction {self.train_fraction} of {self.p**2} pairs leaves "
+                f"{'nothing to train on' if count == 0 else 'nothing to test on'}"
+            )
+        if self.epochs < 2 * self.checkpoint_every:
+            raise InputError(
+                f"epochs is {self.epochs}: following the kernel takes at least "
+                f"{2 * self.checkpoint_every}"
+            )
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}: seeds are 0 or more")
+        if not self.learning_rate > 0:
+            raise InputError(f"learning rate is {self.learning_rate}: it must be above 0")
+        if not self.weight_decay >= 0:
+            raise InputError(f"weight decay is {self.weight_decay}: it must not be below 0")
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Epochs between checkpoints."""
+        return 10
+
+
+def train_on_pairs(
+    model: nn.Module,
+    inputs: mx.array,
+    data: ModularAddition,
+    config: ModularConfig,
+    loss: Callable[[mx.array, mx.array], mx.array],
+    run: Run,
+    *,
+    batch_size: int | None = None,
+    evaluate_every: int = 1,
+    stop: Stop = never,
+    progress: Progress = silent,
+) -> int:
+    """Train in place by AdamW, from the run's last checkpoint if there is one.
+
+    Parameters
+    ----------
+    inputs
+        Of all p² pairs.
+    loss
+        Of logits (N, p) and labels (N,), a scalar.
+    batch_size
+        Pairs a step, in an order drawn from seed and epoch, the last batch the rest; None for
+        full batches.
+
+    Returns
+    -------
+    int
+        The epoch at which the training ended.
+    """
+    labels = mx.array(data.labels)
+    parts = {
+        part: (inputs[index], labels[index])
+        for part, index in (("train", mx.array(data.train)), ("test", mx.array(data.test)))
+    }
+
+    def loss_of(network: nn.Module, x: mx.array, labels: mx.array) -> mx.array:
+        return loss(network(x), labels)
+
+    def batches(epoch: int) -> Iterator[Batch]:
+        if batch_size is None:
+            yield parts["train"]
+            return
+        order = np.random.default_rng([config.seed, epoch]).permutation(data.train.size)
+        x, y = (values[mx.array(order)] for values in parts["train"])
+        for start in range(0, data.train.size, batch_size):
+            yield x[start : start + batch_size], y[start : start + batch_size]
+
+    def evaluate() -> Mapping[str, mx.array]:
+        metrics: dict[str, mx.array] = {}
+        for part, (x, y) in parts.items():
+            logits = model(x)
+            metrics[f"{part} loss"] = loss(logits, y)
+            metrics[f"{part} accuracy"] = mx.sum(mx.argmax(logits, axis=1) == y) / y.size
+        return metrics
+
+    # MLX leaves out Adam's bias correction unless told; the paper's optimizer has it.
+    optimizer = optim.AdamW(
+        config.learning_rate, weight_decay=config.weight_decay, bias_correction=True
+    )
+    return train(
+        model,
+        optimizer,
+        loss_of,
+        batches,
+        evaluate,
+        run,
+        epochs=config.epochs,
+        checkpoint_every=config.checkpoint_every,
+        evaluate_every=evaluate_every,
+        stop=stop,
+        progress=progress,
+    )
+
+
+def last_metrics(metrics: list[Json]) -> dict[str, Parts]:
+    """Accuracy and loss by part after training."""
+    return {
+        metric: Parts(*(metrics[-1][f"{part} {metric}"] for part in PARTS))
+        for metric in ("accuracy", "loss")
+    }
+
+
+def grokking(
+    trajectory: Trajectory,
+    alignment: Sequence[Alignment],
+    metrics: list[Json],
+    main: tuple[str, Modes, str],
+) -> Grokking:
+    """Accuracy, distances and overlaps over the epochs tracked, and when they rose.
+
+    Parameters
+    ----------
+    alignment
+        Rows of the kernels, groups and families that were tracked.
+    main
+        Kernel, modes and family of the series to compare with the test accuracy.
+    """
+    epochs = trajectory.epochs
+    by_epoch = {row["epoch"]: row for row in metrics}
+    train, test = (
+        np.array([by_epoch[int(epoch)][f"{part} accuracy"] for epoch in epochs]) for part in PARTS
+    )
+    dimensions = {(row.kernel, row.modes, row.family): row.dimension for row in alignment}
+    overlap = trajectory.overlaps[main]
+    kernel, modes, family = main
+    return Grokking(
+        epochs=[int(epoch) for epoch in epochs],
+        train_accuracy=train.tolist(),
+        test_accuracy=test.tolist(),
+        kernel=kernel,
+        modes=modes,
+        family=family,
+        onset=Onset(
+            rule=ONSET_RULE,
+            overlap=transition(epochs, overlap),
+            test_accuracy=transition(epochs, test),
+            steepest_overlap=int(epochs[np.argmax(derivative(epochs, overlap))]),
+            steepest_test_accuracy=int(epochs[np.argmax(derivative(epochs, test))]),
+        ),
+        distance={name: series.tolist() for name, series in trajectory.distances.items()},
+        series=[
+            Series(
+                *key,
+                dimension=dimensions[key],
+                overlap=overlap.tolist(),
+                derivative=derivative(epochs, overlap).tolist(),
+                transition=transition(epochs, overlap),
+            )
+            for key, overlap in trajectory.overlaps.items()
+        ],
+    )
+
+
+def problem_of_pairs(
+    run: Run,
+    model: nn.Module,
+    inputs: mx.array,
+    data: ModularAddition,
+    targets: Float64Array | None,
+) -> RegressionProblem:
+    """The problem of kernel regression for a network as it began and as the run trained it.
+
+    Parameters
+    ----------
+    targets
+        Of all p² pairs; None for the network's own outputs.
+    """
+
+    def modes() -> KernelModes:
+        kernel = entk(model, inputs, reduction="trace")
+        return modes_of_kernel(
+            kernel[np.ix_(data.train, data.train)], kernel[np.ix_(data.test, data.train)]
+        )
+
+    initial = modes()
+    load_parameters(model, run, run.checkpoints[-1])
+    outputs = outputs_of(model, inputs)
+    values = outputs if targets is None else targets
+    return RegressionProblem(
+        kernel="trace",
+        modes=modes(),
+        initial=initial,
+        network=(outputs[data.train], outputs[data.test]),
+        targets=(values[data.train], values[data.test]),
+        labels=data.labels[data.test],
+        distilled=targets is None,
+    )

@@ -1,0 +1,125 @@
+"""How the study of the MLP is shown: its sentences, tables and captioned figures."""
+
+from mlx_entk.analysis import WHOLE
+from mlx_entk.features import FREQUENCY_FAMILIES
+from mlx_entk.plotting import (
+    CaptionedFigure,
+    plot_alignment,
+    plot_spectra,
+    plot_spectra_over_training,
+)
+from mlx_entk.report import Table
+from mlx_entk.runs import Run, arrays_below
+from mlx_entk.studies.base import Figures, Show
+from mlx_entk.studies.modular import charts
+from mlx_entk.studies.modular.words import (
+    GROKKING_CAPTION,
+    SPECTRA_OVER_TRAINING_CAPTION,
+    rise_cell,
+)
+from mlx_entk.studies.modular_mlp.study import MLPResults
+from mlx_entk.studies.words import (
+    ALIGNMENT_CAPTION,
+    SPECTRA_CAPTION,
+    alignment_table,
+    cliff_sentence,
+    cliff_table,
+)
+
+# The epochs whose spectra the paper shows, as far as a run has them; the last one comes on top.
+_EPOCHS = (0, 60, 80, 100)
+# The families that say most: all of them are too many for a terminal.
+_FAMILIES = (*FREQUENCY_FAMILIES, "n ∪ m", "random")
+
+
+def _summary(results: MLPResults) -> tuple[str, str]:
+    tracked = results.grokking
+    wanted = (tracked.kernel, tracked.modes, tracked.family)
+    (row,) = [r for r in results.alignment if (r.kernel, r.modes, r.family) == wanted]
+    first, last = row.modes
+    return (
+        f"The network is right on {results.accuracy.test:.1%} of the pairs that it was not "
+        f"trained on, and its eNTK has {cliff_sentence(results.cliffs[WHOLE])}.",
+        f"Modes {first}–{last} hold {row.percent:.0f}% of the {row.family} family; chance gives "
+        f"{row.chance_percent:.0f}%, and before training the same modes held "
+        f"{row.initial_percent:.0f}%.",
+    )
+
+
+def _tables(results: MLPResults) -> list[Table]:
+    config, onset = results.config, results.grokking.onset
+    overview = Table(
+        "Run",
+        ("", ""),
+        [
+            ("p, width", f"{config.p}, {config.width}"),
+            ("seed, embedding", f"{config.seed}, {config.embedding}"),
+            ("inputs, parameters", f"{results.inputs:,}, {results.parameters:,}"),
+            ("train accuracy", f"{results.accuracy.train:.2%}"),
+            ("test accuracy", f"{results.accuracy.test:.2%}"),
+            ("test accuracy rises", rise_cell(onset.test_accuracy)),
+            ("overlap with the sum rises", rise_cell(onset.overlap)),
+        ],
+        f"Rise: {onset.rule}.",
+    )
+    return [
+        overview,
+        cliff_table(results.cliffs, results.effective_rank, results.cliff_rule),
+        *alignment_table(results.alignment, results.equivalent_families, _FAMILIES),
+    ]
+
+
+def _figures(results: MLPResults, run: Run) -> Figures:
+    arrays, tracked, p = run.arrays, results.grokking, results.config.p
+    shown = min(p * p, 6 * (p - 1))
+    yield CaptionedFigure("grokking", charts.grokking(run.metrics, tracked), GROKKING_CAPTION)
+    yield CaptionedFigure(
+        "overlaps-over-training",
+        charts.overlaps(tracked, FREQUENCY_FAMILIES),
+        "A line that is high from epoch 0 on is due to the architecture; one that rises was "
+        "learned. Overlap of each group of modes of each kernel with the families of single "
+        "frequencies, in per cent of the smaller dimension.",
+    )
+    yield CaptionedFigure(
+        "spectra",
+        plot_spectra(
+            arrays_below(arrays, "values/"),
+            results.cliffs,
+            shown,
+            arrays_below(arrays, "shares/"),
+            results.mode_features,
+        ),
+        SPECTRA_CAPTION,
+    )
+    yield CaptionedFigure(
+        "spectra-over-training",
+        plot_spectra_over_training(
+            arrays_below(arrays, "values over training/"),
+            tracked.epochs,
+            [e for e in _EPOCHS if e in tracked.epochs[:-1]] + tracked.epochs[-1:],
+            shown,
+            charts.epoch_labels(tracked),
+        ),
+        SPECTRA_OVER_TRAINING_CAPTION,
+    )
+    yield CaptionedFigure("alignment", plot_alignment(results.alignment), ALIGNMENT_CAPTION)
+    maps = {
+        row.modes: arrays[f"frequencies/{row.modes[0]}-{row.modes[1]}"]
+        for row in results.disentangled
+    }
+    yield CaptionedFigure(
+        "frequencies",
+        charts.frequencies(maps, FREQUENCY_FAMILIES, WHOLE),
+        "A bright cell is a mode that is one frequency of one family. Bright diagonals say that "
+        "the group is made of single frequencies. The modes of each group are rotated within "
+        "their eigenspace.",
+    )
+    yield CaptionedFigure(
+        "preactivations",
+        charts.preactivations(arrays["preactivations"]),
+        "Stripes are waves in n and m: each of these hidden neurons computes one frequency, "
+        "before the activation.",
+    )
+
+
+SHOW = Show(summary=_summary, tables=_tables, figures=_figures)

@@ -1,0 +1,320 @@
+"""Modular addition: which Fourier features the eNTK sees, in which layer, and from when on.
+
+The experiment of Lin, arXiv 2510.00468, on the network of Gromov (2023): train, take the trace
+eNTK of all p² inputs, find its cliffs, align them with Fourier families, and follow the overlap
+over training.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+
+from mlx_entk import _linalg as linalg
+from mlx_entk._files import Arrays
+from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
+from mlx_entk._parameters import flatten_tree
+from mlx_entk.analysis import WHOLE, TrainedAlignment, analyze_kernels, with_whole
+from mlx_entk.data import EMBEDDINGS, Embedding, ModularAddition, modular_addition
+from mlx_entk.dynamics import derivative, track
+from mlx_entk.errors import InputError
+from mlx_entk.features import (
+    FREQUENCY_FAMILIES,
+    FeatureBank,
+    disentangle,
+    frequency_alignment,
+    frequency_shares,
+    modular_features,
+)
+from mlx_entk.kernel import layerwise_entk
+from mlx_entk.models import QuadraticMLP
+from mlx_entk.progress import Progress, silent
+from mlx_entk.runs import Run
+from mlx_entk.spectrum import CLIFF_RULE, Modes, Spectrum, mode_groups
+from mlx_entk.studies.base import Headline, Network
+from mlx_entk.studies.estimate import (
+    Stage,
+    memory_of_kernels,
+    seconds_of_decomposition,
+    seconds_of_kernel,
+    seconds_of_training,
+)
+from mlx_entk.studies.modular.pairs import (
+    ModularConfig,
+    grokking,
+    last_metrics,
+    problem_of_pairs,
+    train_on_pairs,
+)
+from mlx_entk.studies.networks import trained_network
+from mlx_entk.studies.problem import RegressionProblem
+from mlx_entk.studies.results import Disentangled, Grokking, Groups, Parts, Ranks, SingleFrequency
+from mlx_entk.studies.settings import setting
+from mlx_entk.training import load_parameters
+
+# Neurons whose preactivation is drawn: those with the largest readout weights.
+NEURONS = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLPConfig(ModularConfig):
+    """Settings of the study; the defaults are those of the paper.
+
+    Raises
+    ------
+    InputError
+        For a value for which the study has no meaning.
+    """
+
+    train_fraction: float = 0.7
+    epochs: int = 500
+    seed: int = 0
+    learning_rate: float = 0.05
+    weight_decay: float = 0.01
+    width: int = setting("Hidden units.", 512)
+    embedding: Embedding = setting(
+        "How n and m enter: unit vectors, or cyclic shifts of one random vector.", "one-hot"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.width < 1:
+            raise InputError(f"width is {self.width}: the network needs at least one hidden unit")
+        if self.embedding not in EMBEDDINGS:
+            raise InputError(f"embedding {self.embedding!r} is unknown: {', '.join(EMBEDDINGS)}")
+
+
+@dataclass(frozen=True)
+class MLPResults:
+    """What the study finds.
+
+    Attributes
+    ----------
+    inputs, parameters
+        How many.
+    accuracy, loss
+        After training.
+    cliffs, cliff_rule
+        Groups of modes that end at a cliff, by kernel; and what a cliff is.
+    effective_rank
+        By kernel.
+    equivalent_families
+        Families that span the same space.
+    alignment
+        Of every kernel, reported group and family.
+    mode_features
+        What the columns of the array ``shares`` are.
+    disentangled
+        Groups of the whole kernel, rotated into single frequencies.
+    grokking
+        What was followed over training.
+    """
+
+    config: MLPConfig
+    inputs: int
+    parameters: int
+    accuracy: Parts
+    loss: Parts
+    cliffs: Groups
+    cliff_rule: str
+    effective_rank: Ranks
+    equivalent_families: list[list[str]]
+    alignment: list[TrainedAlignment]
+    mode_features: list[str]
+    disentangled: list[Disentangled]
+    grokking: Grokking
+
+
+def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[MLPResults, Arrays]:
+    """Train the MLP, analyse its kernels before, during and after, and align them.
+
+    Parameters
+    ----------
+    run
+        A folder made for this configuration; its checkpoints are not trained again.
+    """
+    data = dataset(config)
+    inputs = mx.array(data.x)
+    model = network(config)
+    train_mlp(model, data, config, run, progress)
+
+    def kernels_at(epoch: int) -> dict[str, FloatArray]:
+        load_parameters(model, run, epoch)
+        return with_whole(layerwise_entk(model, inputs, reduction="trace"))
+
+    bank = modular_features(data.n, data.m, config.p, config.seed)
+    analysis = analyze_kernels(
+        kernels_at(config.epochs),
+        bank,
+        groups=lambda cliffs: reported_groups(cliffs, config.p),
+        progress=progress,
+    )
+    alignment = analysis.since(kernels_at(0))
+    whole = analysis.spectra[WHOLE]
+    rotations = _disentangle(whole, analysis.groups[WHOLE], bank, config.p)
+
+    last = max(modes[1] for groups in analysis.groups.values() for modes in groups)
+    top = min(config.p**2, max(6 * (config.p - 1), last + 1))
+    trajectory = track(kernels_at, run.checkpoints, analysis.groups, analysis.bases, top, progress)
+    shares = {
+        name: frequency_shares(spectrum.modes(0, top - 1), bank, FREQUENCY_FAMILIES)
+        for name, spectrum in analysis.spectra.items()
+    }
+
+    load_parameters(model, run, config.epochs)
+    # The sum family is the function itself, so its cliff is the one that tells of grokking.
+    main = (WHOLE, expected_groups(config.p)[1], "sum")
+    results = MLPResults(
+        config=config,
+        inputs=config.p**2,
+        parameters=sum(v.size for v in flatten_tree(model.parameters()).values()),
+        **last_metrics(run.metrics),
+        cliffs=analysis.groups_at_cliffs,
+        cliff_rule=CLIFF_RULE,
+        effective_rank=analysis.effective_ranks,
+        equivalent_families=analysis.equivalent_families,
+        alignment=alignment,
+        mode_features=shares[WHOLE][1],
+        disentangled=[
+            Disentangled(WHOLE, modes, _single_frequency(heatmap))
+            for modes, heatmap in rotations.items()
+        ],
+        grokking=grokking(trajectory, alignment, run.metrics, main),
+    )
+    arrays: Arrays = {
+        **{f"values/{name}": s.values for name, s in analysis.spectra.items()},
+        **{f"shares/{name}": of_modes.astype(np.float32) for name, (of_modes, _) in shares.items()},
+        **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
+        **{
+            f"values per epoch/{name}": derivative(trajectory.epochs, rows)
+            for name, rows in trajectory.values.items()
+        },
+        **{f"frequencies/{first}-{last}": map_ for (first, last), map_ in rotations.items()},
+        "preactivations": _preactivations(model, inputs, config.p),
+    }
+    return results, arrays
+
+
+def estimate(config: MLPConfig) -> list[Stage]:
+    """What :func:`compute` would take on this device."""
+    data = dataset(config)
+    make = partial(network, config)
+    inputs, size = mx.array(data.x), config.p**2
+    snapshots = config.epochs // config.checkpoint_every + 3  # two more for the final analysis
+    kernel = seconds_of_kernel(make(), inputs, "trace")
+    modes = 3 * seconds_of_decomposition(size, 6 * (config.p - 1))
+    training = seconds_of_training(
+        lambda epochs, run: train_mlp(make(), data, replace(config, epochs=epochs), run),
+        config.epochs,
+        few=2 * config.checkpoint_every,
+    )
+    return [
+        Stage("training, epochs", config.epochs, training, 0),
+        Stage(
+            "kernels and their modes, checkpoints",
+            snapshots,
+            snapshots * (kernel + modes),
+            memory_of_kernels(size, 6),
+        ),
+    ]
+
+
+def dataset(config: MLPConfig) -> ModularAddition:
+    """All p² pairs, and which of them are trained on."""
+    return modular_addition(config.p, config.train_fraction, config.seed, config.embedding)
+
+
+def network(config: MLPConfig) -> QuadraticMLP:
+    """The network before training."""
+    return QuadraticMLP(config.p, config.width, config.seed)
+
+
+def train_mlp(
+    model: QuadraticMLP,
+    data: ModularAddition,
+    config: MLPConfig,
+    run: Run,
+    progress: Progress = silent,
+) -> None:
+    """Train in place, full batch, from the run's last checkpoint if there is one."""
+
+    def loss(logits: mx.array, labels: mx.array) -> mx.array:
+        return nn.losses.mse_loss(logits, mx.eye(config.p)[labels])
+
+    train_on_pairs(model, mx.array(data.x), data, config, loss, run, progress=progress)
+
+
+def expected_groups(p: int) -> tuple[Modes, Modes]:
+    """Where theory puts the two cliffs: p−1 modes each for n and m, then for sum and difference.
+
+    For p = 29, modes 1–56 and 57–112. They are always reported, alongside the cliffs found.
+    """
+    return (1, 2 * (p - 1)), (2 * p - 1, 4 * (p - 1))
+
+
+def reported_groups(cliffs: list[int], p: int) -> list[Modes]:
+    """The mode groups to report: those at cliffs, less the constant mode, and those expected."""
+    at_cliffs = [modes for modes in mode_groups(cliffs) if modes != (0, 0)]
+    return sorted({*at_cliffs, *expected_groups(p)})
+
+
+def _disentangle(
+    spectrum: Spectrum, groups: list[Modes], bank: FeatureBank, p: int
+) -> dict[Modes, Float64Array]:
+    """Each group rotated into single frequencies: mode × frequency of each family in turn."""
+    return {
+        modes: np.concatenate(
+            [
+                frequency_alignment(disentangle(spectrum.modes(*modes), p), bank[family])
+                for family in FREQUENCY_FAMILIES
+            ],
+            axis=1,
+        )
+        for modes in groups
+    }
+
+
+def _single_frequency(heatmap: Float64Array) -> SingleFrequency:
+    best = heatmap.max(axis=1)
+    return SingleFrequency(median=float(np.median(best)), smallest=float(best.min()))
+
+
+def _preactivations(model: QuadraticMLP, inputs: mx.array, p: int) -> Float64Array:
+    """Preactivations over ℤ_p² of the neurons with the largest readout weights."""
+    readout = linalg.as_numpy(model.readout.weight)
+    strongest = np.argsort(np.linalg.norm(readout, axis=0), kind="stable")[::-1][:NEURONS]
+    values = linalg.as_numpy(model.preactivations(inputs))[:, strongest]
+    return np.ascontiguousarray(values.T, dtype=np.float64).reshape(-1, p, p)
+
+
+def headline(results: MLPResults) -> Headline:
+    """The numbers of a run that a sweep sets alongside each other; overlaps in per cent."""
+    first, second = expected_groups(results.config.p)
+    percent = {
+        (row.modes, row.family): row.percent for row in results.alignment if row.kernel == WHOLE
+    }
+    onset = results.grokking.onset
+    return {
+        "test accuracy": 100 * results.accuracy.test,
+        "second group with sum": percent[second, "sum"],
+        "second group with difference": percent[second, "difference"],
+        "first group with n ∪ m": percent[first, "n ∪ m"],
+        "steepest overlap": onset.steepest_overlap,
+        "steepest test accuracy": onset.steepest_test_accuracy,
+    }
+
+
+def trained(run: Run, config: MLPConfig) -> Network:
+    """The trained network, and pairs that it was not trained on."""
+    data = dataset(config)
+    return trained_network(network(config), run, data.x[data.test], "trace")
+
+
+def problem(run: Run, config: MLPConfig, targets: ArrayLike | None) -> RegressionProblem:
+    """Kernel regression of the network's outputs, towards the unit vectors of the labels."""
+    data = dataset(config)
+    return problem_of_pairs(
+        run, network(config), mx.array(data.x), data, np.eye(config.p)[data.labels]
+    )

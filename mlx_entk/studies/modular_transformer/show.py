@@ -1,0 +1,229 @@
+"""How the study of the transformer is shown: its sentences, tables and captioned figures."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mlx_entk.features import KEYED_FAMILIES, Family, Role
+from mlx_entk.plotting import (
+    CaptionedFigure,
+    plot_alignment,
+    plot_spectra,
+    plot_spectra_over_training,
+)
+from mlx_entk.report import Table, modes_cell
+from mlx_entk.runs import Run, arrays_below
+from mlx_entk.studies.base import Figures, Show
+from mlx_entk.studies.modular import charts
+from mlx_entk.studies.modular.words import (
+    GROKKING_CAPTION,
+    SPECTRA_OVER_TRAINING_CAPTION,
+    rise_cell,
+)
+from mlx_entk.studies.modular_transformer.charts import leads, overlap_by_seed
+from mlx_entk.studies.modular_transformer.study import (
+    SUM,
+    UNEMBEDDING,
+    TransformerResults,
+    expected_groups,
+    main_rows,
+    shown_modes,
+)
+from mlx_entk.studies.results import MIN_RISE
+from mlx_entk.studies.words import SPECTRA_CAPTION
+
+# Families of n and m together at the key frequencies: what the table of localisation shows.
+_JOINT = [f for f in KEYED_FAMILIES if f.role is Role.JOINT and f.frequencies == "key"]
+_SHORT = {family.label: family.name for family in KEYED_FAMILIES}
+
+
+def _followed() -> list[str]:
+    """What the kernels turn to over training, and the control."""
+    order = ("sum", "axis sum", "difference", "axis difference")
+    control = [family for family in KEYED_FAMILIES if family.role is Role.CONTROL]
+    chosen: list[Family] = sorted(_JOINT, key=lambda family: order.index(family.name))
+    return [family.label for family in [*chosen, *control]]
+
+
+# What to see in the heatmap of each reduction.
+_LOCALISATION = {
+    "sum-of-logits": (
+        "Read down a column to see in which parameter a family lives: overlap of the leading two "
+        "groups of modes of each parameter's sum-of-logits kernel with the families at the key "
+        "frequencies and, as control, at the others. Compare the panel after training with the "
+        "two others."
+    ),
+    "trace": (
+        "The same by the trace kernels: families that cancel in the mean of the logits appear "
+        "only here."
+    ),
+    "class 0": "The same by the kernels of class 0 alone, which see one output.",
+}
+
+
+def _summary(results: TransformerResults) -> tuple[str, str]:
+    keys = results.key_frequencies.embedding
+    grokked = results.grokked_at
+    row = main_rows(results)[UNEMBEDDING, expected_groups(len(keys))[0], SUM]
+    ahead = [move for move in results.grokking.moves if move.lead > 0 and move.rose]
+    first = (
+        f"{ahead[0].kernel} was the first to turn, {ahead[0].lead:.0f} epochs ahead of the test "
+        "accuracy"
+        if ahead
+        else "no kernel turned to its family ahead of the test accuracy"
+    )
+    return (
+        f"The network {'did not grok' if grokked is None else f'grokked at epoch {grokked}'} "
+        f"(test accuracy {results.accuracy.test:.1%} at the end) and uses the frequencies "
+        f"{', '.join(map(str, keys))}.",
+        f"The leading modes of the unembedding's kernel hold {row.percent:.0f}% of the sum at "
+        f"these frequencies, compared with {row.initial_percent:.0f}% before training; {first}.",
+    )
+
+
+def _tables(results: TransformerResults) -> list[Table]:
+    return [_overview(results), _localisation(results), _moves(results)]
+
+
+def _overview(results: TransformerResults) -> Table:
+    config, keys, onset = results.config, results.key_frequencies, results.grokking.onset
+    grokked = results.grokked_at
+    return Table(
+        "Run",
+        ("", ""),
+        [
+            ("p, d_model, heads, d_mlp",
+             f"{config.p}, {config.d_model}, {config.heads}, {config.d_mlp}"),
+            ("seed", str(config.seed)),
+            ("inputs, parameters", f"{results.inputs:,}, {results.parameters:,}"),
+            ("epochs", str(results.epochs)),
+            ("train accuracy", f"{results.accuracy.train:.2%}"),
+            ("test accuracy", f"{results.accuracy.test:.2%}"),
+            ("grokked", "never" if grokked is None else f"at epoch {grokked}"),
+            ("test accuracy rises", rise_cell(onset.test_accuracy)),
+            ("key frequencies, by the embedding", ", ".join(map(str, keys.embedding))),
+            ("... by the kernel's modes", ", ".join(map(str, keys.kernel))),
+        ],
+        f"Training ends {results.stop_rule}. Key: {keys.rule}. Rise: {onset.rule}.",
+    )  # fmt: skip
+
+
+def _localisation(results: TransformerResults) -> Table:
+    rows = main_rows(results)
+    groups = dict.fromkeys((kernel, modes) for kernel, modes, _ in rows)
+    reduction = next(iter(results.cliffs))
+
+    def cell(kernel: str, modes: tuple[int, int], family: Family) -> str:
+        row = rows[kernel, modes, family.label]
+        return f"{row.percent:.0f} ({row.initial_percent:.0f}, {row.chance_percent:.0f})"
+
+    return Table(
+        f"Overlap of the {reduction} kernels' groups of modes with families at the key "
+        "frequencies, %",
+        ("kernel", "modes", *(family.name for family in _JOINT)),
+        [
+            (kernel, modes_cell(modes), *(cell(kernel, modes, family) for family in _JOINT))
+            for kernel, modes in groups
+        ],
+        "In brackets: the same modes before training, and by chance. Per cent of the smaller "
+        "dimension; results.json has the other frequencies and reductions.",
+    )
+
+
+def _moves(results: TransformerResults) -> Table:
+    tracked = results.grokking
+    return Table(
+        "When each kernel turned to its family",
+        ("kernel", "modes", "family", "rise %", "half by epoch", "ahead"),
+        [
+            (
+                move.kernel,
+                modes_cell(move.modes),
+                _SHORT[move.family],
+                f"{100 * move.rise:.0f}",
+                f"{move.epoch:.0f}",
+                f"{move.lead:.0f}",
+            )
+            for move in tracked.moves
+        ],
+        "Its family: the one at the key frequencies whose overlap rose the most. Half by epoch: "
+        f"{tracked.half_rise_rule}. Ahead: epochs before that of the test accuracy, "
+        f"{tracked.half_rise_of_test_accuracy:.0f}.",
+    )
+
+
+def _figures(results: TransformerResults, run: Run) -> Figures:
+    arrays, tracked, keys = run.arrays, results.grokking, results.key_frequencies
+    yield CaptionedFigure("grokking", charts.grokking(run.metrics, tracked), GROKKING_CAPTION)
+    by_source = {"embedding": keys.embedding, "kernel": keys.kernel}
+    power = {source: np.asarray(arrays[f"{source} power"]) for source in by_source}
+    yield CaptionedFigure(
+        "key-frequencies",
+        charts.key_frequencies(power, by_source),
+        "The few bars above the dotted line are the frequencies that the network uses, in orange. "
+        "The two panels read them off the embedding and off the kernel, independently: trust "
+        "those on which they agree.",
+    )
+    for reduction in results.cliffs:
+        rows = [row for row in results.alignment if row.reduction == reduction]
+        name = f"localisation-{reduction.replace(' ', '-')}"
+        yield CaptionedFigure(name, plot_alignment(rows), _LOCALISATION[reduction])
+    yield CaptionedFigure(
+        "overlaps-by-parameter",
+        charts.by_parameter(tracked, _followed()),
+        "Which kernel turns to which family, and when: lines that rise before the grey area (the "
+        "test accuracy) foretell it. The leading group of modes has full lines, the next one "
+        "dashed ones.",
+    )
+    yield CaptionedFigure(
+        "first-to-move",
+        charts.first_to_move(tracked, _SHORT),
+        "Dots left of the orange line are kernels that turned to their family before the test "
+        "accuracy rose. A kernel's family is the one at the key frequencies whose overlap rose "
+        f"the most, and its time is that of half the rise; pale if it rose by less than "
+        f"{MIN_RISE:.0%}.",
+    )
+    reduction, cliffs = next(iter(results.cliffs.items()))
+    yield CaptionedFigure(
+        "spectra",
+        plot_spectra(
+            arrays_below(arrays, f"values/{reduction}/"),
+            cliffs,
+            shown_modes(results.config),
+            arrays_below(arrays, "shares/"),
+            results.mode_features,
+        ),
+        SPECTRA_CAPTION,
+    )
+    over_training = arrays_below(arrays, "values over training/")
+    yield CaptionedFigure(
+        "spectra-over-training",
+        plot_spectra_over_training(
+            over_training,
+            tracked.epochs,
+            [tracked.epochs[0], tracked.epochs[-1]],
+            len(next(iter(over_training.values()))[0]),
+            charts.epoch_labels(tracked),
+        ),
+        SPECTRA_OVER_TRAINING_CAPTION,
+    )
+
+
+def _over_seeds(runs: Mapping[int, TransformerResults]) -> Figures:
+    tracked = {seed: results.grokking for seed, results in runs.items()}
+    yield CaptionedFigure(
+        "sweep-overlap",
+        overlap_by_seed(tracked),
+        "In every seed the overlap of the leading modes with the sum at the key frequencies "
+        "(below) can be compared with the test accuracy (above).",
+    )
+    yield CaptionedFigure(
+        "sweep-leads",
+        leads(tracked),
+        "Kernels whose dots all lie right of zero turned to their family before the test accuracy "
+        f"rose in every seed. Hollow if the overlap rose by less than {MIN_RISE:.0%}; the median "
+        "is orange.",
+    )
+
+
+SHOW = Show(summary=_summary, tables=_tables, figures=_figures, over_seeds=_over_seeds)

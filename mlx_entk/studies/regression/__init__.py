@@ -1,0 +1,1 @@
+"""Kernel regression of a finished run's network."""

@@ -1,0 +1,190 @@
+"""Kernel regression of a trained network: what its eNTK explains, and which modes carry it."""
+
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_entk._linalg import ArrayLike, Float64Array, require_finite
+from mlx_entk.errors import InputError
+from mlx_entk.progress import Progress, silent
+from mlx_entk.regression import VERDICT_RULE, KernelModes, Quality, quality
+from mlx_entk.runs import Run
+from mlx_entk.spectrum import find_cliffs, mode_groups
+from mlx_entk.studies.base import study_of
+from mlx_entk.studies.problem import RegressionProblem
+from mlx_entk.studies.results import (
+    ByModes,
+    InputCounts,
+    LeadingModes,
+    Predictor,
+    Regression,
+    RidgePath,
+    WithoutGroup,
+    WithoutMode,
+)
+
+# Ridges in units of the mean eigenvalue.
+RIDGES = tuple(float(ridge) for ridge in np.logspace(-7, 1, 33))
+RIDGE_RULE = (
+    "the ridge with the least loss on one half of the held-out inputs; the numbers are of the other"
+)
+PURE = "pure kernel"
+# Modes removed one at a time, and where cliffs are looked for.
+SINGLE = 120
+HEAD = 240
+# One half of the held-out inputs chooses the ridge, and R² of the other needs two.
+HELD_OUT_LEAST = 4
+
+
+def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
+    """The network, the targets and the kernel of a finished run of a study that trains one.
+
+    Parameters
+    ----------
+    targets
+        For a study without targets of its own.
+
+    Raises
+    ------
+    InputError
+        For a run of another study, and targets that are missing or too many.
+    """
+    run.require_finished()
+    study = study_of(run)
+    if study.problem is None:
+        raise InputError(
+            f"{run.path} is a {run.study} run: regression takes the run of one network, such as a "
+            "folder inside it"
+        )
+    if targets is not None and not study.takes_targets:
+        raise InputError(f"--targets: a {run.study} run has targets of its own")
+    return study.problem(run, study.config_of(run), targets)
+
+
+def regress(problem: RegressionProblem, progress: Progress = silent) -> Regression:
+    """Fit both predictors over a ridge path, and the pure one with and without modes.
+
+    Raises
+    ------
+    InputError
+        For fewer than 4 held-out inputs, outputs or targets that are not finite, and a network
+        that gives the inputs that are reported the same outputs, so that R² is not defined.
+    """
+    for values, name in (
+        (problem.network, "outputs of the network"),
+        (problem.targets, "targets"),
+    ):
+        require_finite(values[0], name, "training inputs")
+        require_finite(values[1], name, "held-out inputs")
+    order = np.random.default_rng(0).permutation(len(problem.targets[1]))
+    if len(order) < HELD_OUT_LEAST:
+        raise InputError(f"{len(order)} inputs are held out: R² needs at least {HELD_OUT_LEAST}")
+    choose, report = np.array_split(order, 2)
+    _require_spread(problem.network[1][report])
+
+    progress("regression", 0, 2, "ridge path")
+    predictors: dict[str, tuple[KernelModes, bool]] = {}
+    if not problem.distilled:
+        predictors["linearised"] = (problem.modes, True)
+    predictors[PURE] = (problem.modes, False)
+    if problem.initial is not None:
+        predictors[f"{PURE} at initialisation"] = (problem.initial, False)
+    rows = [
+        _over_ridges(problem, name, modes, linearised, choose, report)
+        for name, (modes, linearised) in predictors.items()
+    ]
+    progress("regression", 1, 2, "modes")
+    (pure,) = [row for row in rows if row.predictor == PURE]
+    regression = Regression(
+        kernel=problem.kernel,
+        inputs=InputCounts(len(problem.targets[0]), len(problem.targets[1])),
+        rank=int(problem.modes.values.size),
+        verdict_rule=VERDICT_RULE,
+        ridge_rule=RIDGE_RULE,
+        predictors=rows,
+        modes=_by_modes(problem, pure.ridge, report),
+    )
+    progress("regression", 2, 2)
+    return regression
+
+
+def _over_ridges(
+    problem: RegressionProblem,
+    name: str,
+    modes: KernelModes,
+    linearised: bool,
+    choose: NDArray[np.int64],
+    report: NDArray[np.int64],
+) -> Predictor:
+    predictions = [problem.predictions(modes, ridge, linearised, None)[1] for ridge in RIDGES]
+    losses = [_quality(problem, predicted, choose).loss for predicted in predictions]
+    best = int(np.argmin(losses))
+    path = [_quality(problem, predicted, report) for predicted in predictions]
+    return Predictor(
+        predictor=name,
+        ridge=RIDGES[best],
+        **asdict(path[best]),
+        described=path[best].describes_network,
+        path=RidgePath([of_ridge.r2 for of_ridge in path], list(RIDGES)),
+    )
+
+
+def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64]) -> ByModes:
+    values = problem.modes.values
+    size = values.size
+    groups = mode_groups(find_cliffs(values[:HEAD]))
+
+    def held_out(chosen: Iterable[int]) -> Quality:
+        predicted = problem.predictions(problem.modes, ridge, False, list(chosen))[1]
+        return _quality(problem, predicted, report)
+
+    counts = {1, 2, 3, 5, 8, size, *(last + 1 for _, last in groups)}
+    if size > 10:
+        counts |= {int(k) for k in np.geomspace(10, size, 16)}
+
+    def without(first: int, last: int) -> list[int]:
+        return [mode for mode in range(size) if not first <= mode <= last]
+
+    return ByModes(
+        cliffs=groups,
+        top=[
+            LeadingModes(k=k, **asdict(held_out(range(k)))) for k in sorted(counts) if 0 < k <= size
+        ],
+        without_group=[
+            WithoutGroup(
+                modes=(first, last),
+                **asdict(held_out(without(first, last))),
+                alone=held_out(range(first, last + 1)),
+            )
+            for first, last in groups
+        ],
+        without_mode=[
+            WithoutMode(mode=mode, **asdict(held_out(without(mode, mode))))
+            for mode in range(min(SINGLE, size - 1))
+        ],
+        all=held_out(range(size)),
+    )
+
+
+def _quality(
+    problem: RegressionProblem, prediction: Float64Array, index: NDArray[np.int64]
+) -> Quality:
+    return quality(
+        prediction[index],
+        problem.network[1][index],
+        problem.targets[1][index],
+        None if problem.labels is None else problem.labels[index],
+        problem.weights,
+    )
+
+
+def _require_spread(outputs: Float64Array) -> None:
+    """Raise InputError for outputs that are the same for all inputs, to rounding in float32."""
+    most = 4 * float(np.finfo(np.float32).eps) * float(np.abs(outputs).max())
+    if np.ptp(outputs, axis=0).max() <= most:
+        raise InputError(
+            "the network gives all held-out inputs the same outputs: there is nothing that its "
+            "kernel could describe"
+        )

@@ -1,0 +1,144 @@
+"""How kernel regression of a run is shown."""
+
+from mlx_entk._files import Json
+from mlx_entk._records import from_json
+from mlx_entk.plotting import CaptionedFigure, Drawing
+from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styled
+from mlx_entk.regression import MIN_R2, Quality
+from mlx_entk.report import Table, modes_cell
+from mlx_entk.studies.base import Figures
+from mlx_entk.studies.results import ByModes, Regression
+
+
+def regression_tables(stored: Json) -> list[Table]:
+    """The tables of ``regression.json``."""
+    regression = _decoded(stored)
+    inputs, by_modes = regression.inputs, regression.modes
+    quality = ("R²", "loss ratio", "accuracy gap")
+    parts = [("all", *_quality_cells(by_modes.all))]
+    for row in by_modes.without_group:
+        modes = modes_cell(row.modes)
+        parts.append((f"without {modes}", *_quality_cells(row)))
+        parts.append((f"{modes} alone", *_quality_cells(row.alone)))
+    return [
+        Table(
+            f"Kernel regression by the {regression.kernel} kernel, {inputs.train} inputs to "
+            f"train on, {inputs.held_out} held out",
+            ("predictor", "ridge", *quality, "describes it"),
+            [
+                (
+                    row.predictor,
+                    f"{row.ridge:.1e}",
+                    *_quality_cells(row),
+                    "yes" if row.described else "no",
+                )
+                for row in regression.predictors
+            ],
+            f"Describes the network: {regression.verdict_rule}. Ridge, in units of the mean "
+            f"eigenvalue: {regression.ridge_rule}.",
+        ),
+        Table(
+            "The pure kernel predictor by its modes",
+            ("modes", *quality),
+            parts,
+            "Groups end at the cliffs of the kernel on the training inputs.",
+        ),
+    ]
+
+
+def regression_figures(stored: Json) -> Figures:
+    """Every figure of ``regression.json`` with its caption."""
+    regression = _decoded(stored)
+    yield CaptionedFigure(
+        "regression-path",
+        path(regression),
+        "As long as a line stays above the dotted one, the kernel describes the network. R² of "
+        "the kernel's predictors against the network on held-out inputs, over the ridge; dots are "
+        "the ridges that are reported.",
+    )
+    yield CaptionedFigure(
+        "regression-modes",
+        modes(regression.modes),
+        "Which modes carry the function: a group that is high alone (green) is enough; one "
+        "without which the rest is low (orange) is needed. The pure kernel predictor by its "
+        "leading modes, with single modes removed, and by groups.",
+    )
+
+
+def _decoded(stored: Json) -> Regression:
+    return from_json(Regression, stored, "regression.json")
+
+
+def _quality_cells(quality: Quality) -> tuple[str, str, str]:
+    ratio, gap = quality.loss_ratio, quality.accuracy_gap
+    return (
+        f"{quality.r2:.3f}",
+        "" if ratio is None else f"{ratio:.3g}",
+        "" if gap is None else f"{100 * gap:.1f}",
+    )
+
+
+@styled
+def path(regression: Regression) -> Drawing:
+    """R² against the network over the ridge, on held-out inputs; the chosen ridges marked."""
+    figure, (axis,) = new_figure(6.6, 3.6)
+    for color, row in zip(COLORS, regression.predictors, strict=False):
+        axis.semilogx(row.path.ridges, row.path.r2, color=color, linewidth=1.7, label=row.predictor)
+        axis.plot(row.ridge, row.r2, "o", color=color)
+    axis.axhline(MIN_R2, color=MUTED, linestyle=":", linewidth=1.0)
+    axis.annotate(
+        f"R² = {MIN_R2:g}, the rule of thumb", (0, MIN_R2), xycoords=("axes fraction", "data"),
+        xytext=(4, 3), textcoords="offset points", color=MUTED, fontsize=8.5,
+    )  # fmt: skip
+    axis.set_ylim(-0.1, 1.03)
+    axis.set_xlabel("ridge λ, in units of the mean eigenvalue")
+    axis.set_ylabel("R² on held-out inputs")
+    axis.legend(loc="lower left")
+    return figure
+
+
+@styled
+def modes(by_modes: ByModes) -> Drawing:
+    """What the pure kernel predictor keeps of the network with some of its modes."""
+    groups = by_modes.without_group
+    figure, (left, middle, right) = new_figure(12.4, 3.6, 1, 3, width_ratios=(1, 1, 0.9))
+    tops = by_modes.top
+    left.semilogx(
+        [row.k for row in tops], [row.r2 for row in tops], "o-", color=COLORS[0], markersize=4
+    )
+    for number, (_, last) in enumerate(by_modes.cliffs):
+        left.axvline(last + 1, color=COLORS[1], linewidth=1.0)
+        left.annotate(
+            f"{last + 1}", (last + 1, 0.97 - 0.08 * (number % 3)),
+            xycoords=("data", "axes fraction"),
+            xytext=(-3, 0), textcoords="offset points", ha="right", va="top", color=COLORS[1],
+        )  # fmt: skip
+    left.set_xlabel("leading modes kept; cliffs marked")
+    left.set_ylabel("R² on held-out inputs")
+    whole, single = by_modes.all.r2, by_modes.without_mode
+    losses = [whole - row.r2 for row in single]
+    middle.bar([row.mode for row in single], losses, color=COLORS[0], width=0.9)
+    texts = [
+        f"without mode {row.mode}: R² falls by {loss:.3g}"
+        for row, loss in zip(single, losses, strict=True)
+    ]
+    figure.hint_points(middle, [row.mode for row in single], losses, texts)
+    middle.axhline(0, color=MUTED, linewidth=0.8)
+    middle.set_xlabel("mode removed")
+    middle.set_ylabel("loss of R²")
+    labels = ["all", *(modes_label(row.modes) for row in groups)]
+    places = range(len(labels))
+    right.barh(
+        [place - 0.2 for place in places], [whole, *(row.r2 for row in groups)],
+        height=0.38, color=COLORS[1], label="without",
+    )  # fmt: skip
+    right.barh(
+        [place + 0.2 for place in places], [whole, *(row.alone.r2 for row in groups)],
+        height=0.38, color=COLORS[2], label="alone",
+    )  # fmt: skip
+    right.set_yticks(places, labels)
+    right.invert_yaxis()
+    right.axvline(0, color=MUTED, linewidth=0.8)
+    right.set_xlabel("R² of groups that end at a cliff")
+    right.legend(fontsize=8.5, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    return figure

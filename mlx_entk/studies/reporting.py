@@ -1,0 +1,128 @@
+"""The report of a run and the comparison of several, put together from what their study shows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mlx_entk._files import Json
+from mlx_entk.report import (
+    ComparedFigure,
+    Report,
+    Table,
+    place,
+    write_page,
+)
+from mlx_entk.report import Comparison as ComparisonPage
+from mlx_entk.runs import Run
+from mlx_entk.studies.base import Figures, study_of
+from mlx_entk.studies.compare import Comparison, comparison_table, run_names
+from mlx_entk.studies.regression.show import regression_figures, regression_tables
+from mlx_entk.studies.verification import verification_table
+
+
+def summary(run: Run) -> str:
+    """What a finished run found, in two sentences."""
+    study = study_of(run)
+    return " ".join(study.show.summary(study.results_of(run)))
+
+
+def tables(run: Run) -> list[Table]:
+    """The tables of a finished run."""
+    study = study_of(run)
+    return study.show.tables(study.results_of(run))
+
+
+def figures(run: Run) -> Figures:
+    """Every figure of a finished run, drawn one at a time."""
+    study = study_of(run)
+    yield from study.show.figures(study.results_of(run), run)
+    if (regression := run.regression) is not None:
+        yield from regression_figures(regression)
+
+
+def write_report(run: Run) -> Path:
+    """Write figures/NAME.png, NAME.svg and report.html of a finished run; returns where.
+
+    Raises
+    ------
+    InputError
+        If the run is unfinished or damaged, or its folder cannot be written.
+    """
+    study = study_of(run)
+    overview, *rest = tables(run)
+    if (regression := run.regression) is not None:
+        rest += regression_tables(regression)
+    if (verification := run.verification) is not None:
+        rest.append(verification_table(verification))
+    rest += study.show.details(study.results_of(run), run)
+    placed = []
+    for figure in figures(run):
+        figure.drawing.settle()
+        run.save_figure(figure.name, figure.drawing)
+        placed.append(place(figure))
+    sessions = run.sessions
+    page = Report(
+        title=f"{study.title}: {run.path.resolve().name}",
+        summary=summary(run),
+        overview=overview,
+        command=sessions[0]["command"],
+        figures=placed,
+        tables=[*rest, _provenance_table(sessions)],
+    )
+    path = run.path / "report.html"
+    write_page(page, path)
+    return path
+
+
+def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) -> None:
+    """Write a page about several finished runs of one study.
+
+    Parameters
+    ----------
+    comparison
+        What :func:`mlx_entk.studies.compare.compare` says of them.
+    path
+        The HTML file.
+    """
+    names = run_names(comparison.runs)
+    drawn = [{figure.name: figure for figure in figures(run)} for run in runs]
+    for figure in (figure for of_run in drawn for figure in of_run.values()):
+        figure.drawing.settle()
+    captions = {name: figure.caption for of_run in drawn for name, figure in of_run.items()}
+    page = ComparisonPage(
+        title=f"{study_of(runs[0]).title}: {len(runs)} runs compared",
+        overview=comparison_table(comparison),
+        summaries=[(name, summary(run)) for name, run in zip(names, runs, strict=True)],
+        figures=[
+            ComparedFigure(
+                figure_name.replace("-", " "),
+                [
+                    place(of_run[figure_name], f"{figure_name}-{number}", run_name)
+                    for number, (run_name, of_run) in enumerate(zip(names, drawn, strict=True))
+                    if figure_name in of_run
+                ],
+                caption,
+            )
+            for figure_name, caption in captions.items()
+        ],
+    )
+    write_page(page, path)
+
+
+def _provenance_table(sessions: Sequence[Json]) -> Table:
+    first = sessions[0]
+    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    keys = ("started", "git_revision", "device", "blas", "platform", "python")
+    later = [
+        ("then" if number else "then, in the same folder", f"{s['started']}: {s['command']}")
+        for number, s in enumerate(sessions[1:])
+    ]
+    return Table(
+        "Provenance",
+        ("", ""),
+        [
+            ("command", first["command"]),
+            *((key.replace("_", " "), str(first[key])) for key in keys),
+            ("versions", versions),
+            *later,
+        ],
+    )

@@ -1,0 +1,262 @@
+"""How the studies of toy models are shown: their sentences, tables and captioned figures."""
+
+from collections.abc import Mapping
+
+from mlx_entk.features import RECOVERED
+from mlx_entk.plotting import CaptionedFigure
+from mlx_entk.report import Table
+from mlx_entk.runs import Run
+from mlx_entk.studies.base import Figures, Show
+from mlx_entk.studies.results import Recovery
+from mlx_entk.studies.toy_models import charts
+from mlx_entk.studies.toy_models.double_descent import DescentResults
+from mlx_entk.studies.toy_models.paper import PaperResults
+from mlx_entk.studies.toy_models.study import INITIAL, NETWORKS, SHUFFLED, TRAINED, TMSResults
+from mlx_entk.studies.words import cliff_sentence
+
+_CONSTANTS_NOTE = (
+    f"A feature is like a constant if it has cos² ≥ {RECOVERED**2:g} with the constant function of "
+    "its output: a bias alone has a mode for that."
+)
+_GEOMETRY_CAPTION = (
+    "Features ({features}) settle at equal angles, as a polygon, and the hidden vectors of the "
+    "inputs ({vectors}) lie along them."
+)
+
+
+# One toy model
+
+
+def _summary(results: TMSResults) -> tuple[str, str]:
+    config, beta = results.config, results.rescalings[-1]
+    recovered = {network: results.kernel(network, beta).recovered for network in NETWORKS}
+    return (
+        f"The network reconstructs {results.reconstructed[TRAINED]} of {config.n} features with "
+        f"{config.m} hidden units, and its flattened eNTK has "
+        f"{cliff_sentence(results.kernel(TRAINED).cliffs)}.",
+        f"Single modes recover {_features(recovered[TRAINED])} at β = {beta:g}, compared with "
+        f"{recovered[INITIAL]} before training and {recovered[SHUFFLED]} in the network trained "
+        f"on shuffled targets; {_features(results.recovered_by_constants)} can be recovered by a "
+        "constant, which a bias alone gives.",
+    )
+
+
+def _features(count: int) -> str:
+    return "1 feature" if count == 1 else f"{count} features"
+
+
+def _tables(results: TMSResults) -> list[Table]:
+    config, counts = results.config, results.reconstructed
+    losses = ", ".join(f"{name} {value:.2e}" for name, value in results.loss.items())
+    overview = Table(
+        "Run",
+        ("", ""),
+        [
+            ("features, hidden units", f"{config.n}, {config.m}"),
+            ("sparsity, importance", f"{config.sparsity:g}, {config.importance:g}"),
+            ("dataset, rows", f"{config.dataset}, {config.rows}"),
+            ("seed, steps", f"{config.seed}, {config.steps}"),
+            ("loss", losses),
+            ("features reconstructed", str(counts[TRAINED])),
+            ("... before training", str(counts[INITIAL])),
+            ("... with shuffled targets", str(counts[SHUFFLED])),
+            ("features like a constant", str(results.recovered_by_constants)),
+        ],
+        f"A feature is reconstructed if {results.reconstruction_rule}. {_CONSTANTS_NOTE}",
+    )
+    return [overview, _recovery_table({"": results})]
+
+
+def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
+    """The features that the kernels of each model recover; a single model needs no name."""
+    first = next(iter(models.values()))
+    named = any(models)
+    columns = (
+        "network",
+        "β",
+        "cliffs before",
+        "recovered",
+        "rotated",
+        "random",
+        "contained",
+    )
+    rows = [
+        (
+            *([name] if named else []),
+            row.network,
+            f"{row.beta:g}",
+            _cliff_cell(row),
+            str(row.recovered),
+            str(row.recovered_by_rotated_modes),
+            str(row.recovered_by_random_modes),
+            str(row.contained),
+        )
+        for name, results in models.items()
+        for row in results.kernels
+    ]
+    rule = first.recovery_rule
+    return Table(
+        f"Features of {first.config.n} that single modes of the leading {first.kernels[0].modes} "
+        "recover",
+        ("model", *columns) if named else columns,
+        rows,
+        "The network is the trained one, the same before training (initial), or one trained on "
+        "shuffled targets (shuffled); the cliffs lie before the modes named. "
+        f"{rule[0].upper()}{rule[1:]}. Alongside are the features that a random rotation of the "
+        "same modes recovers (rotated), that random modes recover (random), and that lie in the "
+        "span of all the modes (contained).",
+    )
+
+
+def _cliff_cell(row: Recovery) -> str:
+    return ", ".join(map(str, row.cliff_positions)) or "no cliff"
+
+
+def _figures(results: TMSResults, run: Run) -> Figures:
+    arrays = run.arrays
+    yield CaptionedFigure(
+        "spectra-flattened",
+        charts.spectra(results, arrays),
+        "Only a cliff that the trained kernel has and the null models do not have is a sign of "
+        "learning. Leading eigenvalues of the flattened kernel of the network, of the same "
+        "network before training, and of one trained on shuffled targets. Orange lines are "
+        "cliffs, before the modes named; the dotted line is the number of features.",
+    )
+    yield CaptionedFigure(
+        "recovery",
+        charts.recovery(results, arrays),
+        "A bright diagonal is a kernel that tells features apart; the null models below should "
+        "not have one. Each cell says how nearly a mode is a feature, for each exponent of the "
+        "importance rescaling.",
+    )
+    yield CaptionedFigure(
+        "superposition",
+        charts.superposition(arrays[f"W/{TRAINED}"]),
+        "Features that share their direction with others have colour off the diagonal of WᵀW and "
+        "a bright bar. A bar of no height is a feature that the network has dropped.",
+    )
+    yield CaptionedFigure(
+        "features-over-training",
+        charts.over_training(results.training, arrays["values over training"]),
+        "The lines show when the features appear: the network may reconstruct them (full line) "
+        "earlier than single modes of its kernel recover them (dashed), or without that. Move "
+        "the slider to see the spectrum at each checkpoint.",
+    )
+    if results.config.m == 2:
+        yield CaptionedFigure(
+            "geometry",
+            charts.geometry(arrays[f"W/{TRAINED}"], arrays["x"]),
+            _GEOMETRY_CAPTION.format(features="left", vectors="right"),
+        )
+
+
+TOY_MODEL_SHOW = Show(summary=_summary, tables=_tables, figures=_figures)
+
+
+# The paper's three
+
+
+def _paper_summary(results: PaperResults) -> tuple[str, str]:
+    models = results.models
+
+    def recovered(network: str) -> str:
+        return ", ".join(
+            f"{model.kernel(network, model.rescalings[-1]).recovered} ({name})"
+            for name, model in models.items()
+        )
+
+    counts = ", ".join(f"{m.reconstructed[TRAINED]} ({name})" for name, m in models.items())
+    return (
+        f"Of {results.config.n} features the three models reconstruct {counts}.",
+        f"At the smallest β single modes of their kernels recover {recovered(TRAINED)}, compared "
+        f"with {recovered(SHUFFLED)} in networks trained on shuffled targets.",
+    )
+
+
+def _paper_tables(results: PaperResults) -> list[Table]:
+    rows = [
+        (
+            name,
+            str(model.config.m),
+            f"{model.config.sparsity:g}",
+            *(
+                f"{model.reconstructed[network]}: {_cliff_cell(model.kernel(network))}"
+                for network in NETWORKS
+            ),
+            str(model.recovered_by_constants),
+        )
+        for name, model in results.models.items()
+    ]
+    overview = Table(
+        "Features reconstructed, and the modes before which the flattened kernel has a cliff",
+        ("model", "m", "S", *NETWORKS, "like a constant"),
+        rows,
+        f"Criterion: {next(iter(results.models.values())).cliff_rule}. {_CONSTANTS_NOTE}",
+    )
+    return [overview, _recovery_table(results.models)]
+
+
+def _paper_figures(results: PaperResults, run: Run) -> Figures:
+    yield CaptionedFigure(
+        "paper",
+        charts.paper(results.models, run.arrays),
+        "Compare the cliffs (orange) with the number of reconstructed features (dashed) and of "
+        "all features (dotted). Below, a bright diagonal is a kernel whose single modes are "
+        "features; each row has one exponent of the importance rescaling.",
+    )
+
+
+PAPER_SHOW = Show(summary=_paper_summary, tables=_paper_tables, figures=_paper_figures)
+
+
+# Double descent
+
+
+def _descent_summary(results: DescentResults) -> tuple[str, str]:
+    peak = max(results.sizes, key=lambda row: row.test_loss)
+    last = results.sizes[-1]
+    return (
+        f"The loss on new inputs is largest with {peak.rows} rows, {peak.test_loss:.1e}, compared "
+        f"with {last.test_loss:.1e} with {last.rows}.",
+        f"The effective rank of the flattened eNTK is {peak.effective_rank:.0f} there and "
+        f"{last.effective_rank:.0f} at the end.",
+    )
+
+
+def _descent_tables(results: DescentResults) -> list[Table]:
+    return [
+        Table(
+            "Double descent",
+            ("rows", "train loss", "test loss", "reconstructed", "effective rank of the eNTK"),
+            [
+                (
+                    str(row.rows),
+                    f"{row.train_loss:.2e}",
+                    f"{row.test_loss:.2e}",
+                    str(row.reconstructed),
+                    f"{row.effective_rank:.1f}",
+                )
+                for row in results.sizes
+            ],
+        )
+    ]
+
+
+def _descent_figures(results: DescentResults, run: Run) -> Figures:
+    arrays = run.arrays
+    yield CaptionedFigure(
+        "double-descent",
+        charts.double_descent(results.sizes),
+        "The loss on new inputs rises before it falls for good, and the effective rank of the "
+        "flattened kernel on new inputs rises and falls with it.",
+    )
+    if results.config.m == 2:
+        sizes = [row.rows for row in results.sizes]
+        yield CaptionedFigure(
+            "geometry",
+            charts.geometry_by_size({s: (arrays[f"W/{s}"], arrays[f"hidden/{s}"]) for s in sizes}),
+            _GEOMETRY_CAPTION.format(features="above", vectors="below"),
+        )
+
+
+DESCENT_SHOW = Show(summary=_descent_summary, tables=_descent_tables, figures=_descent_figures)

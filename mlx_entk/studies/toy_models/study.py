@@ -1,0 +1,266 @@
+"""Toy Models of Superposition: which modes of the flattened eNTK are features.
+
+The experiment of Lin, arXiv 2510.00468, on the autoencoder of Elhage et al. (2022) with the data
+of Henighan et al. (2023): train, decompose the importance-rescaled flattened eNTK, find its
+cliffs, and count the features that single modes recover. The same is done for the network before
+training and for one trained on shuffled targets, with which every count has to be compared.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk._files import Arrays
+from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
+from mlx_entk._records import to_json
+from mlx_entk.eigensolvers import jacobian_modes
+from mlx_entk.features import (
+    RECOVERED,
+    RECOVERY_RULE,
+    channel_alignment,
+    constant_alignment,
+    recovery,
+)
+from mlx_entk.models import ToyModel
+from mlx_entk.progress import Progress, silent
+from mlx_entk.regression import KernelModes, modes_of_jacobian
+from mlx_entk.runs import Run
+from mlx_entk.spectrum import CLIFF_RULE, effective_rank, find_cliffs, mode_groups
+from mlx_entk.studies.base import Headline, Network
+from mlx_entk.studies.estimate import Stage, seconds_of
+from mlx_entk.studies.networks import trained_network
+from mlx_entk.studies.problem import RegressionProblem, outputs_of
+from mlx_entk.studies.results import Learned, Recovery
+from mlx_entk.studies.toy_models.training import (
+    CHECKPOINTS,
+    RECONSTRUCTION_RULE,
+    STUDY,
+    TMSConfig,
+    dataset,
+    memory_of_jacobian,
+    network,
+    reconstructed,
+    seconds_of_toy_training,
+    train_toy,
+)
+from mlx_entk.tracing.jacobian import flattened_jacobian
+from mlx_entk.training import load_parameters
+
+# The network and its two null models: itself before training, and one trained on shuffled targets.
+TRAINED, INITIAL, SHUFFLED = NETWORKS = ("trained", "initial", "shuffled")
+
+# Modes kept beyond the number of features, around which the interesting cliffs lie.
+BEYOND = 30
+# Held-out inputs of kernel regression.
+REGRESSED = 200
+# Inputs on which the time of a kernel is tried.
+_TRIED = 200
+
+
+@dataclass(frozen=True)
+class TMSResults:
+    """What the study finds.
+
+    Attributes
+    ----------
+    inputs, parameters
+        How many.
+    loss
+        After training, by name: ``test loss`` and, of a fixed dataset, ``train loss``.
+    reconstructed, reconstruction_rule
+        Features that each network reconstructs, by network; and what that means.
+    cliff_rule, recovery_rule
+        What a cliff is, and when a feature is recovered.
+    recovered_by_constants
+        Features that the constant function of their output recovers.
+    kernels
+        A row for each network and exponent β.
+    training
+        What each checkpoint has learned.
+    """
+
+    config: TMSConfig
+    inputs: int
+    parameters: int
+    loss: dict[str, float]
+    reconstructed: dict[str, int]
+    reconstruction_rule: str
+    cliff_rule: str
+    recovery_rule: str
+    recovered_by_constants: int
+    kernels: list[Recovery]
+    training: list[Learned]
+
+    @property
+    def rescalings(self) -> list[float]:
+        """The exponents above 0, the largest first; 0 alone if there are no others."""
+        return sorted({row.beta for row in self.kernels if row.beta > 0}, reverse=True) or [0.0]
+
+    def kernel(self, network: str, beta: float = 0.0) -> Recovery:
+        """What the kernel of a network shows at an exponent, by default the kernel itself."""
+        return next(row for row in self.kernels if (row.network, row.beta) == (network, beta))
+
+
+def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[TMSResults, Arrays]:
+    """Train a toy model and its control, decompose their kernels, count recovered features.
+
+    Parameters
+    ----------
+    run
+        A folder made for this configuration; the control is a run of its own inside it.
+    """
+    model = train_toy(config, run, progress)
+    control = replace(config, shuffled=True)
+    control_run = Run.create(run.path / SHUFFLED, STUDY, to_json(control))
+    networks = {
+        TRAINED: model,
+        INITIAL: network(config),
+        SHUFFLED: train_toy(control, control_run, progress),
+    }
+
+    x = dataset(config).x
+    kernels: list[Recovery] = []
+    arrays: Arrays = {"x": x}
+    for done, (name, of_name) in enumerate(networks.items()):
+        progress("kernels", done, len(networks), name)
+        arrays[f"W/{name}"], arrays[f"b/{name}"] = np.array(of_name.W), np.array(of_name.b)
+        for row, of_row in _decompose(of_name, name, x, config):
+            kernels.append(row)
+            arrays |= {f"{kind}/{name}/{row.beta:g}": array for kind, array in of_row.items()}
+    progress("kernels", len(networks), len(networks))
+    training, arrays["values over training"] = _over_training(config, run, x, progress)
+    results = TMSResults(
+        config=config,
+        inputs=config.rows,
+        parameters=config.n * (config.m + 1),
+        loss={key: value for key, value in run.metrics[-1].items() if key != "epoch"},
+        reconstructed={name: reconstructed(of_name) for name, of_name in networks.items()},
+        reconstruction_rule=RECONSTRUCTION_RULE,
+        cliff_rule=CLIFF_RULE,
+        recovery_rule=RECOVERY_RULE,
+        recovered_by_constants=int((np.abs(constant_alignment(x)) >= RECOVERED).sum()),
+        kernels=kernels,
+        training=training,
+    )
+    return results, arrays
+
+
+def estimate(config: TMSConfig) -> list[Stage]:
+    """What :func:`compute` would take on this device."""
+    training = seconds_of_toy_training(config)
+    rows = min(config.rows, _TRIED)
+    model, x = network(config), dataset(replace(config, rows=rows)).x
+    one = seconds_of(lambda: list(_decompose(model, TRAINED, x, config)))
+    count = len(NETWORKS) + CHECKPOINTS + 1
+    return [
+        Stage("training, two networks, steps each", config.steps, 2 * training, 0),
+        Stage(
+            "flattened kernels and their modes",
+            count,
+            count * one * config.rows / rows,
+            memory_of_jacobian(config, config.rows),
+        ),
+    ]
+
+
+def rescaled_jacobian(model: ToyModel, x: FloatArray, importances: FloatArray) -> FloatArray:
+    """J with row c·N + n scaled by the root of output c's importance, shape (C·N, P)."""
+    rows = flattened_jacobian(model, mx.array(x))
+    scales = np.repeat(np.sqrt(importances), x.shape[0]).astype(rows.dtype)
+    return rows * scales[:, None]
+
+
+def _decompose(
+    model: ToyModel, name: str, x: FloatArray, config: TMSConfig
+) -> Iterator[tuple[Recovery, dict[str, FloatArray]]]:
+    """A row of results for each β, with its spectrum and its alignment."""
+    for beta in sorted({0.0, *config.betas}):
+        jacobian = rescaled_jacobian(model, x, config.importances**beta)
+        top = min(*jacobian.shape, config.n + BEYOND)
+        spectrum, values = jacobian_modes(jacobian, top)
+        cosines = channel_alignment(spectrum.vectors, x)
+        features = recovery(cosines, jacobian.shape[0], config.seed)
+        row = Recovery(
+            network=name,
+            beta=beta,
+            modes=int(spectrum.values.size),
+            cliffs=mode_groups(find_cliffs(spectrum.values, spectrum.noise_floor)),
+            effective_rank=effective_rank(values),
+            recovered=features.count,
+            recovered_by_rotated_modes=features.rotated,
+            recovered_by_random_modes=features.random,
+            contained=int((features.contained >= RECOVERED).sum()),
+        )
+        yield row, {"values": spectrum.values, "alignment": np.abs(cosines).astype(np.float32)}
+
+
+def _over_training(
+    config: TMSConfig, run: Run, x: FloatArray, progress: Progress
+) -> tuple[list[Learned], Float64Array]:
+    """What each checkpoint has learned and what its kernel shows of it.
+
+    Returns
+    -------
+    list of Learned, numpy.ndarray
+        A row a checkpoint, with features recovered by β > 0; and the leading eigenvalues of the
+        kernel itself, as many as the kernel of every checkpoint has, shape (checkpoints, modes).
+    """
+    rows: list[Learned] = []
+    values: list[Float64Array] = []
+    model = network(config)
+    steps = run.checkpoints
+    for done, step in enumerate(steps):
+        progress("kernels over training", done, len(steps), f"step {step}")
+        load_parameters(model, run, step)
+        recovered: dict[str, int] = {}
+        for row, of_row in _decompose(model, TRAINED, x, config):
+            if row.beta == 0:
+                values.append(np.asarray(of_row["values"], dtype=np.float64))
+            else:
+                recovered[f"{row.beta:g}"] = row.recovered
+        rows.append(Learned(step, reconstructed(model), recovered))
+    progress("kernels over training", len(steps), len(steps))
+    rank = min(of_step.size for of_step in values)
+    return rows, np.stack([of_step[:rank] for of_step in values])
+
+
+def headline(results: TMSResults) -> Headline:
+    """The numbers by which runs are compared: features reconstructed, and recovered by β."""
+    numbers: Headline = {
+        f"reconstructed, {name}": count for name, count in results.reconstructed.items()
+    }
+    for row in results.kernels:
+        numbers[f"recovered at β = {row.beta:g}, {row.network}"] = row.recovered
+    return numbers
+
+
+def trained(run: Run, config: TMSConfig) -> Network:
+    """The trained network, and inputs of another seed."""
+    held_out = dataset(replace(config, seed=config.seed + 1)).x
+    return trained_network(network(config), run, held_out, "trace")
+
+
+def problem(run: Run, config: TMSConfig, targets: ArrayLike | None) -> RegressionProblem:
+    """Kernel regression of the network's outputs by the flattened kernel."""
+    data = dataset(config)
+    x, held_out = mx.array(data.x), mx.array(data.held_out[:REGRESSED])
+    model = network(config)
+
+    def modes() -> KernelModes:
+        return modes_of_jacobian(flattened_jacobian(model, x), flattened_jacobian(model, held_out))
+
+    initial = modes()
+    load_parameters(model, run, config.steps)
+    return RegressionProblem(
+        kernel="full",
+        modes=modes(),
+        initial=initial,
+        network=(outputs_of(model, x), outputs_of(model, held_out)),
+        targets=(
+            data.targets.astype(np.float64),
+            data.held_out_targets[:REGRESSED].astype(np.float64),
+        ),
+        weights=config.importances,
+    )

@@ -1,0 +1,175 @@
+"""A callback for training loops that follows the kernels of a probe set."""
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlx_entk._linalg import FloatArray, whole_number
+from mlx_entk.analysis import WHOLE, bases_of, with_whole
+from mlx_entk.dynamics import Families, kernel_distance, require_group
+from mlx_entk.errors import InputError
+from mlx_entk.features import FeatureBank
+from mlx_entk.kernel import layerwise_entk
+from mlx_entk.kernel.reduction import Reduction, require_kernel
+from mlx_entk.spectrum import Modes, effective_rank, eigendecompose
+from mlx_entk.tracing.functions import Model
+from mlx_entk.tracing.inputs import as_inputs, count
+
+
+class KernelTracker:
+    """A callback for a training loop: every so many steps, the kernels of a fixed probe set.
+
+    ::
+
+        tracker = KernelTracker(model, probe, every=100, features=bank, log=Path("kernels.jsonl"))
+        for step in range(steps):
+            tracker(step)
+            train_step()
+
+    It draws nothing at random and leaves the model as it was, so training goes on as without it.
+
+    Parameters
+    ----------
+    model
+        The module in training.
+    probe
+        Inputs of the kernels, as x of :func:`mlx_entk.entk`, the same throughout.
+    every
+        Steps between rows; step 0 has one.
+    reduction
+        As for :func:`mlx_entk.entk`, other than ``"full"`` and a pair of different classes.
+    by_layer
+        True follows the kernel of every parameter too.
+    features
+        Families of features over the probe set, shape (N, k) each.
+    groups
+        Groups of modes (first, last) to align with the families; by default the leading ``top``
+        as one.
+    top
+        Eigenvalues to log; by default 20, or all of a smaller probe set.
+    log
+        A file that every row is appended to as a line of JSON.
+    memory_limit
+        Bytes, as for :func:`mlx_entk.entk`.
+    max_share
+        The largest share of the time since the first call that may go into rows; a row that is
+        due while they have taken more is left out, and counted in ``skipped``.
+
+    Attributes
+    ----------
+    rows
+        What was logged, one dictionary a row: ``step``, ``seconds``, and by kernel ``values``,
+        ``effective_rank``, ``distance_from_last``, ``distance_from_first`` (see
+        :func:`kernel_distance`) and ``alignment``: ``modes``, ``family``, ``overlap`` and
+        ``dimension``.
+    seconds
+        Time spent on all rows.
+    skipped
+        Rows left out.
+
+    Raises
+    ------
+    InputError
+        For settings that do not fit together; the message names them.
+
+    Notes
+    -----
+    A row costs one kernel computation on the probe set, one forward and up to C backward passes
+    and the contractions of :func:`mlx_entk.entk`, and one eigendecomposition of N × N a kernel,
+    about 9·N³ FLOPs; it holds two kernels of N² float32 a name between rows.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        probe: Any,
+        *,
+        every: int,
+        reduction: Reduction = "trace",
+        by_layer: bool = True,
+        features: FeatureBank | None = None,
+        groups: Sequence[Modes] | None = None,
+        top: int | None = None,
+        log: Path | None = None,
+        memory_limit: int | None = None,
+        max_share: float | None = None,
+    ):
+        if whole_number(every, "every") < 1:
+            raise InputError(f"every is {every}: rows are at least one step apart")
+        if reduction == "full":
+            raise InputError("reduction is full: follow trace, sum-of-logits or one class (c, c)")
+        require_kernel(reduction)
+        N = count(as_inputs(probe, "probe")[0])
+        top = min(20, N) if top is None else whole_number(top, "top")
+        if not 1 <= top <= N:
+            raise InputError(f"top is {top}: the probe set has {N} modes")
+        if max_share is not None and not 0 < max_share < 1:
+            raise InputError(f"max_share is {max_share}: a share of the time lies between 0 and 1")
+        bases = bases_of(features or {}, inputs=N)
+        self.rows: list[dict[str, Any]] = []
+        self.seconds = 0.0
+        self.skipped = 0
+        self._model, self._probe, self._every, self._top = model, probe, every, top
+        self._reduction, self._by_layer, self._memory_limit = reduction, by_layer, memory_limit
+        self._groups = [(0, top - 1)] if groups is None else list(groups)
+        for modes in self._groups:
+            require_group(modes, N, str(N))
+        self._families = Families(bases)
+        self._dimensions = {name: basis.shape[1] for name, basis in bases.items()}
+        self._log = log
+        self._max_share = max_share
+        self._first: dict[str, FloatArray] = {}
+        self._last: dict[str, FloatArray] = {}
+        self._began: float | None = None
+
+    def __call__(self, step: int) -> dict[str, Any] | None:
+        """Log a row if one is due at this step; returns it."""
+        start = time.perf_counter()
+        if self._began is None:
+            self._began = start
+        if step % self._every:
+            return None
+        if self._max_share is not None and self.seconds > self._max_share * (start - self._began):
+            self.skipped += 1
+            return None
+        kernels = self._kernels()
+        self._first = self._first or kernels
+        self._last = self._last or kernels
+        found = {name: self._describe(name, kernel) for name, kernel in kernels.items()}
+        self._last = kernels
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        row = {"step": step, "seconds": round(seconds, 4), "kernels": found}
+        self.rows.append(row)
+        if self._log is not None:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
+        return row
+
+    def _kernels(self) -> dict[str, FloatArray]:
+        by_layer = layerwise_entk(
+            self._model, self._probe, reduction=self._reduction, memory_limit=self._memory_limit
+        )
+        kernels = with_whole(by_layer)
+        return kernels if self._by_layer else {WHOLE: kernels[WHOLE]}
+
+    def _describe(self, name: str, kernel: FloatArray) -> dict[str, Any]:
+        spectrum = eigendecompose(kernel)
+        overlaps = self._families.overlaps(spectrum, self._groups)
+        return {
+            "values": spectrum.values[: self._top].tolist(),
+            "effective_rank": effective_rank(spectrum.values),
+            "distance_from_last": kernel_distance(kernel, self._last[name]),
+            "distance_from_first": kernel_distance(kernel, self._first[name]),
+            "alignment": [
+                {
+                    "modes": list(modes),
+                    "family": family,
+                    "overlap": overlap,
+                    "dimension": min(self._dimensions[family], modes[1] - modes[0] + 1),
+                }
+                for (modes, family), overlap in overlaps.items()
+            ],
+        }

@@ -1,0 +1,145 @@
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import mlx.optimizers as optim
+import numpy as np
+import pytest
+
+from mlx_entk import InputError, KernelTracker, entk
+from tests.models import MLP
+
+probe = mx.random.normal((12, 3), key=mx.random.key(4))
+
+
+def fit(model: MLP, steps: int, tracker: KernelTracker | None = None) -> list[float]:
+    """A user's own loop, compiled."""
+    optimizer = optim.Adam(1e-2)
+    state = [model.state, optimizer.state]
+    loss_and_gradient = nn.value_and_grad(
+        model, lambda net, x: nn.losses.mse_loss(net(x), mx.sin(x[:, :2]))
+    )
+
+    @partial(mx.compile, inputs=state, outputs=state)
+    def step(x: mx.array) -> mx.array:
+        loss, gradient = loss_and_gradient(model, x)
+        optimizer.update(model, gradient)
+        return mx.array(loss)
+
+    losses = []
+    for number in range(steps):
+        if tracker is not None:
+            tracker(number)
+        losses.append(float(step(probe)))
+    return losses
+
+
+def test_a_tracker_logs_what_the_kernel_does_and_leaves_training_alone(tmp_path: Path) -> None:
+    bank = {"first": np.array(probe)[:, :1]}
+    model = MLP((3, 8, 2))
+    log = tmp_path / "kernels.jsonl"
+    tracker = KernelTracker(
+        model, probe, every=10, reduction="trace", features=bank, groups=[(0, 2)], top=5, log=log
+    )
+
+    assert fit(model, 25, tracker) == fit(MLP((3, 8, 2)), 25)
+    assert [row["step"] for row in tracker.rows] == [0, 10, 20]
+    assert [json.loads(line) for line in log.read_text().splitlines()] == tracker.rows
+    assert tracker.seconds == pytest.approx(sum(row["seconds"] for row in tracker.rows), abs=1e-3)
+
+
+def test_its_numbers_are_those_of_the_kernels_themselves() -> None:
+    bank = {"first": np.array(probe)[:, :1]}
+    model = MLP((3, 8, 2))
+    tracker = KernelTracker(model, probe, every=1, features=bank, groups=[(0, 2)], top=5)
+    kernels = []
+    for step in range(3):
+        tracker(step)
+        kernels.append(entk(model, probe, reduction="trace"))
+        fit(model, 3)
+
+    for row, kernel, last in zip(tracker.rows, kernels, [kernels[0], *kernels], strict=False):
+        found = row["kernels"]["full"]
+        values, vectors = np.linalg.eigh(kernel.astype(np.float64))
+        np.testing.assert_allclose(found["values"], values[::-1][:5], rtol=1e-4)
+        shares = values[values > 0] / values[values > 0].sum()
+        rank = np.exp(-(shares * np.log(shares)).sum())
+        assert found["effective_rank"] == pytest.approx(rank, rel=1e-3)
+        for key, other in (("distance_from_last", last), ("distance_from_first", kernels[0])):
+            cosine = (kernel * other).sum() / np.linalg.norm(kernel) / np.linalg.norm(other)
+            assert found[key] == pytest.approx(1 - cosine, abs=1e-5)
+        feature = bank["first"] - bank["first"].mean()
+        overlap = ((vectors[:, ::-1][:, :3].T @ feature) ** 2).sum() / (feature**2).sum()
+        (aligned,) = found["alignment"]
+        assert aligned["overlap"] == pytest.approx(overlap, abs=1e-3)
+        assert aligned["dimension"] == 1
+    assert tracker.rows[2]["kernels"]["full"]["distance_from_first"] > 1e-4
+
+
+def test_a_probe_set_of_numpy_is_one_too() -> None:
+    tracker = KernelTracker(MLP((3, 8, 2)), np.array(probe), every=1)
+
+    row = tracker(0)
+
+    assert row is not None
+    assert len(row["kernels"]["full"]["values"]) == 12
+
+
+def test_the_time_it_takes_can_be_bounded() -> None:
+    model = MLP((3, 8, 2))
+    tracker = KernelTracker(model, probe, every=1, max_share=1e-6)
+
+    fit(model, 10, tracker)
+
+    assert len(tracker.rows) == 1
+    assert tracker.skipped == 9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"every": 0}, "every is 0"),
+        ({"every": 1.5}, "every is 1.5: pass a whole number"),
+        ({"reduction": "full"}, "reduction is full"),
+        ({"reduction": (0, 1)}, "reduction 0,1 is a block of the kernel, not a kernel"),
+        ({"top": 13}, "top is 13: the probe set has 12 modes"),
+        ({"max_share": 1.5}, "max_share is 1.5"),
+        ({"top": 2.0}, "top is 2.0: pass a whole number"),
+        ({"features": {"f": np.ones((3, 1))}}, "features f are over 3 inputs"),
+        ({"features": {"f": np.ones(12)}}, r"features f have shape \(12,\)"),
+        ({"features": {"f": np.full((12, 1), np.nan)}}, "12 of 12 inputs .* infinite features f"),
+        ({"probe": [[1.0]]}, "probe is list"),
+        ({"probe": mx.ones(())}, r"probe has shape \(\)"),
+        ({"groups": [(3, 12)]}, "modes 3–12 are no group of 12 modes"),
+    ],
+)
+def test_a_tracker_refuses_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"probe": probe, "every": 1, "top": 5} | settings
+    with pytest.raises(InputError, match=message):
+        KernelTracker(MLP((3, 8, 2)), **arguments)
+
+
+def test_a_network_that_dies_or_wakes_is_followed(tmp_path: Path) -> None:
+    model = MLP((3, 8, 2))
+    alive = model.parameters()
+    saturated = {"weight": mx.zeros((8, 3)), "bias": mx.full((8,), 100.0)}
+    dead = {"layers": [saturated, *alive["layers"][1:]]}
+    log = tmp_path / "kernels.jsonl"
+    tracker = KernelTracker(model, probe, every=1, features={"f": np.array(probe)[:, :1]}, log=log)
+    for step, state in enumerate((alive, dead, alive)):
+        model.update(state)
+        tracker(step)
+
+    rows = [json.loads(line)["kernels"] for line in log.read_text().splitlines()]
+    (name,) = [n for n in rows[0] if n.endswith("0.weight")]
+    assert [row[name]["effective_rank"] > 0 for row in rows] == [True, False, True]
+    assert [row[name]["distance_from_first"] for row in rows] == [
+        pytest.approx(0),
+        1,
+        pytest.approx(0),
+    ]
+    assert rows[1][name]["values"] == [0] * 12
+    assert rows[1][name]["alignment"][0]["overlap"] == 0
