@@ -9,8 +9,8 @@ import numpy as np
 
 from benchmarks.problems import mlp
 from mlx_entk import entk
-from mlx_entk.kernel.factors import Products, contract
 from mlx_entk.kernel.guard import find_ways
+from mlx_entk.kernel.outer import Products
 from mlx_entk.tracing.functions import as_parametric
 
 # What is doubled three times, from a base where products dominate; and the exponent in theory:
@@ -47,9 +47,9 @@ def matmul_share() -> dict[str, float]:
     structure = find_ways(function, (x,), 10).structure
     assert structure is not None
     factors = structure.factors((x,), mx.eye(10), paired=True)
-    factor = max(factors.values(), key=lambda found: found.flops(paired=True))
-    mx.eval([side for use in getattr(factor, "uses", ()) for side in use.sides])
-    ours = _best(lambda: mx.eval(contract(factor, factor, True, Products())))
+    factor = max(factors.values(), key=lambda factor: factor.flops(paired=True))
+    mx.eval([side.values for use in factor.uses for side in use.sides])
+    ours = _best(lambda: mx.eval(factor.contract(factor, True, Products(symmetric=True))))
     a, b = np.random.default_rng(0).standard_normal((2, 2000, 2000)).astype(np.float32)
     numpy = _best(lambda: a @ b)
     rates = {

@@ -39,20 +39,22 @@ def matmul_backend() -> str:
     return "numpy" if slow_blas and not on_gpu else "mlx"
 
 
-def gram(a: mx.array, b: mx.array) -> mx.array:
-    """The product a bᵀ of float32 shapes (n, k) and (m, k): shape (n, m), 2·n·m·k FLOPs.
+def gram(a: mx.array, b: mx.array | None = None) -> mx.array:
+    """The product a bᵀ of float32 shapes (n, k) and (m, k), or a aᵀ if b is None.
 
-    On a CPU NumPy takes half of that where b is a: it sees the symmetry and calls ``ssyrk``,
-    which MLX does not. Where k is small its copies cost more than they save.
+    Its shape is (n, m), and it takes 2·n·m·k FLOPs. For a aᵀ NumPy takes half of that on a CPU: it
+    calls ``ssyrk``, which MLX does not. If k is small its copies cost more than they save.
     """
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
-    symmetric = a is b and 8 * a.shape[1] >= a.shape[0]
-    if matmul_backend() == "mlx" and (on_gpu or not symmetric):
-        return a @ b.T
-    left = as_numpy(a)
+    halved = b is None and 8 * a.shape[1] >= a.shape[0]
+    if matmul_backend() == "mlx" and (on_gpu or not halved):
+        return a @ (a if b is None else b).T
+    rows = as_numpy(a)
+    # NumPy sees the symmetry by the memory of both: they have to be views of one array.
+    columns = rows if b is None else as_numpy(b)
     # As MLX does, without a warning: who decomposes the kernel says that it is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
-        return mx.array(left @ (left if a is b else as_numpy(b)).T)
+        return mx.array(rows @ columns.T)
 
 
 def as_numpy(a: mx.array) -> NDArray[Any]:

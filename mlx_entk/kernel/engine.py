@@ -1,14 +1,12 @@
 """The eNTK of any model, tile by tile."""
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, overload
 
 from mlx_entk._files import digest
 from mlx_entk._linalg import FloatArray
-from mlx_entk._memory import default_limit, format_bytes, parse_bytes
-from mlx_entk.distributed import Group, numbers_of_first, share
+from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk.distributed import Group, share
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.checks import check_model, check_second
 from mlx_entk.kernel.explanation import Explanation, explanation_of
@@ -17,11 +15,10 @@ from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.guard import Ways, find_ways
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.kernel.store import FileStore, MemoryStore, Store
-from mlx_entk.kernel.tiling import Tiling
 from mlx_entk.kernel.work import WHOLE, Work
 from mlx_entk.progress import Progress, silent
 from mlx_entk.tracing.functions import Model, Output, ParametricFunction, Selection, bind
-from mlx_entk.tracing.inputs import Inputs, count, different, joined
+from mlx_entk.tracing.inputs import Inputs, different, joined
 from mlx_entk.tracing.jacobian import Probe
 
 Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "structured-derivatives"]
@@ -162,10 +159,10 @@ def entk(
     for the trace or 2·N·M·(I + C²·O) for the full kernel; Jacobian contraction takes
     2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
     """
-    request = _Request(model, x, x2, reduction, params, output, parameters, strategy)
+    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy, by_layer)
     if explain:
-        print(request.explain())
-    kernels = request.form(by_layer, memory_limit, out, group, progress)
+        print(explanation_of(work))
+    kernels = _form(work, reduction, memory_limit, out, group, progress)
     return kernels if by_layer else kernels[WHOLE]
 
 
@@ -204,8 +201,8 @@ def layerwise_entk(
     InputError
         As :func:`entk` does.
     """
-    request = _Request(model, x, x2, reduction, params, output, parameters, strategy)
-    return request.form(True, memory_limit, out, group, progress)
+    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy, by_layer=True)
+    return _form(work, reduction, memory_limit, out, group, progress)
 
 
 def explain(
@@ -236,93 +233,41 @@ def explain(
     InputError
         As :func:`entk` does.
     """
-    return _Request(model, x, x2, reduction, params, output, parameters, strategy).explain()
+    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy)
+    return explanation_of(work)
 
 
-@dataclass(frozen=True)
-class _Request:
-    """A kernel as it is asked for; see :func:`entk`."""
-
-    model: Model
-    x: Any
-    x2: Any
-    reduction: Reduction
-    params: Any
-    output: Output | None
-    parameters: Selection | None
-    strategy: Strategy
-
-    def work(self, by_layer: bool) -> tuple[Work, Inputs, Inputs]:
-        """How it is computed, and the inputs of both sides."""
-        function, rows = bind(self.model, self.x, self.params, self.output, self.parameters)
-        columns = rows if self.x2 is None else check_second(self.x, self.x2)
-        C = check_model(function, rows, self.model)
-        cotangents = cotangents_of(self.reduction, C)
-        every = rows if self.x2 is None else joined(rows, columns)
-        ways = _choose(function, rows, C, self.strategy, every)
-        push = None
-        if self.strategy == "ntk-vector-products":
-            push = find_push(ways.examined, Probe.of(ways.function, rows, C))
-        return Work(ways, cotangents, by_layer, push), rows, columns
-
-    def explain(self) -> Explanation:
-        """What each parameter takes."""
-        work, rows, columns = self.work(by_layer=False)
-        return explanation_of(work, rows, count(columns))
-
-    def form(
-        self,
-        by_layer: bool,
-        memory_limit: int | str | None,
-        out: Path | str | None,
-        group: Group | None,
-        progress: Progress,
-    ) -> dict[str, FloatArray]:
-        """The kernel by the name ``WHOLE``, or the layerwise kernels by those of parameters."""
-        work, rows, columns = self.work(by_layer)
-        N, M, cotangents = count(rows), count(columns), work.cotangents
-        symmetric = self.x2 is None and cotangents.symmetric
-        shape: tuple[int, ...] = (N, M)
-        if cotangents.keeps_classes:
-            shape = (*shape, cotangents.left.outputs, cotangents.right.outputs)
-        names = work.kernels
-        size = 4 * len(names) * math.prod(shape)
-        limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
-        limit = default_limit() if limit is None else limit
-        if limit <= 0:
-            raise InputError(f"memory_limit is {limit}: pass a number of bytes above 0, or 4GB")
-        if out is None and size > limit / 2:
-            raise InputError(
-                f"the kernel takes {format_bytes(size)}, more than half of the memory limit of "
-                f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
-            )
-        fitted = work.fit(rows, budget=limit - (size if out is None else 0))
-        tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
-        store: Store
-        if out is None:
-            store = MemoryStore(names, shape, group)
-        else:
-            identity = _identity(work.ways, rows, columns, self.reduction, tiling)
-            store = FileStore(Path(out), names, shape, identity, group)
-
-        tiles = share(tiling.tiles(N, M, cotangents, symmetric), group)
-        for done, tile in enumerate(tiles):
-            progress("kernel", done, len(tiles))
-            if not store.has(tile):
-                blocks = work.blocks(rows, columns, tile, tiling, same=self.x2 is None)
-                require_finite_blocks(blocks, work, rows, columns, tile)
-                store.put(tile, blocks, symmetric)
-        progress("kernel", len(tiles), len(tiles))
-        return store.finish()
+def _prepare(
+    model: Model,
+    x: Any,
+    x2: Any,
+    reduction: Reduction,
+    params: Any,
+    output: Output | None,
+    parameters: Selection | None,
+    strategy: Strategy,
+    by_layer: bool = False,
+) -> Work:
+    """How a kernel is computed, with everything checked that :func:`entk` is given."""
+    function, rows = bind(model, x, params, output, parameters)
+    columns = None if x2 is None else check_second(x, x2)
+    C = check_model(function, rows, model)
+    cotangents = cotangents_of(reduction, C)
+    ways = _ways(function, rows, columns, C, strategy)
+    push = None
+    if strategy == "ntk-vector-products":
+        push = find_push(ways.examined, Probe.of(ways.function, rows, C))
+    return Work(ways, cotangents, rows, columns, by_layer, push)
 
 
-def _choose(
-    function: ParametricFunction, x: Inputs, C: int, strategy: Strategy, every: Inputs
+def _ways(
+    function: ParametricFunction, x: Inputs, x2: Inputs | None, C: int, strategy: Strategy
 ) -> Ways:
+    """How each parameter is taken, by a strategy."""
     if strategy not in get_args(Strategy):
         raise InputError(f"strategy {strategy!r} is unknown: use {', '.join(get_args(Strategy))}")
     structured = strategy in ("auto", "structured-derivatives")
-    ways = find_ways(function, x, C, structured, every)
+    ways = find_ways(function, x, C, structured, x if x2 is None else joined(x, x2))
     if strategy == "structured-derivatives":
         instead = "use strategy auto, which takes Jacobian contraction instead"
         if ways.structure is None:
@@ -335,15 +280,51 @@ def _choose(
     return ways
 
 
-def _identity(
-    ways: Ways, x: Inputs, x2: Inputs, reduction: Reduction, tiling: Tiling
-) -> dict[str, Any]:
+def _form(
+    work: Work,
+    reduction: Reduction,
+    memory_limit: int | str | None,
+    out: Path | str | None,
+    group: Group | None,
+    progress: Progress,
+) -> dict[str, FloatArray]:
+    """The kernels of some work, tile by tile."""
+    limit = limit_of(memory_limit)
+    limit = default_limit() if limit is None else limit
+    held = work.bytes if out is None else 0
+    if held > limit / 2:
+        raise InputError(
+            f"the kernel takes {format_bytes(held)}, more than half of the memory limit of "
+            f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
+        )
+    work = work.cut(limit - held, group)
+    store: Store
+    if out is None:
+        store = MemoryStore(work.kernels, work.shape, group)
+    else:
+        identity = _identity(work, reduction)
+        store = FileStore(Path(out), work.kernels, work.shape, identity, group)
+    tiles = share(work.tiles(), group)
+    for done, tile in enumerate(tiles):
+        progress("kernel", done, len(tiles))
+        if not store.has(tile):
+            blocks = work.blocks(tile)
+            require_finite_blocks(blocks, work, tile)
+            store.put(tile, blocks, work.symmetric)
+    progress("kernel", len(tiles), len(tiles))
+    return store.finish()
+
+
+def _identity(work: Work, reduction: Reduction) -> dict[str, Any]:
     """What tells one kernel, cut one way, from others."""
-    outputs = ways.function.apply({}, *different(x))
+    function, tiling = work.function, work.tiling
+    outputs = function.apply({}, *different(work.x))
     return {
-        "parameters": digest(ways.function.params),
-        "model": ways.fingerprint or digest({"outputs": outputs}),
-        "inputs": [digest({f"x{k}": a for k, a in enumerate(batch)}) for batch in (x, x2)],
+        "parameters": digest(function.params),
+        "model": work.ways.fingerprint or digest({"outputs": outputs}),
+        "inputs": [
+            digest({f"x{k}": a for k, a in enumerate(batch)}) for batch in (work.x, work.columns)
+        ],
         "reduction": reduction,
         "tiling": [tiling.inputs, tiling.cotangents],
     }

@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from mlx_entk._memory import format_bytes
-from mlx_entk.kernel.factors import Outers
 from mlx_entk.kernel.work import Work
-from mlx_entk.tracing.inputs import Inputs, count, joined, part
+from mlx_entk.tracing.inputs import count, joined, part
 
 # Cotangents whose factors are looked at; what all of them take is in proportion.
 _TRIED = 64
@@ -62,27 +61,21 @@ class Explanation:
         )
 
 
-def explanation_of(work: Work, x: Inputs, M: int) -> Explanation:
-    """What each parameter takes for a kernel of the inputs x and M others."""
-    paired, N = work.cotangents.paired, count(x)
-    two = joined(*[part(x, slice(1))] * 2)  # one input does not show what all inputs share
-    structured = work.ways.structure.uses if work.ways.structure is not None else {}
+def explanation_of(work: Work) -> Explanation:
+    """What each parameter takes for the kernel of some work."""
+    paired, N, M = work.cotangents.paired, count(work.x), count(work.columns)
+    two = joined(*[part(work.x, slice(1))] * 2)  # one input does not show what all inputs share
     R = len(work.cotangents.left)
     tried = min(R, _TRIED)
     times = R / tried if paired else (R / tried) ** 2
-    rows = []
-    for name, factor in work.factors(two, work.cotangents.left[:tried]).items():
-        if work.push is not None:
-            strategy = "NTK-vector products"
-        elif isinstance(factor, Outers):
-            uses = len(factor.uses)
-            strategy = "structured: (a·a′)(δ·δ′)" + (f" over {uses} uses" if uses > 1 else "")
-        elif name in structured:
-            strategy = "structured: Jacobian from δ"
-        else:
-            one_by_one = ", input by input" if name in work.ways.looped else ""
-            strategy = f"Jacobian contraction{one_by_one}"
-        shape = work.function.params[name].shape
-        flops = float(factor.flops(paired)) * times * N * M
-        rows.append(Cost(name, shape, strategy, flops, 2.0 * N * factor.size * R / tried))
-    return Explanation(tuple(rows))
+    costs = [
+        Cost(
+            name=name,
+            shape=work.function.params[name].shape,
+            strategy=factor.strategy if work.push is None else "NTK-vector products",
+            flops=float(factor.flops(paired)) * times * N * M,
+            bytes=2.0 * N * factor.size * R / tried,
+        )
+        for name, factor in work.factors(two, work.cotangents.left[:tried]).items()
+    ]
+    return Explanation(tuple(costs))

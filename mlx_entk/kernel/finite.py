@@ -13,29 +13,29 @@ from mlx_entk.tracing.inputs import Inputs, part
 _NAMED, _COTANGENTS = 5, 64
 
 
-def require_finite_blocks(
-    blocks: dict[str, FloatArray], work: Work, x: Inputs, x2: Inputs, tile: Tile
-) -> None:
+def require_finite_blocks(blocks: dict[str, FloatArray], work: Work, tile: Tile) -> None:
     """Raise InputError for blocks that single precision does not hold.
 
     NaN and infinite entries are followed to the inputs and parameters that they come from. A block
     around the diagonal that is zero although its gradients are not has fallen below what single
     precision holds.
     """
-    if x2 is x:
-        _require_no_underflow(blocks, work, x, tile)
+    if work.symmetric and tile.diagonal:
+        _require_no_underflow(blocks, work, tile)
     # A sum is finite only if its terms are; that of finite terms can overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         if all(np.isfinite(block.sum()) or np.isfinite(block).all() for block in blocks.values()):
             return
     sides = (
-        ("x", x, tile.rows, work.cotangents.left),
-        ("x2", x2, tile.columns, work.cotangents.right),
+        ("x", work.x, tile.rows, work.cotangents.left),
+        ("x2", work.columns, tile.columns, work.cotangents.right),
     )
     for name, batch, rows, cotangents in sides:
         lost = _lost(work, part(batch, rows), cotangents)
         if lost:
-            inputs = sorted({number + rows.start for found in lost.values() for number in found})
+            inputs = sorted(
+                {row + rows.start for of_parameter in lost.values() for row in of_parameter}
+            )
             said = ", ".join(map(str, inputs[:_NAMED])) + (", …" if len(inputs) > _NAMED else "")
             parameters = ", ".join(list(lost)[:3]) + (", …" if len(lost) > 3 else "")
             raise InputError(
@@ -45,11 +45,11 @@ def require_finite_blocks(
     raise InputError("the kernel is beyond what single precision holds: scale outputs down")
 
 
-def _require_no_underflow(blocks: dict[str, FloatArray], work: Work, x: Inputs, tile: Tile) -> None:
+def _require_no_underflow(blocks: dict[str, FloatArray], work: Work, tile: Tile) -> None:
     zero = {name for name, block in blocks.items() if not block.any()}
-    if not zero or not tile.diagonal or not work.cotangents.symmetric:
+    if not zero:
         return
-    first = part(x, slice(tile.rows.start, tile.rows.start + 1))
+    first = part(work.x, slice(tile.rows.start, tile.rows.start + 1))
     for name, factor in work.factors(first, work.cotangents.left[:_COTANGENTS]).items():
         if zero & {name, WHOLE} and as_numpy(factor.rows().values).any():
             raise InputError(
@@ -59,12 +59,12 @@ def _require_no_underflow(blocks: dict[str, FloatArray], work: Work, x: Inputs, 
 
 def _lost(work: Work, x: Inputs, cotangents: Combinations) -> dict[str, list[int]]:
     """By parameter, the inputs whose Jacobian is not finite."""
-    found: dict[str, list[int]] = {}
+    lost: dict[str, list[int]] = {}
     for chosen in ranges(len(cotangents), _COTANGENTS):
         for name, factor in work.factors(x, cotangents[chosen]).items():
-            lost = np.flatnonzero(~as_numpy(factor.finite()))
-            if lost.size:
-                found[name] = lost.tolist()
-        if found:
+            rows = np.flatnonzero(~as_numpy(factor.finite()))
+            if rows.size:
+                lost[name] = rows.tolist()
+        if lost:
             break
-    return found
+    return lost

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from mlx_entk.kernel.factors import Products, contract
+from mlx_entk.kernel.outer import Products
 from mlx_entk.kernel.structure import Structure, structure_of
 from mlx_entk.kernel.tiling import ranges
 from mlx_entk.tracing.fingerprint import digest_of, fingerprints
@@ -126,8 +126,11 @@ def _judge(examined: Examined, x: Inputs, C: int, structure: Structure | None) -
         probe = Probe.of(moved, x, C)
         elsewhere = replace(examined, function=moved)
         at = None if structure is None else replace(structure, function=moved)
-        found = _compare(elsewhere, at, probe)
-        unstructured, looped = unstructured | (found[0] & blind), looped | (found[1] & blind)
+        also_unstructured, also_looped = _compare(elsewhere, at, probe)
+        unstructured, looped = (
+            unstructured | (also_unstructured & blind),
+            looped | (also_looped & blind),
+        )
     return _Verdict(frozenset(unstructured), frozenset(looped))
 
 
@@ -138,12 +141,12 @@ def _compare(
     names = set(examined.function.params)
     unstructured = set(names)
     if structure is not None and structure.uses:
-        found = structure.factors(probe.x, probe.cotangents, paired=False)
-        rows = ((name, _everywhere(factor.rows().values)) for name, factor in found.items())
+        factors = structure.factors(probe.x, probe.cotangents, paired=False)
+        rows = ((name, _everywhere(factor.rows().values)) for name, factor in factors.items())
         unstructured = (names - structure.uses.keys()) | probe.mistaken(rows)
         summed = structure.factors(probe.x, probe.cotangents, paired=True)
         for name, factor in summed.items():
-            block = contract(factor, factor, True, Products())
+            block = factor.contract(factor, True, Products(symmetric=True))
             if not probe.has_gram(name, mx.broadcast_to(block, (2, 2))):
                 unstructured.add(name)
     by_rows = [n for n in examined.function.params if n in unstructured or n in examined.hidden]
@@ -180,17 +183,19 @@ def _differing(structure: Structure, x: Inputs, C: int, hidden: frozenset[str]) 
     weights = mx.random.normal((count(x), 1, 1), key=mx.random.key(2))  # so that nothing cancels
     size = max(1, min(_BATCH, _FLOATS // sum(function.params[name].size for name in names)))
     true = {name: mx.zeros((function.params[name].size,)) for name in names}
-    found = dict(true)
+    by_structure = dict(true)
     for rows in ranges(count(x), size):
         batch, weight = part(x, rows), weights[rows]
         gradients = gradient(function, names, batch, weight[:, 0] * cotangent)
         for name, value in zip(names, gradients, strict=True):
             true[name] = true[name] + value.astype(mx.float32).reshape(-1)
         for name, factor in structure.factors(batch, cotangent, paired=False).items():
-            found[name] = found[name] + (factor.rows().values * weight).sum(axis=(0, 1))
-        mx.eval(true, found)
-    return {
-        name
-        for name in names
-        if not bool(mx.abs(found[name] - true[name]).max() <= TOLERANCE * mx.abs(true[name]).max())
-    }
+            total = (factor.rows().values * weight).sum(axis=(0, 1))
+            by_structure[name] = by_structure[name] + total
+        mx.eval(true, by_structure)
+    differing = set()
+    for name in names:
+        difference = mx.abs(by_structure[name] - true[name]).max()
+        if not bool(difference <= TOLERANCE * mx.abs(true[name]).max()):  # so that NaN differs
+            differing.add(name)
+    return differing

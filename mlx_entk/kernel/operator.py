@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from mlx_entk._memory import format_bytes, parse_bytes
+from mlx_entk._memory import format_bytes, limit_of
 from mlx_entk.distributed import Group, numbers_of_first, share, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.checks import check_model
@@ -84,11 +84,11 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
             tangent = list(starmap(mx.add, zip(tangent, pulled, strict=True)))
             mx.eval(tangent)  # bounds the graph to one batch
         tangent = sum_over(tangent, self._group)
-        found = mx.zeros((count(self._x), self._C))
+        products = mx.zeros((count(self._x), self._C))
         for rows in self._slices:
-            found[rows] = self._push(part(self._x, rows), tangent)
-            mx.eval(found)
-        return sum_over([found], self._group)[0]
+            products[rows] = self._push(part(self._x, rows), tangent)
+            mx.eval(products)
+        return sum_over([products], self._group)[0]
 
     def _adjoint(self) -> "EntkOperator":
         return self
@@ -165,7 +165,7 @@ def entk_operator(
     examined = examine(function, inputs, C)
     probe = Probe.of(examined.function, inputs, C)
     passes = _Passes(find_push(examined, probe))
-    limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+    limit = limit_of(memory_limit)
     if batch is None and limit is not None:
         batch = _batch_within(limit, passes, inputs, C, reduction)
     (batch,) = numbers_of_first([batch or BATCH], group)
@@ -210,8 +210,8 @@ def _batch_within(limit: int, passes: _Passes, x: Inputs, C: int, reduction: Red
     each = float(taken)
     while tried < most and taken + each * tried <= limit:  # as far as the last passes tell
         twice = min(2 * tried, most)
-        found = peak(twice)
-        tried, taken, each = twice, found, max(1.0, (found - taken) / (twice - tried))
+        more = peak(twice)
+        tried, taken, each = twice, more, max(1.0, (more - taken) / (twice - tried))
     return max(1, min(most, int(tried + (limit - taken) / each)))
 
 

@@ -6,6 +6,7 @@ the factors of x2 are made again for every range of x.
 """
 
 import math
+import sys
 from dataclasses import dataclass
 
 from mlx_entk._memory import format_bytes
@@ -75,6 +76,9 @@ class Tiling:
             if not symmetric or columns.start >= rows.start
             for right in sides
         ]
+
+
+ONE_TILE = Tiling(inputs=sys.maxsize, cotangents=sys.maxsize)
 
 
 def fit(

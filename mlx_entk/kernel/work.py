@@ -1,16 +1,19 @@
 """The blocks of a kernel: factors of both sides, contracted."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
 from mlx_entk._linalg import FloatArray, as_numpy
-from mlx_entk.kernel.factors import Factor, Products, Rows, contract
+from mlx_entk.distributed import Group, numbers_of_first
+from mlx_entk.kernel.factors import Factor, Rows
 from mlx_entk.kernel.forward import Push
 from mlx_entk.kernel.guard import Ways
+from mlx_entk.kernel.outer import Products
 from mlx_entk.kernel.reduction import Cotangents
-from mlx_entk.kernel.tiling import Tile, Tiling, fit, ranges
+from mlx_entk.kernel.tiling import ONE_TILE, Tile, Tiling, fit, ranges
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.inputs import Inputs, count, part
 from mlx_entk.tracing.jacobian import jacobian_rows
@@ -19,11 +22,13 @@ Factors = dict[str, Factor]
 
 # The name of the kernel of all parameters.
 WHOLE = "kernel"
+# Bytes of an entry.
+_FLOAT = 4
 
 
 @dataclass
 class Work:
-    """How the blocks of one kernel are computed.
+    """How one kernel is computed, block by block.
 
     Attributes
     ----------
@@ -31,17 +36,24 @@ class Work:
         How each parameter of the model is taken; those without structure by their exact Jacobian.
     cotangents
         Of the reduction.
+    x, x2
+        N and M inputs, of the rows and of the columns; ``x2`` None stands for x.
     by_layer
         Whether each parameter has a kernel of its own, or they are summed up.
     push
         Makes a block the Jacobian of x applied to the gradients of x2, in place of factors of
         both; None for factors.
+    tiling
+        How the kernel is cut.
     """
 
     ways: Ways
     cotangents: Cotangents
+    x: Inputs
+    x2: Inputs | None
     by_layer: bool
     push: Push | None = None
+    tiling: Tiling = ONE_TILE
     _last: tuple[tuple[int, ...], Factors] | None = field(default=None, repr=False)
 
     @property
@@ -50,78 +62,109 @@ class Work:
         return self.ways.function
 
     @property
+    def columns(self) -> Inputs:
+        """The inputs of the columns."""
+        return self.x if self.x2 is None else self.x2
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether swapping the inputs transposes the kernel, so that half of it suffices."""
+        return self.x2 is None and self.cotangents.symmetric
+
+    @property
     def kernels(self) -> list[str]:
         """Names of the kernels."""
         return list(self.function.params) if self.by_layer else [WHOLE]
 
-    def factors(self, x: Inputs, cotangents: mx.array) -> Factors:
-        """The Jacobian factor of every parameter on inputs x."""
-        found: Factors = {}
-        structure, looped = self.ways.structure, self.ways.looped
-        if structure is not None:
-            found |= structure.factors(x, cotangents, self.cotangents.paired)
-        rest = [name for name in self.function.params if name not in found]
-        if rest:
-            for name, rows in jacobian_rows(self.ways.rows, x, cotangents, rest, looped).items():
-                found[name] = Rows(rows.reshape(*rows.shape[:2], -1).astype(mx.float32))
-        return {name: found[name] for name in self.function.params}
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of each kernel."""
+        classes = (len(self.cotangents.left), len(self.cotangents.right))
+        return (count(self.x), count(self.columns), *classes * self.cotangents.keeps_classes)
 
-    def fit(self, x: Inputs, budget: int) -> Tiling:
-        """The largest tiles whose factors and blocks stay within a budget of bytes."""
+    @property
+    def bytes(self) -> int:
+        """Of all kernels."""
+        return _FLOAT * len(self.kernels) * math.prod(self.shape)
+
+    def cut(self, budget: int, group: Group | None) -> "Work":
+        """The same in the largest tiles whose factors and blocks stay within a budget of bytes.
+
+        Ranks of a group get the tiles of the first.
+
+        Raises
+        ------
+        InputError
+            If one input and one cotangent do not fit.
+        """
         paired = self.cotangents.paired
-        one = self.factors(part(x, slice(1)), self.cotangents.left[:1])
+        one = self.factors(part(self.x, slice(1)), self.cotangents.left[:1])
         structure = self.ways.structure
         alive = structure.activations if structure is not None else 0
-        return fit(
+        fitted = fit(
             per_cotangent=alive + sum(factor.size for factor in one.values()),
             block=max(factor.block(paired) for factor in one.values()),
-            N=count(x),
+            N=count(self.x),
             kernels=len(self.kernels),
             cotangents=self.cotangents,
             budget=budget,
         )
+        tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
+        return replace(self, tiling=tiling)
 
-    def blocks(
-        self, x: Inputs, x2: Inputs, tile: Tile, tiling: Tiling, same: bool
-    ) -> dict[str, FloatArray]:
-        """The block of each kernel on a tile; ``same`` says that x2 is x."""
-        R = len(self.cotangents.left)
+    def tiles(self) -> list[Tile]:
+        """Every tile, of a symmetric kernel those on and above the diagonal."""
+        N, M = count(self.x), count(self.columns)
+        return self.tiling.tiles(N, M, self.cotangents, self.symmetric)
+
+    def factors(self, x: Inputs, cotangents: mx.array) -> Factors:
+        """The Jacobian factor of every parameter on inputs x."""
+        factors: Factors = {}
+        structure, looped = self.ways.structure, self.ways.looped
+        if structure is not None:
+            factors |= structure.factors(x, cotangents, self.cotangents.paired)
+        rest = [name for name in self.function.params if name not in factors]
+        if rest:
+            for name, rows in jacobian_rows(self.ways.rows, x, cotangents, rest, looped).items():
+                values = rows.reshape(*rows.shape[:2], -1).astype(mx.float32)
+                one_by_one = ", input by input" if name in looped else ""
+                factors[name] = Rows(values, f"Jacobian contraction{one_by_one}")
+        return {name: factors[name] for name in self.function.params}
+
+    def blocks(self, tile: Tile) -> dict[str, FloatArray]:
+        """The block of each kernel on a tile."""
         sides = [(tile.left, tile.right)]
         if self.cotangents.paired:
-            sides = [(part, part) for part in ranges(R, tiling.cotangents)]
+            R = len(self.cotangents.left)
+            sides = [(some, some) for some in ranges(R, self.tiling.cotangents)]
         total: dict[str, mx.array] = {}
         for left, right in sides:
-            if self.push is not None:
-                rows, columns = part(x, tile.rows), part(x2, tile.columns)
-                blocks = self._products(self.push, rows, columns, left, right)
-            else:
-                alike = same and self.cotangents.symmetric and tile.diagonal and left == right
-                blocks = self._contractions(x, x2, tile, left, right, alike)
-            for kernel, block in blocks:
+            blocks = self._contractions if self.push is None else self._products
+            for kernel, block in blocks(tile, left, right):
                 total[kernel] = total[kernel] + block if kernel in total else block
                 mx.eval(total[kernel])  # bounds the memory to one block more
         return {name: as_numpy(block) for name, block in total.items()}
 
     def _contractions(
-        self, x: Inputs, x2: Inputs, tile: Tile, left: slice, right: slice, alike: bool
+        self, tile: Tile, left: slice, right: slice
     ) -> Iterator[tuple[str, mx.array]]:
         """The part of each parameter, and the kernel it belongs to."""
-        one = self._left_factors(x, tile, left)
-        other = one
-        if not alike:
-            other = self.factors(part(x2, tile.columns), self.cotangents.right[right])
-        products = Products()
+        symmetric = self.symmetric and tile.diagonal and left == right
+        one = other = self._left_factors(tile, left)
+        if not symmetric:
+            other = self.factors(part(self.columns, tile.columns), self.cotangents.right[right])
+        products = Products(symmetric)
         for name, factor in one.items():
-            block = contract(factor, other[name], self.cotangents.paired, products)
+            block = factor.contract(other[name], self.cotangents.paired, products)
             yield name if self.by_layer else WHOLE, block
 
-    def _products(
-        self, push: Push, x: Inputs, x2: Inputs, left: slice, right: slice
-    ) -> Iterator[tuple[str, mx.array]]:
+    def _products(self, tile: Tile, left: slice, right: slice) -> Iterator[tuple[str, mx.array]]:
         """K[n, m, r, s] as the change of output r of x[n] along the gradient of output s of x2[m].
 
         One forward-mode product for each m and s.
         """
+        assert self.push is not None
+        x, x2 = part(self.x, tile.rows), part(self.columns, tile.columns)
         params, cotangents = self.function.params, self.cotangents.left[left]
         by_output = self.cotangents.right[right]
         gradients = jacobian_rows(self.ways.rows, x2, by_output, params, self.ways.looped)
@@ -130,7 +173,7 @@ class Work:
             columns = []
             for m in range(count(x2)):
                 tangents = tuple(gradients[name][m] for name in names)
-                (changes,) = push.along(x, names, tangents)  # s, n, c
+                (changes,) = self.push.along(x, names, tangents)  # s, n, c
                 if self.cotangents.paired:
                     columns.append((changes * cotangents[:, None]).sum(axis=(0, 2)))
                 else:
@@ -138,10 +181,10 @@ class Work:
                 mx.eval(columns[-1])  # one pass at a time
             yield kernel, mx.stack(columns, axis=1).astype(mx.float32)
 
-    def _left_factors(self, x: Inputs, tile: Tile, left: slice) -> Factors:
-        """The factors of the rows, kept for the tiles beside this one."""
+    def _left_factors(self, tile: Tile, left: slice) -> Factors:
+        """The factors of the rows, kept for the next tiles, which have the same rows."""
         key = (tile.rows.start, left.start)
         if self._last is None or self._last[0] != key:
             self._last = None  # let go of the old ones before the new ones are made
-            self._last = (key, self.factors(part(x, tile.rows), self.cotangents.left[left]))
+            self._last = (key, self.factors(part(self.x, tile.rows), self.cotangents.left[left]))
         return self._last[1]

@@ -11,9 +11,9 @@ from tests import models
 
 
 def find_structure(function: ParametricFunction, x: mx.array) -> Structure:
-    found = find_ways(function, (x,), count_outputs(function, (x,))).structure
-    assert found is not None
-    return found
+    structure = find_ways(function, (x,), count_outputs(function, (x,))).structure
+    assert structure is not None
+    return structure
 
 
 @pytest.mark.parametrize(
@@ -33,10 +33,10 @@ def test_every_use_of_every_parameter_is_found(
     x = mx.random.normal(shape, key=mx.random.key(0))
     function = as_parametric(model)
 
-    found = find_structure(function, x).uses
+    by_parameter = find_structure(function, x).uses
 
-    assert found.keys() == function.params.keys()
-    assert {name: len(found[name]) for name in uses} == uses
+    assert by_parameter.keys() == function.params.keys()
+    assert {name: len(by_parameter[name]) for name in uses} == uses
 
 
 @pytest.mark.parametrize(
