@@ -1,4 +1,4 @@
-"""``mlx-entk tms`` and ``mlx-entk regress``, as a reader calls them."""
+"""``mlx-entk tms`` and ``mlx-entk regress``, as a user calls them."""
 
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ def test_the_papers_models_and_double_descent_have_commands(mlx_entk: Command) -
         assert Path(f"{figure}.png").stat().st_size > 0
 
 
-def test_a_readers_own_model_can_be_regressed(mlx_entk: Command, tmp_path: Path) -> None:
+def test_a_users_own_model_can_be_regressed(mlx_entk: Command, tmp_path: Path) -> None:
     sparse_parity.main(tmp_path)
     with np.load("inputs.npz") as stored:
         x = stored["x"]
@@ -80,8 +80,9 @@ def test_a_readers_own_model_can_be_regressed(mlx_entk: Command, tmp_path: Path)
         (("tms", "--sparsity", "1"), "sparsity is 1.0"),
         (("tms", "--beta", "-1"), "betas are (-1.0,)"),
         (("tms", "--dataset", "none"), "'none' is not one of"),
+        (("tms", "--rows", "0"), "rows is 0"),
         (("tms", "double-descent", "--rows", "0"), "rows are [0]"),
-        (("tms", "--seed", "1", "double-descent"), "--seed belongs after double-descent"),
+        (("tms", "--seed", "1", "double-descent"), "--seed belongs after"),
         (("tms", "--paper", "--m", "3"), "--m is set by --paper"),
         (("tms", "--paper", "--beta", "0.5"), "--beta is set by --paper"),
         (("regress", "nowhere"), "nowhere is no folder"),
