@@ -33,33 +33,33 @@ def test_top_modes_of_an_operator_are_those_of_the_formed_kernel(method: Any) ->
     x = mx.random.normal((30, 3), key=mx.random.key(2))
     formed = eigendecompose(flatten(entk(model, x)), 6)
 
-    found = top_modes(entk_operator(model, x), 6, method=method)
+    modes = top_modes(entk_operator(model, x), 6, method=method)
 
-    np.testing.assert_allclose(found.spectrum.values, formed.values, rtol=1e-4)
-    cosines = np.abs((found.spectrum.vectors * formed.vectors).sum(axis=0))
+    np.testing.assert_allclose(modes.spectrum.values, formed.values, rtol=1e-4)
+    cosines = np.abs((modes.spectrum.vectors * formed.vectors).sum(axis=0))
     assert cosines.min() > 1 - 1e-4
-    assert found.residuals.max() < 1e-3
+    assert modes.residuals.max() < 1e-3
 
 
 def test_a_formed_kernel_in_single_precision_is_an_operator() -> None:
     model = models.MLP([3, 16, 4])
     kernel = entk(model, mx.random.normal((40, 3), key=mx.random.key(2)), reduction="trace")
 
-    found = top_modes(as_operator(kernel), 5)
+    modes = top_modes(as_operator(kernel), 5)
 
-    np.testing.assert_allclose(found.spectrum.values, eigendecompose(kernel, 5).values, rtol=1e-5)
+    np.testing.assert_allclose(modes.spectrum.values, eigendecompose(kernel, 5).values, rtol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["lanczos", "subspace"])
 def test_residuals_are_what_they_say(method: Any) -> None:
     operator = operator_with(np.geomspace(1, 1e-6, 80))
 
-    found = top_modes(operator, 5, method=method, tolerance=1e-3)
+    modes = top_modes(operator, 5, method=method, tolerance=1e-3)
 
-    v, values = found.spectrum.vectors, found.spectrum.values
+    v, values = modes.spectrum.vectors, modes.spectrum.values
     expected = np.linalg.norm(operator @ v - v * values, axis=0) / values
-    np.testing.assert_allclose(found.residuals, expected)
-    assert (found.residuals * values).max() <= 1e-3
+    np.testing.assert_allclose(modes.residuals, expected)
+    assert (modes.residuals * values).max() <= 1e-3
 
 
 def test_too_few_iterations_are_said() -> None:
@@ -87,13 +87,13 @@ def counted(kernel: np.ndarray) -> tuple[LinearOperator, list[int]]:
     return LinearOperator(kernel.shape, matvec=multiply, dtype=np.float64), made
 
 
-def require_modes(found: Any, operator: Any, expected: np.ndarray) -> None:
-    values, vectors = found.spectrum.values, found.spectrum.vectors
+def require_modes(modes: Any, operator: Any, expected: np.ndarray) -> None:
+    values, vectors = modes.spectrum.values, modes.spectrum.vectors
     np.testing.assert_allclose(values, expected, atol=1e-6 * expected[0])
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(values.size), atol=1e-10)
     residuals = np.linalg.norm(operator @ vectors - vectors * values, axis=0)
     assert residuals.max() <= 1e-5 * expected[0]
-    assert np.isfinite(found.residuals).all()
+    assert np.isfinite(modes.residuals).all()
 
 
 @pytest.mark.parametrize("method", ["lanczos", "subspace"])
@@ -101,11 +101,11 @@ def require_modes(found: Any, operator: Any, expected: np.ndarray) -> None:
 def test_an_operator_of_zeros_has_the_eigenvalue_zero(method: Any, size: int) -> None:
     k = min(3, size)
 
-    found = top_modes(aslinearoperator(np.zeros((size, size))), k, method=method)
+    modes = top_modes(aslinearoperator(np.zeros((size, size))), k, method=method)
 
-    require_modes(found, np.zeros((size, size)), np.zeros(k))
-    assert found.spectrum.noise_floor == 0
-    assert (found.residuals == 0).all()
+    require_modes(modes, np.zeros((size, size)), np.zeros(k))
+    assert modes.spectrum.noise_floor == 0
+    assert (modes.residuals == 0).all()
 
 
 @pytest.mark.parametrize("method", ["lanczos", "subspace"])
@@ -137,9 +137,9 @@ def test_repeated_inputs_make_no_difference() -> None:
     operator = entk_operator(model, x, reduction="trace")
     kernel = entk(model, x, reduction="trace").astype(np.float64)
 
-    found = top_modes(operator, 14)
+    modes = top_modes(operator, 14)
 
-    require_modes(found, kernel, np.linalg.eigvalsh(kernel)[::-1][:14])
+    require_modes(modes, kernel, np.linalg.eigvalsh(kernel)[::-1][:14])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -159,10 +159,10 @@ def test_few_different_eigenvalues_are_no_hurdle(levels: list[float]) -> None:
     """A Krylov space of as many dimensions is invariant, and Lanczos goes on at random."""
     kernel = np.diag(np.repeat(levels, 120 // len(levels)))
 
-    found, again = (top_modes(aslinearoperator(kernel), 8) for _ in range(2))
+    modes, again = (top_modes(aslinearoperator(kernel), 8) for _ in range(2))
 
-    require_modes(found, kernel, np.full(8, levels[0]))
-    np.testing.assert_array_equal(found.spectrum.vectors, again.spectrum.vectors)
+    require_modes(modes, kernel, np.full(8, levels[0]))
+    np.testing.assert_array_equal(modes.spectrum.vectors, again.spectrum.vectors)
 
 
 def test_modes_take_few_products() -> None:
@@ -195,9 +195,9 @@ def test_all_the_modes_of_an_operator_can_be_asked_for(size: int) -> None:
     ids=["int", "mlx", "bfloat16", "float16", "list", "sparse"],
 )
 def test_matrices_of_any_kind_are_operators(matrix: Any, method: Any) -> None:
-    found = top_modes(matrix, np.int64(3), method=method)  # type: ignore[arg-type]
+    modes = top_modes(matrix, np.int64(3), method=method)  # type: ignore[arg-type]
 
-    np.testing.assert_allclose(found.spectrum.values, [39, 38, 37], rtol=1e-5)
+    np.testing.assert_allclose(modes.spectrum.values, [39, 38, 37], rtol=1e-5)
 
 
 def test_an_operator_may_return_the_vector_itself() -> None:
@@ -258,10 +258,10 @@ def test_rounding_of_products_is_not_taken_for_an_operator_that_is_none(
     formed = entk(model, x, reduction=reduction)
     kernel = (flatten(formed) if reduction == "full" else formed).astype(np.float64)
 
-    found = top_modes(entk_operator(model, x, reduction=reduction), 5, tolerance=0.05)
+    modes = top_modes(entk_operator(model, x, reduction=reduction), 5, tolerance=0.05)
 
     np.testing.assert_allclose(
-        found.spectrum.values, np.linalg.eigvalsh(kernel)[::-1][:5], rtol=0.05
+        modes.spectrum.values, np.linalg.eigvalsh(kernel)[::-1][:5], rtol=0.05
     )
 
 
@@ -425,18 +425,18 @@ def test_recorded_products_are_read_until_the_first_that_is_missing(tmp_path: Pa
 
     told: list[int] = []
     again = RecordedOperator(operator(), tmp_path / "a", told.append)
-    found = top_modes(again, 4).spectrum
+    spectrum = top_modes(again, 4).spectrum
     assert len(made) == first
     assert told == list(range(1, first + 1))
-    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    np.testing.assert_array_equal(spectrum.vectors, expected.vectors)
 
     files = sorted((tmp_path / "a").iterdir())
     files[5].write_bytes(files[5].read_bytes()[:100])  # damaged
     for path in files[9:]:
         path.unlink()
-    found = top_modes(RecordedOperator(operator(), tmp_path / "a"), 4).spectrum
+    spectrum = top_modes(RecordedOperator(operator(), tmp_path / "a"), 4).spectrum
     assert len(made) == first + 1 + (first - 9)
-    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    np.testing.assert_array_equal(spectrum.vectors, expected.vectors)
 
     other = RecordedOperator(operator(), tmp_path / "a")
     assert not np.array_equal(other @ np.ones(60), other @ np.arange(60.0))  # of other vectors

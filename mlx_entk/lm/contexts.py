@@ -1,7 +1,7 @@
-"""Contexts with labels of the next word: ``contexts.jsonl``, and how to make it from text.
+"""Contexts with labels for the next word: reading ``contexts.jsonl``, and making it from text.
 
 A row is ``{"tokens": [...], "text": "...", "word": "...", "labels": {"upos": "NOUN"}}``: the
-tokens that a model reads, their end as text, the word that follows, and what is known of it.
+tokens that a model reads, the end of them as text, the word that follows, and that word's labels.
 """
 
 import json
@@ -19,28 +19,29 @@ from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 
 Labels = dict[str, str]
-# Of a text, words with labels as (first character, end, labels), in order.
+# From a text to its labelled words in order, each as (first character, end, labels).
 Tagger = Callable[[str], Iterable[tuple[int, int, Labels]]]
 Encode = Callable[[str], Sequence[int]]
 
-# Characters that a token has at most on average, generously: what is encoded for one window.
+# A generous limit on the average characters per token: so much text is encoded for each token of a
+# window.
 _CHARACTERS = 12
 
 
 @dataclass(frozen=True)
 class Context:
-    """A window of tokens and what is known of the word after it.
+    """A window of tokens, and the labels of the word after it.
 
     Attributes
     ----------
     tokens
-        What the model reads.
+        The tokens that the model reads.
     text
-        The end of the same as text.
+        The end of the window as text.
     word
-        The word that follows; empty where that is not known.
+        The word that follows; empty if it is unknown.
     labels
-        Of that word, such as ``{"upos": "NOUN"}``.
+        Labels of that word, such as ``{"upos": "NOUN"}``.
     """
 
     tokens: tuple[int, ...]
@@ -51,18 +52,19 @@ class Context:
 
 @dataclass(frozen=True)
 class LabelRule:
-    """Which labels are scored.
+    """The rule for which labels are scored.
 
     Attributes
     ----------
     support
-        Contexts that a label has to have in each half at least.
+        The fewest contexts that a label may have in each half.
     largest_share
-        Of the contexts, that a label may have at most.
+        The largest share of all contexts that a label may have.
     redundancy
-        A label is left out where its Jaccard similarity with one of more contexts exceeds this.
+        The largest Jaccard similarity that a label may have with a more frequent one.
     largest_word
-        Share of a label's contexts that one word may have: above it, the label is that word.
+        The largest share of a label's contexts that may come from a single word; above it, the
+        label only stands for that word.
     """
 
     support: int = 10
@@ -71,7 +73,7 @@ class LabelRule:
     largest_word: float = 0.5
 
     def __str__(self) -> str:
-        """The rule in words."""
+        """Describe the rule in words."""
         return (
             f"at least {self.support} contexts in each half and at most "
             f"{self.largest_share:.0%} of all, Jaccard similarity with a more frequent label at "
@@ -85,8 +87,8 @@ def read_contexts(path: Path) -> list[Context]:
     Raises
     ------
     InputError
-        For a line that is no context, or windows of different lengths; the message names the
-        line.
+        If the file cannot be read, has fewer than 4 contexts, has a line that is not a context
+        (the message names the line), or has windows of different lengths.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -94,7 +96,7 @@ def read_contexts(path: Path) -> list[Context]:
         raise InputError(f"cannot read {path}: {error}") from error
     contexts = [_parse(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line]
     if len(contexts) < 4:
-        raise InputError(f"{path} has {len(contexts)} contexts: there have to be at least 4")
+        raise InputError(f"{path} has {len(contexts)} contexts: at least 4 are needed")
     lengths = Counter(len(context.tokens) for context in contexts)
     if len(lengths) > 1:
         raise InputError(
@@ -107,19 +109,19 @@ def _parse(where: str, line: str) -> Context:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is no JSON: {error}") from error
+        raise InputError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
-        raise InputError(f"{where} is no JSON object")
+        raise InputError(f"{where} is not a JSON object")
     tokens, labels = row.get("tokens"), row.get("labels")
     if not isinstance(tokens, list) or not all(type(t) is int and t >= 0 for t in tokens):
-        raise InputError(f"{where}: tokens is no list of token numbers")
+        raise InputError(f"{where}: tokens is not a list of token numbers")
     if not tokens:
         raise InputError(f"{where}: tokens is empty")
     if not isinstance(labels, dict) or not all(isinstance(v, str) for v in labels.values()):
-        raise InputError(f"{where}: labels is no object of text")
+        raise InputError(f"{where}: labels is not an object with text values")
     text, word = row.get("text", ""), row.get("word", "")
     if not isinstance(text, str) or not isinstance(word, str):
-        raise InputError(f"{where}: text and word have to be text")
+        raise InputError(f"{where}: text and word must be text")
     return Context(tuple(tokens), text, word, labels)
 
 
@@ -139,21 +141,32 @@ def build_contexts(
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Context]:
-    """Draw windows that end before a word with labels, none twice.
+    """Draw windows that end before a labelled word, without repeats.
 
     Parameters
     ----------
+    texts
+        The texts to draw from.
     encode
-        Tokens of a text, without marks of beginning and end.
+        Returns the tokens of a text, without special tokens at its beginning and end.
     tagger
-        Labels of words; what it leaves out does not follow a window.
+        Labels words; a word that it leaves out does not follow a window.
     count, window
-        How many, of how many tokens.
+        How many windows to draw, and how many tokens each of them has.
+    seed
+        Seed of the drawing.
+    progress
+        Told after each window.
+
+    Returns
+    -------
+    list of Context
+        In the order in which they were drawn.
 
     Raises
     ------
     InputError
-        Where the texts have fewer.
+        If the texts have fewer such windows.
     """
     places = [
         (i, start, end, labels)
@@ -178,18 +191,18 @@ def build_contexts(
     if len(contexts) < count:
         raise InputError(
             f"the texts have {len(contexts)} windows of {window} tokens before a labelled word, "
-            f"{count} were asked for: give more text"
+            f"but {count} were asked for: give more text"
         )
     return contexts
 
 
 def tokens_of(contexts: Sequence[Context]) -> mx.array:
-    """The windows, shape (N, T)."""
+    """Return the tokens of the windows, int32 of shape (N, T)."""
     return mx.array(np.array([context.tokens for context in contexts], dtype=np.int32))
 
 
 def halves(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Numbers of the contexts to choose modes on, and of those to report on."""
+    """Split the numbers of the contexts at random: half to choose modes on, half to report on."""
     first, second = np.array_split(np.random.default_rng(seed).permutation(count), 2)
     return np.sort(first), np.sort(second)
 
@@ -197,8 +210,23 @@ def halves(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 def indicators(
     contexts: Sequence[Context], train: NDArray[np.int64], test: NDArray[np.int64], rule: LabelRule
 ) -> dict[str, NDArray[np.bool_]]:
-    """Which contexts have each label that the rule lets pass, as ``name=value``, frequent first."""
-    found: dict[str, NDArray[np.bool_]] = {}
+    """Return which contexts have each label that the rule keeps, the most frequent label first.
+
+    Parameters
+    ----------
+    contexts
+        N contexts.
+    train, test
+        Numbers of the contexts in each half.
+    rule
+        The rule.
+
+    Returns
+    -------
+    dict
+        A mask of shape (N,) for each label, under ``name=value``.
+    """
+    masks: dict[str, NDArray[np.bool_]] = {}
     for label, mask in sorted(_masks(contexts), key=lambda item: (-item[1].sum(), item[0])):
         if min(mask[train].sum(), mask[test].sum()) < rule.support:
             continue
@@ -207,10 +235,10 @@ def indicators(
         words = Counter(contexts[int(i)].word.lower() for i in np.flatnonzero(mask))
         if "" not in words and max(words.values()) > rule.largest_word * mask.sum():
             continue
-        if any(_jaccard(mask, other) > rule.redundancy for other in found.values()):
+        if any(_jaccard(mask, other) > rule.redundancy for other in masks.values()):
             continue
-        found[label] = mask
-    return found
+        masks[label] = mask
+    return masks
 
 
 def _masks(contexts: Sequence[Context]) -> Iterator[tuple[str, NDArray[np.bool_]]]:

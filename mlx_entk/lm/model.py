@@ -1,4 +1,4 @@
-"""A causal language model of mlx-lm, cut at a layer: what lies below computed once and cached."""
+"""Causal language models of mlx-lm, cut at a layer: the layers below run once and are cached."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,8 @@ from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
-# What of a layer counts unless told otherwise: what its MLP writes into the residual stream.
+# Weights of a layer to differentiate by unless others are selected: those with which its MLP writes
+# into the residual stream.
 SELECTION = ("mlp.down_proj.weight",)
 
 
@@ -26,9 +27,9 @@ class LanguageModel:
     Attributes
     ----------
     module
-        The module of mlx-lm: called on tokens (B, T) it gives logits (B, T, V).
+        The module of mlx-lm: called on tokens (B, T), it returns logits (B, T, V).
     tokenizer
-        With ``encode`` and ``decode``; None for a model without.
+        An object with ``encode`` and ``decode``, or None.
     """
 
     module: nn.Module
@@ -36,18 +37,18 @@ class LanguageModel:
 
     @property
     def layers(self) -> list[nn.Module]:
-        """The blocks of the residual stream, in their order."""
-        found: list[nn.Module] = self.module.layers
-        return found
+        """The blocks along the residual stream, in order."""
+        layers: list[nn.Module] = self.module.layers
+        return layers
 
     @property
     def unembedding(self) -> mx.array:
-        """U, shape (V, d): logits are U times the last hidden state.
+        """U of shape (V, d): the logits are U times the last hidden state.
 
         Raises
         ------
         InputError
-            Where the model keeps no such matrix, or keeps it quantised.
+            If the model has no such matrix, or has it quantised.
         """
         inner = self.module.model
         for owner, name in (
@@ -56,44 +57,44 @@ class LanguageModel:
             if name in owner:
                 weight: mx.array = owner[name].weight
                 if not mx.issubdtype(weight.dtype, mx.floating):
-                    raise InputError(f"{name} is quantised: take the model in full precision")
+                    raise InputError(f"{name} is quantised: use the model in full precision")
                 return weight
         raise InputError(f"no unembedding is known for {type(self.module).__module__}")
 
     def hidden(self, tokens: mx.array) -> mx.array:
-        """What the unembedding reads at the last position, shape (B, d)."""
-        found: mx.array = self.module.model(tokens)[:, -1]
-        return found
+        """Return what the unembedding reads at the last position, shape (B, d)."""
+        state: mx.array = self.module.model(tokens)[:, -1]
+        return state
 
 
 def load_model(source: str) -> LanguageModel:
-    """Load a model from a folder or a hub id by mlx-lm, in single precision.
+    """Load a model with mlx-lm, from a folder or by a hub id, in single precision.
 
     Raises
     ------
     InputError
-        Where mlx-lm is missing, or has no such model.
+        If mlx-lm is missing or cannot load the model, or :func:`prepared` refuses it.
     """
     try:
         from mlx_lm import load
     except ImportError as error:
         raise InputError("language models need the extra lm: pip install 'mlx-entk[lm]'") from error
     if Path(source).exists() and not (Path(source) / "config.json").exists():
-        raise InputError(f"{source} is no model folder: it has no config.json")
+        raise InputError(f"{source} is not a model folder: it has no config.json")
     try:
         module, tokenizer = load(source)[:2]
-    except Exception as error:  # of many libraries, whose errors have no common base
+    except Exception as error:  # from many libraries, whose errors have no common base
         raise InputError(f"mlx-lm cannot load {source}: {error}") from error
     return prepared(module, tokenizer)
 
 
 def prepared(module: nn.Module, tokenizer: Any = None) -> LanguageModel:
-    """A module of mlx-lm in single precision, checked for what :class:`LanguageModel` needs.
+    """Set a module of mlx-lm to single precision and check it for :class:`LanguageModel`.
 
     Raises
     ------
     InputError
-        Where its logits are not an unembedding times its last hidden state.
+        If its logits are not an unembedding times its last hidden state.
     """
     module.eval()
     module.set_dtype(mx.float32)
@@ -108,17 +109,17 @@ def prepared(module: nn.Module, tokenizer: Any = None) -> LanguageModel:
         ) from error
     U = model.unembedding
     logits = module(probe)[:, -1]
-    fits = hidden.ndim == 2 and hidden.shape[-1] == U.shape[-1]
-    if not fits or not mx.allclose(hidden @ U.T, logits, rtol=1e-3, atol=1e-3):
+    same_width = hidden.ndim == 2 and hidden.shape[-1] == U.shape[-1]
+    if not same_width or not mx.allclose(hidden @ U.T, logits, rtol=1e-3, atol=1e-3):
         raise InputError(
-            f"the logits of {type(module).__module__} are no linear function of its last hidden "
-            "state: its architecture is not supported"
+            f"the logits of {type(module).__module__} are not a linear function of its last "
+            "hidden state: its architecture is not supported"
         )
     return model
 
 
 class _Given:
-    """Stands for a layer whose output is known already."""
+    """Stands in for a layer whose output is already known."""
 
     def __init__(self, layer: nn.Module, hidden: mx.array):
         self._layer, self._hidden = layer, hidden
@@ -131,7 +132,7 @@ class _Given:
 
 
 class _Recorder(_Given):
-    """Stands for a layer, notes what goes in, and stops there."""
+    """Stands in for a layer, and stops the model with what the layer would read."""
 
     def __init__(self, layer: nn.Module):
         self._layer = layer
@@ -147,7 +148,7 @@ class _ReachedError(Exception):
 
 @contextmanager
 def _replaced(layers: list[Any], stand_ins: Sequence[Any]) -> Iterator[None]:
-    """Put stand-ins for the first layers into the model's own list, and take them out again."""
+    """Replace the first layers in the model's own list by stand-ins, and restore them later."""
     originals = layers[: len(stand_ins)]
     layers[: len(stand_ins)] = stand_ins
     try:
@@ -157,7 +158,24 @@ def _replaced(layers: list[Any], stand_ins: Sequence[Any]) -> Iterator[None]:
 
 
 def hidden_before(model: LanguageModel, tokens: mx.array, layer: int, batch: int) -> mx.array:
-    """The residual stream that a layer reads, shape (N, T, d); computed in batches."""
+    """Compute the residual stream that a layer reads.
+
+    Parameters
+    ----------
+    model
+        The model.
+    tokens
+        Shape (N, T).
+    layer
+        Number of the layer.
+    batch
+        How many rows of tokens to run at a time.
+
+    Returns
+    -------
+    mx.array
+        Shape (N, T, d).
+    """
     recorder = _Recorder(model.layers[layer])
     parts = []
     with _replaced(model.layers, [*model.layers[:layer], recorder]):
@@ -171,12 +189,26 @@ def hidden_before(model: LanguageModel, tokens: mx.array, layer: int, batch: int
 
 
 def hidden_after(model: LanguageModel, hidden: mx.array, layer: int) -> mx.array:
-    """The residual stream at the last position that a layer leaves, shape (B, d).
+    """Compute the residual stream after a layer, at the last position.
 
     Parameters
     ----------
+    model
+        The model.
     hidden
-        What the layer reads, as :func:`hidden_before` gives it, shape (B, T, d).
+        What the layer reads, as :func:`hidden_before` returns it, shape (B, T, d).
+    layer
+        Number of the layer.
+
+    Returns
+    -------
+    mx.array
+        Shape (B, d).
+
+    Raises
+    ------
+    InputError
+        If the model does not run that layer.
     """
     block = model.layers[layer]
     below = [_Given(lower, hidden) for lower in model.layers[:layer]]
@@ -189,7 +221,10 @@ def hidden_after(model: LanguageModel, hidden: mx.array, layer: int) -> mx.array
 
 
 def initialised(model: LanguageModel, seed: int) -> LanguageModel:
-    """A model of the same architecture with parameters drawn anew, as its module draws them."""
+    """Return a model of the same architecture with newly drawn parameters.
+
+    The parameters are those that the module draws by itself after ``mx.random.seed(seed)``.
+    """
     module = model.module
     mx.random.seed(seed)
     fresh = type(module)(module.args)  # type: ignore[call-arg]
@@ -201,27 +236,29 @@ def initialised(model: LanguageModel, seed: int) -> LanguageModel:
 def layer_function(
     model: LanguageModel, layer: int, selection: Sequence[str], readout: mx.array | None
 ) -> ParametricFunction:
-    """The last hidden state at the last position, as a function of some weights of a layer.
+    """Return the last hidden state at the last position as a function of weights of a layer.
 
     Parameters
     ----------
+    model
+        The model.
     layer
         Number of the layer; those below it do not run.
     selection
         Dotted names inside the layer, such as ``mlp.down_proj.weight``.
     readout
-        Symmetric matrix that the state is multiplied by, shape (d, d); None for none.
+        Symmetric matrix to multiply the state by, shape (d, d), or None.
 
     Returns
     -------
     ParametricFunction
-        Of what :func:`hidden_before` gives, shape (N, T, d), with outputs (N, d). Parameters
-        are called ``layers.NUMBER.NAME``.
+        A function of what :func:`hidden_before` returns, shape (N, T, d), with outputs (N, d).
+        Its parameters are called ``layers.NUMBER.NAME``.
 
     Raises
     ------
     InputError
-        For a layer or name that the model does not have, and for quantised weights.
+        If the model lacks the layer or a name, or the weights are quantised.
     """
     if not 0 <= layer < len(model.layers):
         raise InputError(f"the model has layers 0 to {len(model.layers) - 1}, not {layer}")
@@ -235,19 +272,21 @@ def layer_function(
         )
     for name in selection:
         if not mx.issubdtype(own[name].dtype, mx.floating):
-            raise InputError(f"{name} of layer {layer} is quantised: take the full precision")
+            raise InputError(
+                f"{name} of layer {layer} is quantised: use the model in full precision"
+            )
     params = {f"layers.{layer}.{name}": own[name] for name in selection}
 
     def apply(values: Params, hidden: mx.array) -> mx.array:
         chosen = {name: values[f"layers.{layer}.{name}"] for name in selection}
         block.update(unflatten_tree(chosen))
-        tokens = mx.zeros(hidden.shape[:2], dtype=mx.int32)  # only their shape counts
+        tokens = mx.zeros(hidden.shape[:2], dtype=mx.int32)  # only their shape matters
         first = _Through(block, hidden)
         below = [_Given(lower, hidden) for lower in model.layers[:layer]]
         try:
             with _replaced(model.layers, [*below, first]):
                 state: mx.array = model.module.model(tokens)[:, -1]
-        finally:  # a transform may have put tracers in
+        finally:  # a transform may have left tracers in the block
             block.update(unflatten_tree({name: own[name] for name in selection}))
         return state if readout is None else state @ readout
 
@@ -255,21 +294,32 @@ def layer_function(
 
 
 class _Through(_Given):
-    """The first layer that runs: on the cached stream, whatever the model gives it."""
+    """Runs a layer on the cached stream, whatever the model passes to it."""
 
     def __init__(self, layer: nn.Module, hidden: mx.array, stop: bool = False):
         super().__init__(layer, hidden)
         self._stop = stop
 
     def __call__(self, *arguments: Any, **options: Any) -> mx.array:
-        found: mx.array = self._layer(self._hidden, *arguments[1:], **options)
+        output: mx.array = self._layer(self._hidden, *arguments[1:], **options)
         if self._stop:
-            raise _ReachedError(found)
-        return found
+            raise _ReachedError(output)
+        return output
 
 
 def square_root_of_readout(unembedding: mx.array) -> mx.array:
-    """S^{1/2} for S = UᵀU, shape (d, d), by an eigendecomposition in double precision."""
+    """Compute S^{1/2} for S = UᵀU by an eigendecomposition in double precision.
+
+    Parameters
+    ----------
+    unembedding
+        U, shape (V, d).
+
+    Returns
+    -------
+    mx.array
+        Shape (d, d), float32.
+    """
     U = linalg.as_numpy(unembedding).astype(np.float64)
     values, vectors = linalg.eigh(U.T @ U)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T

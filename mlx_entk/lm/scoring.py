@@ -1,4 +1,4 @@
-"""How well directions tell labels: average precision and the rest, with bootstrap intervals."""
+"""How well directions separate labels: average precision and AUROC, with bootstrap intervals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ class Mode:
     Attributes
     ----------
     scores
-        By its top singular vector, times the singular value, shape (N,).
+        The top singular vector over inputs times its singular value, shape (N,).
     share
-        Of the mode's square norm that this explains.
+        Share of the mode's squared norm that this explains.
     """
 
     scores: Float64Array
@@ -30,45 +30,45 @@ class Mode:
 
 
 def mode_scores(vector: Float64Array, N: int) -> Mode:
-    """Reduce an eigenvector over inputs and outputs, channel-major of length d·N."""
+    """Reduce an eigenvector over inputs and outputs, channel-major of length d·N, to scores."""
     values = vector.reshape(-1, N).T
-    left, singular, _ = np.linalg.svd(values, full_matrices=False)
-    return Mode(left[:, 0] * singular[0], float(singular[0] ** 2 / (singular**2).sum()))
+    U, singular, _ = np.linalg.svd(values, full_matrices=False)
+    return Mode(U[:, 0] * singular[0], float(singular[0] ** 2 / (singular**2).sum()))
 
 
 def principal_scores(activations: Float64Array, count: int) -> Float64Array:
-    """Scores by the leading principal directions of activations (N, d), shape (N, count)."""
+    """Return scores along the leading principal directions of activations (N, d): (N, count)."""
     centred = activations - activations.mean(axis=0)
-    left, singular, _ = np.linalg.svd(centred, full_matrices=False)
-    return np.asarray(left[:, :count] * singular[:count])
+    U, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    return np.asarray(U[:, :count] * singular[:count])
 
 
 def random_scores(activations: Float64Array, count: int, seed: int) -> Float64Array:
-    """Scores by random directions of activations (N, d), shape (N, count)."""
+    """Return scores along random directions of activations (N, d), shape (N, count)."""
     directions = np.random.default_rng(seed).standard_normal((activations.shape[1], count))
     return np.asarray((activations - activations.mean(axis=0)) @ directions)
 
 
 @dataclass(frozen=True)
 class LabelScore:
-    """The direction chosen for a label on one half, judged on the other.
+    """The direction chosen for a label on one half of the inputs, scored on the other half.
 
     Attributes
     ----------
     label
         ``name=value``.
     direction
-        Its number, from 0.
+        Number of the direction, from 0.
     sign
-        1 or −1: which end of it.
+        1 or −1: whether the label is at its positive or negative end.
     positives
-        Inputs of the second half that have the label.
+        How many inputs of the second half have the label.
     average_precision, auroc
-        Of the scores.
+        Of the scores on the second half.
     precision
-        Share of the label among as many inputs of the largest scores as have it.
+        Share of inputs with the label among the ``positives`` inputs with the largest scores.
     enrichment
-        That over the share of the label among all.
+        ``precision`` over the share of the label among all inputs of the second half.
     """
 
     label: str
@@ -88,9 +88,9 @@ class Interval:
     Attributes
     ----------
     mean
-        Over the labels.
+        The mean over the labels.
     interval
-        The lower and the upper end.
+        The lower and the upper end of the interval.
     """
 
     mean: float
@@ -99,12 +99,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class LabelScores:
-    """How well some directions tell labels.
+    """How well some directions separate labels.
 
     Attributes
     ----------
     labels
-        One for each label.
+        A score for each label.
     average_precision, auroc
         Means over the labels.
     """
@@ -121,16 +121,18 @@ def score_labels(
     test: NDArray[np.int64],
     seed: int = 0,
 ) -> LabelScores:
-    """Choose direction and sign for each label on one half, judge them on the other.
+    """Choose a direction and sign for each label on one half, and score them on the other.
 
     Parameters
     ----------
     scores
-        Of N inputs by k directions, shape (N, k).
+        Scores of N inputs along k directions, shape (N, k).
     labels
-        Which inputs have each label, shape (N,).
+        For each label, which inputs have it, shape (N,).
     train, test
-        Numbers of the inputs of the halves.
+        Numbers of the inputs in each half.
+    seed
+        Seed of the resamples.
 
     Returns
     -------
@@ -140,7 +142,7 @@ def score_labels(
     Raises
     ------
     InputError
-        Where scikit-learn is missing.
+        If scikit-learn is missing.
     """
     try:
         from sklearn.metrics import average_precision_score, roc_auc_score
@@ -173,7 +175,7 @@ def score_labels(
         weighted_metrics(labels[row.label][test], row.sign * scores[test, row.direction], counts)
         for row in rows
     ]
-    # A label that a resample happens to leave out has no figure there.
+    # A label that does not occur in a resample is NaN there.
     precisions, areas = (
         np.nanmean([of_label[i] for of_label in resampled], axis=0) for i in range(2)
     )
@@ -192,19 +194,22 @@ def _interval(of_labels: list[float], resampled: Float64Array) -> Interval:
 def weighted_metrics(
     truth: NDArray[np.bool_], scores: Float64Array, weights: NDArray[np.int64]
 ) -> tuple[Float64Array, Float64Array]:
-    """Average precision and AUROC for many weightings of the same inputs, as scikit-learn's.
+    """Compute average precision and AUROC for many weightings of the same inputs.
+
+    They agree with scikit-learn's.
 
     Parameters
     ----------
     truth, scores
-        Of n inputs, no two scores equal.
+        Truth values and scores of n inputs, no two scores equal.
     weights
-        Shape (R, n).
+        R weightings, shape (R, n).
 
     Returns
     -------
     average precision, AUROC
-        Shape (R,) each; NaN where a weighting has no positive or no negative.
+        Shape (R,) each. A weighting without positives has NaN in both, one without negatives in
+        AUROC.
     """
     order = np.argsort(-scores, kind="stable")
     positive = weights[:, order] * truth[order]

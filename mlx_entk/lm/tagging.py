@@ -1,8 +1,8 @@
-"""Word classes of English by a small rule set, for want of a tagger.
+"""Word classes of English from a small set of rules, for use without a tagger.
 
-Closed classes by list, open ones by ending; a word that neither tells is left out. Names are
-those of Universal Dependencies. Rules err (``-ing`` may be a noun): a tagger of your own is a
-function of text that gives the same as :func:`tag`.
+Closed classes come from lists, open ones from endings; a word that neither covers is left out. The
+names are those of Universal Dependencies. The rules make mistakes (``-ing`` may be a noun): to use
+your own tagger, pass a function of a text that yields the same as :func:`tag`.
 """
 
 import re
@@ -28,7 +28,7 @@ _CLOSED: dict[str, str] = {
 _CLASS_OF = {word: name for name, words in _CLOSED.items() for word in words.split()}
 _PLURAL_PRONOUNS = frozenset(["we", "they", "us", "them", "themselves", "these", "those"])
 
-# Endings that mostly tell the class, the first that fits; what comes before has three letters.
+# Endings that usually show the class; the first match counts, after at least three letters.
 _ENDINGS: tuple[tuple[str, Labels], ...] = (
     ("ly", {"upos": "ADV"}),
     ("ing", {"upos": "VERB", "VerbForm": "Ger"}),
@@ -46,7 +46,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:n't)?|\d+(?:\.\d+)?|[.,;:!?()]")
 
 
 def tag(text: str) -> Iterator[tuple[int, int, Labels]]:
-    """Words of a text with labels, as (first character, end, labels)."""
+    """Yield the labelled words of a text, as (first character, end, labels)."""
     for match in _WORD.finditer(text):
         labels = labels_of(match[0])
         if labels:
@@ -54,7 +54,7 @@ def tag(text: str) -> Iterator[tuple[int, int, Labels]]:
 
 
 def labels_of(word: str) -> Labels:
-    """Labels of a word by itself; none where the rules do not tell."""
+    """Return the labels of a word on its own; empty if no rule covers it."""
     lower = word.lower()
     if not word[0].isalpha():
         return {"upos": "NUM" if word[0].isdigit() else "PUNCT"}
@@ -63,7 +63,7 @@ def labels_of(word: str) -> Labels:
         if labels["upos"] in ("PRON", "DET") and lower in _PLURAL_PRONOUNS:
             labels["Number"] = "Plur"
         return labels
-    for ending, found in _ENDINGS:
+    for ending, of_ending in _ENDINGS:
         if lower.endswith(ending) and len(lower) >= len(ending) + 3:
-            return dict(found)
+            return dict(of_ending)
     return {}

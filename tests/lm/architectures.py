@@ -76,7 +76,7 @@ def last_hidden(model: Any, values: dict[str, torch.Tensor], tokens: torch.Tenso
     """What the unembedding reads at the last position, with some parameters replaced."""
     inner = "transformer" if isinstance(model, GPT2LMHeadModel) else "model"
     own = {name.removeprefix(f"{inner}."): value for name, value in values.items()}
-    found: torch.Tensor = torch.func.functional_call(
+    hidden: torch.Tensor = torch.func.functional_call(
         getattr(model, inner), own, (tokens,), {"use_cache": False}
     ).last_hidden_state[:, -1]
-    return found
+    return hidden

@@ -45,15 +45,21 @@ GOOD = {"tokens": [1, 2], "text": "a", "word": "b", "labels": {"upos": "X"}}
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 3 is no JSON"),
-        ("[1]", "line 3 is no JSON object"),
-        (json.dumps(GOOD | {"tokens": "ab"}), "line 3: tokens is no list of token numbers"),
-        (json.dumps(GOOD | {"tokens": [1, -2]}), "line 3: tokens is no list of token numbers"),
-        (json.dumps(GOOD | {"tokens": [True, 2]}), "line 3: tokens is no list of token numbers"),
+        ("{", "line 3 is not JSON"),
+        ("[1]", "line 3 is not a JSON object"),
+        (json.dumps(GOOD | {"tokens": "ab"}), "line 3: tokens is not a list of token numbers"),
+        (json.dumps(GOOD | {"tokens": [1, -2]}), "line 3: tokens is not a list of token numbers"),
+        (json.dumps(GOOD | {"tokens": [True, 2]}), "line 3: tokens is not a list of token numbers"),
         (json.dumps(GOOD | {"tokens": []}), "line 3: tokens is empty"),
-        (json.dumps(GOOD | {"labels": ["NOUN"]}), "line 3: labels is no object of text"),
-        (json.dumps(GOOD | {"labels": {"a": 1}}), "line 3: labels is no object of text"),
-        (json.dumps(GOOD | {"word": 7}), "line 3: text and word have to be text"),
+        (
+            json.dumps(GOOD | {"labels": ["NOUN"]}),
+            "line 3: labels is not an object with text values",
+        ),
+        (
+            json.dumps(GOOD | {"labels": {"a": 1}}),
+            "line 3: labels is not an object with text values",
+        ),
+        (json.dumps(GOOD | {"word": 7}), "line 3: text and word must be text"),
         (json.dumps(GOOD | {"tokens": [1]}), "windows of 1 to 2 tokens: cut them to one length"),
     ],
 )
@@ -71,7 +77,7 @@ def test_files_without_contexts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "few.jsonl").write_text(json.dumps(GOOD))
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     for name, message in {
-        "few.jsonl": "has 1 contexts: there have to be at least 4",
+        "few.jsonl": "has 1 contexts: at least 4 are needed",
         "binary.jsonl": "cannot read",
         "none.jsonl": "cannot read",
     }.items():
@@ -92,11 +98,13 @@ def test_windows_end_before_labelled_words_and_none_comes_twice() -> None:
 
 
 def test_too_little_text_is_said() -> None:
-    with pytest.raises(InputError, match="before a labelled word, 5000 were asked for: give more"):
+    with pytest.raises(
+        InputError, match="before a labelled word, but 5000 were asked for: give more"
+    ):
         build_contexts([TEXT], encode, tag, count=5000, window=6)
 
 
-def test_a_tagger_of_the_readers_own_is_used() -> None:
+def test_a_tagger_of_the_users_own_is_used() -> None:
     def numbers(text: str) -> Iterator[tuple[int, int, Labels]]:
         for start, end, labels in tag(text):
             if labels["upos"] == "NUM":
@@ -145,10 +153,10 @@ def test_labels_that_the_rule_leaves_out() -> None:
     contexts = labelled(everything)
     train, test = halves(200, seed=0)
 
-    found = indicators(contexts, train, test, LabelRule())
+    masks = indicators(contexts, train, test, LabelRule())
 
-    assert list(found) == ["copy=b"]
-    assert found["copy=b"].tolist() == [i % 4 == 0 for i in range(200)]
+    assert list(masks) == ["copy=b"]
+    assert masks["copy=b"].tolist() == [i % 4 == 0 for i in range(200)]
     assert set(train) | set(test) == set(range(200))
     assert not set(train) & set(test)
     assert np.all(np.diff(train) > 0)

@@ -65,10 +65,10 @@ def test_products_and_modes_are_those_of_the_dense_kernel(
     assert np.allclose(np.array(stored), weight.numpy().T if transposed else weight.numpy())
     v = np.random.default_rng(1).standard_normal(operator.shape[0])
     assert relative_error(operator @ v, dense @ v) < 1e-4
-    found = top_modes(operator, 5).spectrum
+    spectrum = top_modes(operator, 5).spectrum
     exact_values, exact_vectors = np.linalg.eigh(dense)
-    assert relative_error(found.values, exact_values[::-1][:5]) < 1e-4
-    overlap = np.abs((found.vectors * exact_vectors[:, ::-1][:, :5]).sum(axis=0))
+    assert relative_error(spectrum.values, exact_values[::-1][:5]) < 1e-4
+    overlap = np.abs((spectrum.vectors * exact_vectors[:, ::-1][:, :5]).sum(axis=0))
     assert overlap.min() > 1 - 1e-4
 
 
@@ -108,7 +108,7 @@ def test_a_model_drawn_anew_has_the_same_architecture(name: str, tmp_path: Path)
 
 
 class Curved(nn.Module):
-    """Logits that are no linear function of the last hidden state."""
+    """Logits that are not a linear function of the last hidden state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,11 +120,11 @@ class Curved(nn.Module):
 
 
 def test_what_is_no_language_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="are no linear function of its last hidden state"):
+    with pytest.raises(InputError, match="are not a linear function of its last hidden state"):
         prepared(Curved())
     with pytest.raises(InputError, match="gives no last hidden state"):
         prepared(nn.Sequential(nn.Embedding(5, 3)))
-    with pytest.raises(InputError, match="is no model folder"):
+    with pytest.raises(InputError, match="is not a model folder"):
         load_model(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="mlx-lm cannot load"):

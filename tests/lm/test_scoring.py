@@ -46,24 +46,24 @@ def test_direction_and_sign_are_chosen_on_one_half_and_judged_on_the_other() -> 
     scores[:, 4] += 1.5 * labels["b"]  # tells b in part
     train, test = np.arange(0, N, 2), np.arange(1, N, 2)
 
-    found = score_labels(scores, labels, train, test)
+    chosen = score_labels(scores, labels, train, test)
 
-    a, b = found["labels"]
-    assert (a["label"], a["direction"], a["sign"]) == ("a", 2, -1)
-    assert (b["label"], b["direction"], b["sign"]) == ("b", 4, 1)
-    assert (a["average_precision"], a["auroc"], a["precision"]) == (1, 1, 1)
-    assert a["enrichment"] == pytest.approx(1 / labels["a"][test].mean())
-    assert a["positives"] == labels["a"][test].sum()
+    a, b = chosen.labels
+    assert (a.label, a.direction, a.sign) == ("a", 2, -1)
+    assert (b.label, b.direction, b.sign) == ("b", 4, 1)
+    assert (a.average_precision, a.auroc, a.precision) == (1, 1, 1)
+    assert a.enrichment == pytest.approx(1 / labels["a"][test].mean())
+    assert a.positives == labels["a"][test].sum()
     truth, values = labels["b"][test], scores[test, 4]
     pairs = values[truth][:, None] > values[~truth]
-    assert b["auroc"] == pytest.approx(pairs.mean())
+    assert b.auroc == pytest.approx(pairs.mean())
     order = np.argsort(-values)
     hits = truth[order]
     precisions = hits.cumsum() / np.arange(1, hits.size + 1)
-    assert b["average_precision"] == pytest.approx(precisions[hits].mean())
-    low, high = found["average_precision"]["interval"]
-    assert low < found["average_precision"]["mean"] < high
-    assert found == score_labels(scores, labels, train, test)
+    assert b.average_precision == pytest.approx(precisions[hits].mean())
+    low, high = chosen.average_precision.interval
+    assert low < chosen.average_precision.mean < high
+    assert chosen == score_labels(scores, labels, train, test)
 
 
 def test_resamples_are_judged_as_scikit_learn_does() -> None:
@@ -85,7 +85,7 @@ def test_noise_is_not_told() -> None:
     generator = np.random.default_rng(1)
     scores, labels = generator.standard_normal((600, 25)), {"a": generator.random(600) < 0.3}
 
-    found = score_labels(scores, labels, np.arange(300), np.arange(300, 600))
+    chosen = score_labels(scores, labels, np.arange(300), np.arange(300, 600))
 
-    low, high = found["auroc"]["interval"]
+    low, high = chosen.auroc.interval
     assert low < 0.5 < high
