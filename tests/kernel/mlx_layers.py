@@ -12,38 +12,32 @@ import numpy as np
 from mlx.utils import tree_map
 from numpy.typing import NDArray
 
-from tests.kernel.mlx_functions import words
+from tests.kernel.cases import C, Case, N, Shape, words
 
-Shape = tuple[int, ...]
 Call = Callable[..., mx.array]
 
-N, C = 3, 2
 TOKENS = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
+class LayerCase(Case):
     """A small model with a layer of ``mlx.nn`` inside.
+
+    What it covers are the functions that it calls; its layers are known from the model.
 
     Attributes
     ----------
-    name
-        Of the test.
-    covers
-        Public functions that the model calls; its layers are known from the model.
     build
         Makes the model, in inference mode, with parameters that are nowhere zero or one.
     inputs
         N rows.
     """
 
-    name: str
-    covers: tuple[str, ...]
     build: Callable[[], nn.Module]
     inputs: NDArray[Any]
 
 
-CASES: list[Case] = []
+CASES: list[LayerCase] = []
 
 
 class Between(nn.Module):
@@ -59,8 +53,8 @@ class Between(nn.Module):
         self.readout = nn.Linear(size, C)
 
     def inside(self, x: mx.array) -> mx.array:
-        found: mx.array = self._call(self.layer, mx.sin(self.front(x)))
-        return found
+        outputs: mx.array = self._call(self.layer, mx.sin(self.front(x)))
+        return outputs
 
     def __call__(self, x: mx.array) -> mx.array:
         return self.readout(self.inside(x).reshape(x.shape[0], -1))
@@ -85,8 +79,8 @@ class OfTokens(nn.Module):
 
 def plain(layer: Any, h: mx.array) -> mx.array:
     """A layer of one argument."""
-    found: mx.array = layer(h)
-    return found
+    outputs: mx.array = layer(h)
+    return outputs
 
 
 def case(
@@ -100,7 +94,7 @@ def case(
     seed = zlib.crc32(name.encode())
     inputs = np.random.default_rng(seed).standard_normal((N, *row)).astype(np.float32)
     build = partial(_built, partial(Between, make, call, row), seed)
-    CASES.append(Case(name, tuple(covers.split()), build, inputs))
+    CASES.append(LayerCase(name, tuple(covers.split()), build, inputs))
 
 
 def case_of_tokens(
@@ -110,7 +104,7 @@ def case_of_tokens(
     seed = zlib.crc32(name.encode())
     inputs = np.random.default_rng(seed).integers(0, TOKENS, (N, 2))
     build = partial(_built, partial(OfTokens, make, width, tied), seed)
-    CASES.append(Case(name, (), build, inputs))
+    CASES.append(LayerCase(name, (), build, inputs))
 
 
 def _built(make: Callable[[], nn.Module], seed: int) -> nn.Module:
@@ -148,8 +142,8 @@ def add_dense() -> None:
 def add_quantized() -> None:
     def widened(layer: Any, h: mx.array) -> mx.array:
         """A frozen layer wants groups of 64."""
-        found: mx.array = layer(mx.concatenate([h, h[..., ::-1]] * 8, axis=-1))
-        return found
+        outputs: mx.array = layer(mx.concatenate([h, h[..., ::-1]] * 8, axis=-1))
+        return outputs
 
     def linear(bits: int = 8, **options: Any) -> Callable[[], nn.Module]:
         return lambda: nn.QuantizedLinear(64, 8, group_size=64, bits=bits, **options)
@@ -218,13 +212,13 @@ def add_pooling() -> None:
 
 def add_recurrent() -> None:
     def last(layer: Any, h: mx.array) -> mx.array:
-        found: mx.array = layer(h)[0][..., -1, :]
-        return found
+        outputs: mx.array = layer(h)[0][..., -1, :]
+        return outputs
 
     def carried(layer: Any, h: mx.array) -> mx.array:
         """With the state that a first half left."""
-        found: mx.array = layer(h, hidden=mx.sin(h[:, 0, :3]))
-        return found
+        outputs: mx.array = layer(h, hidden=mx.sin(h[:, 0, :3]))
+        return outputs
 
     case("RNN", lambda: nn.RNN(4, 3), (3, 4))
     case("RNN:no bias", lambda: nn.RNN(4, 3, bias=False), (3, 4), carried)
@@ -238,28 +232,28 @@ def add_attention() -> None:
     mask = nn.MultiHeadAttention.create_additive_causal_mask(3)
 
     def itself(layer: Any, h: mx.array) -> mx.array:
-        found: mx.array = layer(h, h, h)
-        return found
+        outputs: mx.array = layer(h, h, h)
+        return outputs
 
     def causal(layer: Any, h: mx.array) -> mx.array:
-        found: mx.array = layer(h, h, h, mask)
-        return found
+        outputs: mx.array = layer(h, h, h, mask)
+        return outputs
 
     def across(layer: Any, h: mx.array) -> mx.array:
-        found: mx.array = layer(h, h[:, 1:], h[:, 1:] * 2)
-        return found
+        outputs: mx.array = layer(h, h[:, 1:], h[:, 1:] * 2)
+        return outputs
 
     def encode(layer: Any, h: mx.array) -> mx.array:
-        found: mx.array = layer(h, mask)
-        return found
+        outputs: mx.array = layer(h, mask)
+        return outputs
 
     def decode(layer: Any, h: mx.array) -> mx.array:
-        found: mx.array = layer(h, mx.cos(h[:, 1:]), mask, None)
-        return found
+        outputs: mx.array = layer(h, mx.cos(h[:, 1:]), mask, None)
+        return outputs
 
     def translate(layer: Any, h: mx.array) -> mx.array:
-        found: mx.array = layer(mx.cos(h[:, 1:]), h, None, mask, None)
-        return found
+        outputs: mx.array = layer(mx.cos(h[:, 1:]), h, None, mask, None)
+        return outputs
 
     def scores(layer: Any, h: mx.array) -> mx.array:
         """Scores of two heads of width two."""

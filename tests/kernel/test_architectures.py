@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlx_entk import entk
+from mlx_entk import entk, layerwise_entk
 from tests.kernel.test_engine import error_of
 from tests.reference import from_jacobian
 
@@ -199,7 +199,7 @@ def test_every_strategy_agrees_with_torch(
 
     for strategy in ("auto", "structured-derivatives", "jacobian-contraction"):
         options: dict[str, Any] = {"params": narrow, "reduction": reduction, "strategy": strategy}
-        by_layer = entk(model, inputs, by_layer=True, **options)
+        by_layer = layerwise_entk(model, inputs, **options)
         assert by_layer.keys() == expected.keys()
         for name, kernel in expected.items():
             error = error_of(by_layer[name], kernel, reduction) * np.abs(kernel).max()

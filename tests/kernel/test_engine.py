@@ -63,7 +63,7 @@ def test_kernels_equal_the_closed_form_at_the_size_of_the_paper(reduction: Any) 
         np.array(model.hidden.weight), np.array(model.readout.weight), np.array(x)
     )
 
-    by_layer = entk(model, x, reduction=reduction, by_layer=True)
+    by_layer = layerwise_entk(model, x, reduction=reduction)
 
     for name, full in expected.items():
         assert error_of(by_layer[name], full, reduction) < 1e-5
@@ -95,7 +95,7 @@ def test_kernels_of_random_mlps_equal_torch(
     left = reference.torch_mlp_jacobian(layers, np.array(x))
     right = reference.torch_mlp_jacobian(layers, np.array(x2))
 
-    kernels = entk(model, x, x2, reduction=reduction, by_layer=True, strategy=strategy)
+    kernels = layerwise_entk(model, x, x2, reduction=reduction, strategy=strategy)
 
     assert kernels.keys() == left.keys()
     for name, kernel in kernels.items():
@@ -132,7 +132,7 @@ def test_kernels_of_any_layer_use_equal_finite_differences(
         jacobian = {name.replace("second", "first"): J for name, J in jacobian.items() if J.any()}
 
     for reduction in ("full", "trace", "sum-of-logits"):
-        kernels = entk(model, x, reduction=reduction, by_layer=True, strategy=strategy)
+        kernels = layerwise_entk(model, x, reduction=reduction, strategy=strategy)
         assert kernels.keys() == jacobian.keys()
         for name, J in jacobian.items():
             assert error_of(kernels[name], reference.from_jacobian(J), reduction) < 1e-5
@@ -159,7 +159,7 @@ def test_a_pure_function_gives_the_kernel_of_the_module_it_describes() -> None:
     first, last = model.layers
     params = {"in": [first.weight, first.bias], "out": last.weight, "b": last.bias}
 
-    by_name = entk(function, x, reduction="full", params=params, by_layer=True)
+    by_name = layerwise_entk(function, x, reduction="full", params=params)
 
     assert set(by_name) == {"in.0", "in.1", "out", "b"}
     total = sum(by_name.values(), np.zeros(()))
@@ -200,7 +200,7 @@ def test_layers_go_into_files_of_their_own(tmp_path: Path) -> None:
     model = models.MLP([3, 4, 2])
     x = mx.random.normal((6, 3), key=mx.random.key(2))
 
-    kernels = entk(model, x, reduction="trace", by_layer=True, out=tmp_path / "out")
+    kernels = layerwise_entk(model, x, reduction="trace", out=tmp_path / "out")
 
     stored = np.load(tmp_path / "out" / "layers.0.bias.npy")
     np.testing.assert_array_equal(stored, kernels["layers.0.bias"])
@@ -276,7 +276,7 @@ def test_frozen_parameters_are_left_out() -> None:
     model.layers[0].freeze()
     x = mx.random.normal((4, 3), key=mx.random.key(2))
 
-    assert set(entk(model, x, by_layer=True)) == {"layers.1.weight", "layers.1.bias"}
+    assert set(layerwise_entk(model, x)) == {"layers.1.weight", "layers.1.bias"}
 
 
 def test_a_layer_that_is_never_called_has_a_zero_kernel() -> None:
@@ -284,7 +284,7 @@ def test_a_layer_that_is_never_called_has_a_zero_kernel() -> None:
     model.unused = nn.Linear(3, 3)
     x = mx.random.normal((4, 3), key=mx.random.key(2))
 
-    kernels = entk(model, x, reduction="trace", by_layer=True)
+    kernels = layerwise_entk(model, x, reduction="trace")
 
     assert not kernels["unused.weight"].any()
     assert kernels["layers.0.weight"].any()

@@ -4,7 +4,7 @@ No rule of MLX that is missing, or wrong under ``vmap`` or in forward mode, may 
 model is refused, with one line, only where MLX has no gradient of it or a wrong one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -13,11 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from mlx_entk import InputError, entk, entk_operator
-from tests.kernel.mlx_functions import CASES, WITHOUT_DERIVATIVE, C, Case, N, public_functions
+from tests.kernel.cases import C, Kernel, N, full_kernels
+from tests.kernel.mlx_functions import CASES, WITHOUT_DERIVATIVE, FunctionCase, public_functions
 from tests.reference import from_jacobian, relative_error
-
-Kernel = NDArray[np.float64]
 
 # Where plain reverse mode of MLX is not the derivative: see docs/upstream.
 WRONG_IN_MLX = frozenset(
@@ -45,28 +43,14 @@ def interpreted(request: pytest.FixtureRequest) -> Iterator[None]:
     mx.enable_compile()
 
 
-def by_operator(f: Callable[..., mx.array], x: mx.array, params: Any) -> Kernel:
-    operator = entk_operator(f, x, params=params, reduction="full")
-    return np.asarray(operator @ np.eye(N * C)).reshape(C, N, C, N).transpose(1, 3, 0, 2)
-
-
-WAYS: dict[str, Callable[..., NDArray[Any]]] = {
-    "auto": lambda f, x, params: entk(f, x, params=params),
-    "jacobian-contraction": lambda f, x, params: entk(
-        f, x, params=params, strategy="jacobian-contraction"
-    ),
-    "operator": by_operator,
-}
-
-
 @cache
-def gradients(case: Case) -> Kernel | Exception:
+def gradients(case: FunctionCase) -> Kernel | Exception:
     """The Jacobian, shape (N, C, P), by a backward pass a row and output, or what MLX raises."""
     w, x = mx.array(case.weight), mx.array(case.rows)
 
     def pull(n: int, cotangent: mx.array) -> Kernel:
-        found = mx.vjp(lambda v: case.function(v, x[n : n + 1]), [w], [cotangent[None]])[1][0]
-        return np.array(found.astype(mx.float32), dtype=np.float64).reshape(-1)
+        pulled = mx.vjp(lambda v: case.function(v, x[n : n + 1]), [w], [cotangent[None]])[1][0]
+        return np.array(pulled.astype(mx.float32), dtype=np.float64).reshape(-1)
 
     try:
         return np.array([[pull(n, cotangent) for cotangent in mx.eye(C)] for n in range(N)])
@@ -74,7 +58,7 @@ def gradients(case: Case) -> Kernel | Exception:
         return error
 
 
-def change(case: Case, along: NDArray[Any]) -> Kernel:
+def change(case: FunctionCase, along: NDArray[Any]) -> Kernel:
     """The change of the outputs along a direction of the weight, by differences of values."""
     x, step = mx.array(case.rows), 1e-3
     ends = (
@@ -85,7 +69,7 @@ def change(case: Case, along: NDArray[Any]) -> Kernel:
     return np.asarray((up - down) / (2 * step))
 
 
-def differences(case: Case) -> Kernel:
+def differences(case: FunctionCase) -> Kernel:
     """The Jacobian by differences, each entry of the weight moved alone."""
     units = np.eye(case.weight.size).reshape(-1, *case.weight.shape)
     return np.stack([change(case, unit) for unit in units], axis=-1)
@@ -102,7 +86,7 @@ def test_every_function_of_mlx_is_tried_or_has_no_derivative() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore::mlx_entk.errors.SlowPathWarning")
-def test_a_kernel_is_that_of_gradients_one_by_one_or_refused(case: Case) -> None:
+def test_a_kernel_is_that_of_gradients_one_by_one_or_refused(case: FunctionCase) -> None:
     w, x = mx.array(case.weight), mx.array(case.rows)
     J = gradients(case)
     if isinstance(J, Exception) or case.name in WRONG_IN_MLX:
@@ -113,21 +97,18 @@ def test_a_kernel_is_that_of_gradients_one_by_one_or_refused(case: Case) -> None
     def model(params: Any, x: mx.array) -> mx.array:
         return case.function(params["w"], x)
 
-    for way, kernel_by in WAYS.items():
-        refusal = ""
-        try:
-            kernel = kernel_by(model, x, {"w": w})
-        except InputError as error:
-            refusal = str(error)
-        if refusal:
-            assert refusable or (way == "operator" and case.name in NO_PRODUCTS), refusal
-            assert "\n" not in refusal
+    for way, kernel in full_kernels(model, x, {"w": w}).items():
+        if isinstance(kernel, str):
+            assert refusable or (way == "operator" and case.name in NO_PRODUCTS), kernel
+            assert "\n" not in kernel
         else:
             assert relative_error(kernel, expected) <= tolerance, way
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.decreed], ids=lambda c: c.name)
-def test_a_gradient_of_mlx_is_the_derivative(case: Case, request: pytest.FixtureRequest) -> None:
+def test_a_gradient_of_mlx_is_the_derivative(
+    case: FunctionCase, request: pytest.FixtureRequest
+) -> None:
     J = gradients(case)
     if isinstance(J, Exception):
         pytest.skip(f"MLX has no gradient: {str(J).partition(chr(10))[0]}")

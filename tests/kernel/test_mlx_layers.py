@@ -1,20 +1,17 @@
 """Kernels of every layer of ``mlx.nn`` against gradients one by one."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten, tree_unflatten
-from numpy.typing import NDArray
 
-from mlx_entk import InputError, entk, entk_operator
-from tests.kernel.mlx_layers import CASES, LEFT_OUT, C, Case, N, public_names
+from mlx_entk import InputError, entk
+from tests.kernel.cases import C, Kernel, N, full_kernels
+from tests.kernel.mlx_layers import CASES, LEFT_OUT, LayerCase, public_names
 from tests.reference import from_jacobian, relative_error
-
-Kernel = NDArray[np.float64]
 
 # Where plain reverse mode of MLX fails: see docs/upstream.
 WRONG_IN_MLX = frozenset(f"ConvTranspose{d}d:output padding" for d in (1, 2, 3))
@@ -26,11 +23,6 @@ def interpreted() -> Iterator[None]:
     mx.disable_compile()
     yield
     mx.enable_compile()
-
-
-def by_operator(model: nn.Module, x: mx.array) -> Kernel:
-    operator = entk_operator(model, x, reduction="full")
-    return np.asarray(operator @ np.eye(N * C)).reshape(C, N, C, N).transpose(1, 3, 0, 2)
 
 
 class Flat:
@@ -56,8 +48,8 @@ def gradients(function: Flat, x: mx.array) -> Kernel:
 
     def pull(n: int, cotangent: mx.array) -> Kernel:
         row = x[n : n + 1]
-        found = mx.vjp(lambda v: function(v, row), [function.values], [cotangent[None]])[1][0]
-        return np.array(found, dtype=np.float64)
+        pulled = mx.vjp(lambda v: function(v, row), [function.values], [cotangent[None]])[1][0]
+        return np.array(pulled, dtype=np.float64)
 
     return np.array([[pull(n, cotangent) for cotangent in mx.eye(C)] for n in range(N)])
 
@@ -83,28 +75,18 @@ def test_every_layer_of_mlx_is_tried_or_left_out() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.filterwarnings("ignore::mlx_entk.errors.SlowPathWarning")
-def test_a_kernel_is_that_of_gradients_one_by_one_or_refused(case: Case) -> None:
+def test_a_kernel_is_that_of_gradients_one_by_one_or_refused(case: LayerCase) -> None:
     model, x = case.build(), mx.array(case.inputs)
     function = Flat(case.build())
     if case.name in WRONG_IN_MLX:
         expected, tolerance = from_jacobian(differences(function, x)), 2e-2
     else:
         expected, tolerance = from_jacobian(gradients(function, x)), 1e-4
-    ways: dict[str, Any] = {
-        "auto": lambda: entk(model, x),
-        "jacobian-contraction": lambda: entk(model, x, strategy="jacobian-contraction"),
-        "operator": lambda: by_operator(model, x),
-    }
 
-    for way, kernel_by in ways.items():
-        refusal = ""
-        try:
-            kernel = kernel_by()
-        except InputError as error:
-            refusal = str(error)
-        if refusal:
-            assert case.name in WRONG_IN_MLX, refusal
-            assert "\n" not in refusal
+    for way, kernel in full_kernels(model, x).items():
+        if isinstance(kernel, str):
+            assert case.name in WRONG_IN_MLX, kernel
+            assert "\n" not in kernel
         else:
             assert relative_error(kernel, expected) <= tolerance, way
 

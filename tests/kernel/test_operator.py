@@ -4,12 +4,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_entk import InputError, entk, entk_operator, flatten
+from mlx_entk import InputError, entk_operator, flatten, layerwise_entk
 from tests import models, reference
 
 
 def dense(model: Any, x: mx.array, reduction: Any, name: str | None = None) -> np.ndarray:
-    kernels = entk(model, x, reduction=reduction, by_layer=True)
+    kernels = layerwise_entk(model, x, reduction=reduction)
     kernel = kernels[name] if name else sum(kernels.values(), np.zeros(()))
     return np.asarray(flatten(kernel) if reduction == "full" else kernel)
 
