@@ -1,4 +1,4 @@
-"""Derivatives of a model as functions that can be exported: no autodiff is left in the graph."""
+"""Derivatives of a model as exportable functions: no automatic differentiation is left in them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +21,10 @@ from mlx_entk.tracing.rules import Examined, by_graph, examine
 
 What = Literal["model", "jacobian", "entk", "vjp", "jvp"]
 
-# More inputs than those of which mlx-lm sorts the tokens by expert.
+# More inputs than the number from which mlx-lm sorts the tokens by expert.
 _MANY = 64
 
-# Names of outputs. A kernel graph also gives the part of each parameter, as kernel.NAME.
+# Names of outputs. A kernel graph also returns the part of each parameter, as kernel.NAME.
 OUTPUT = "output"
 OUTPUT_TANGENT = "output_tangent"
 KERNEL = "kernel"
@@ -32,17 +32,17 @@ KERNEL = "kernel"
 
 @dataclass(frozen=True)
 class Exported:
-    """A function to export with its inputs.
+    """A function to export, with example inputs.
 
     Attributes
     ----------
     function
-        ``function(params, *inputs)``, which gives arrays by name.
+        ``function(params, *inputs)``, which returns arrays by name.
     inputs
-        Examples by name.
+        Example inputs by name.
     batches
-        Numbers of the inputs whose first axis is one batch, for each batch that may have any
-        size.
+        One tuple for each batch that may have any size: the numbers of the inputs whose first axis
+        is that batch.
     """
 
     function: Callable[..., dict[str, mx.array]]
@@ -53,29 +53,40 @@ class Exported:
 def derivative(
     model: ParametricFunction, x: mx.array, what: What, reduction: Reduction = "trace"
 ) -> Exported:
-    """The function of a model that ``what`` names.
+    """Return the function that ``what`` names, ready to export.
 
     - ``model``: ``output`` (N, C) of ``x``.
     - ``jacobian``: ∂f/∂θ by parameter as ``jacobian.NAME``, (N, C, *shape*).
     - ``entk``: the kernel of ``x`` and ``x2``, whole as ``kernel`` and by parameter as
       ``kernel.NAME``, in the shape of the reduction, as :func:`mlx_entk.entk` defines it.
     - ``vjp``: the gradient of Σ ``cotangent`` · f(x) by parameter as ``gradient.NAME``;
-      ``cotangent`` is (N, C).
+      ``cotangent`` has shape (N, C).
     - ``jvp``: J u as ``output_tangent`` (N, C), for a direction u given by parameter as
       ``tangent.NAME``.
 
-    Gradients are those of :func:`mlx_entk.entk`: where a rule of MLX is wrong, by another that is
-    right; and where mapping over inputs would not give the plain ones, input by input, which
-    leaves a graph for batches of the size of ``x`` alone.
+    Gradients are those of :func:`mlx_entk.entk`: if a derivative rule of MLX is wrong, a correct
+    one replaces it; and if mapping over inputs changes the gradients, they are taken input by
+    input, and the graph then accepts only batches of the size of ``x``.
+
+    Parameters
+    ----------
+    model
+        The model and its parameters.
+    x
+        Example inputs, shape (N, …).
+    what
+        Which function.
+    reduction
+        Reduction of the kernel, for ``entk``.
 
     Raises
     ------
     InputError
-        For an unknown ``what``; a model whose outputs depend on the rest of the batch, or that
-        MLX cannot differentiate, or not rightly.
+        If ``what`` is unknown, the outputs for one input depend on the rest of the batch, or MLX
+        cannot differentiate the model correctly.
     """
     if what not in get_args(What):
-        raise InputError(f"{what!r} is no graph of a model: use {', '.join(get_args(What))}")
+        raise InputError(f"{what!r} is not a graph of a model: use {', '.join(get_args(What))}")
     C = check_model(model, (x,))
     if what == "model":
         return Exported(
@@ -88,8 +99,8 @@ def derivative(
         mx.eval(basis)
 
         def rows(params: Any, x: mx.array) -> dict[str, mx.array]:
-            found = rows_of(flatten_tree(params), x, basis)
-            return {f"jacobian.{name}": value for name, value in found.items()}
+            by_parameter = rows_of(flatten_tree(params), x, basis)
+            return {f"jacobian.{name}": value for name, value in by_parameter.items()}
 
         return Exported(rows, {"x": x}, ((0,),) if mapped else ())
     if what == "entk":
@@ -121,12 +132,12 @@ def derivative(
 
 
 def _example(shape: Sequence[int], seed: int) -> mx.array:
-    """Random numbers: of zeros a wrong derivative would give the same as a right one."""
+    """Return random numbers: for zeros, a wrong derivative would agree with a right one."""
     return mx.random.normal(shape, key=mx.random.key(seed))
 
 
 def _push(examined: Examined, x: mx.array, C: int) -> Callable[..., dict[str, mx.array]]:
-    """J u of inputs and directions, by a way that agrees with reverse mode."""
+    """Return a function for J u that agrees with reverse mode."""
     function = examined.function
     way = find_push(examined, Probe.of(function, (x,), C)).way
 
@@ -137,33 +148,33 @@ def _push(examined: Examined, x: mx.array, C: int) -> Callable[..., dict[str, mx
     return push
 
 
-# Gradients of R combinations of the outputs of each input, for parameters, inputs and cotangents
-# (R, C), by parameter: (N, R, *shape*).
+# For parameters, N inputs and cotangents (R, C): the gradients of R combinations of each input's
+# outputs, by parameter, shape (N, R, *shape*).
 Rows = Callable[[Params, mx.array, mx.array], Params]
 
 
 def _find_rows(examined: Examined, x: mx.array, C: int) -> tuple[Rows, bool]:
-    """Rows by ``mx.vmap`` where they are the plain gradients, of a probe; else one by one.
+    """Return a function for the rows of the Jacobian, and whether it uses ``mx.vmap``.
 
-    The second says whether they are mapped.
+    It does if that gives the plain gradients of a probe; otherwise rows are taken one by one.
     """
     probe = Probe.of(examined.function, (x,), C)
     (pair,) = probe.x
     mapped = _mapped(examined.rows)
     try:
-        found = mapped(examined.function.params, pair, probe.cotangents)
-        if not probe.mistaken(found.items()):
+        by_parameter = mapped(examined.function.params, pair, probe.cotangents)
+        if not probe.mistaken(by_parameter.items()):
             return mapped, True
-    except Exception:  # MLX raises several types where a rule is missing
+    except Exception:  # MLX raises several types if a rule is missing
         pass
     return _one_by_one(_reported(examined.function, x, C)), False
 
 
 def _reported(function: ParametricFunction, x: mx.array, C: int) -> ParametricFunction:
-    """A function with gradients that MLX can report, by its graph if it has none of its own.
+    """Return a function whose gradients MLX can report, replaying its graph if need be.
 
-    Of a mixture of experts with many tokens MLX sorts them, and has no name for the gradient. The
-    graph has to give the same gradients, of all inputs.
+    In a mixture of experts with many tokens, MLX sorts the tokens and cannot report the gradient.
+    The replayed graph has to give the same gradients for all inputs.
     """
     names = list(function.params)
     cotangent = _example((x.shape[0], C), 1)
@@ -180,19 +191,19 @@ def _reported(function: ParametricFunction, x: mx.array, C: int) -> ParametricFu
         pass
     replayed = by_graph(function)
     try:
-        found = gradient(replayed, names, (x,), cotangent)
+        by_replay = gradient(replayed, names, (x,), cotangent)
     except InputError:
         return function
     plain = gradient(function, names, (x,), cotangent)
-    return replayed if agree(found, plain) else function
+    return replayed if agree(by_replay, plain) else function
 
 
 def _mapped(function: ParametricFunction) -> Rows:
     def rows(values: Params, x: mx.array, cotangents: mx.array) -> Params:
         pull = _pull(function, values)
         by_cotangent = mx.vmap(pull, in_axes=(None, 0))
-        found = mx.vmap(by_cotangent, in_axes=(0, None))(x, cotangents)
-        return dict(zip(values, found, strict=True))
+        gradients = mx.vmap(by_cotangent, in_axes=(0, None))(x, cotangents)
+        return dict(zip(values, gradients, strict=True))
 
     return rows
 
@@ -202,7 +213,7 @@ def _one_by_one(function: ParametricFunction) -> Rows:
         pull = _pull(function, values)
         each = [[pull(row, cotangent) for cotangent in cotangents] for row in x]
         return {
-            name: mx.stack([mx.stack([found[i] for found in of_row]) for of_row in each])
+            name: mx.stack([mx.stack([gradients[i] for gradients in of_row]) for of_row in each])
             for i, name in enumerate(values)
         }
 
@@ -244,7 +255,7 @@ def _contract(left: mx.array, right: mx.array, paired: bool) -> mx.array:
 
 
 def sum_of(parts: Sequence[mx.array]) -> mx.array:
-    """Arrays added up."""
+    """Add arrays up."""
     total = parts[0]
     for part in parts[1:]:
         total = total + part

@@ -1,4 +1,4 @@
-"""ONNX nodes under construction: what the builders of primitives write with."""
+"""The emitter, with which the builders of primitives write ONNX nodes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ from onnx import helper
 from mlx_entk.errors import InputError
 from mlx_entk.onnx.symbolic import FixedBatchError, Size
 
-# Who wrote a file, as it says itself.
+# The producer that exported files name.
 PRODUCER = "mlx-entk"
-# How the names of values begin that are no parameter, input or output.
+# Prefix of the names of values that are not parameters, inputs or outputs.
 CONSTANT = "value_"
 
 # Unsigned integers are indices in MLX; ONNX runtimes index with int64 and compute little else.
@@ -36,12 +36,12 @@ TYPES: dict[mx.Dtype, int] = {
 
 
 def onnx_type(dtype: mx.Dtype) -> int:
-    """The number of an MLX type in ONNX.
+    """Return ONNX's number for an MLX type.
 
     Raises
     ------
     InputError
-        For a type without one.
+        If the type has no counterpart.
     """
     if dtype not in TYPES:
         raise InputError(
@@ -51,27 +51,27 @@ def onnx_type(dtype: mx.Dtype) -> int:
 
 
 def as_onnx_array(array: mx.array) -> NDArray[Any]:
-    """On the host, in the type that it has in ONNX; shares memory where that is the same."""
-    wanted = helper.tensor_dtype_to_np_dtype(onnx_type(array.dtype))
+    """Return a NumPy array of the ONNX type; it shares memory if the types are the same."""
+    dtype = helper.tensor_dtype_to_np_dtype(onnx_type(array.dtype))
     if array.dtype == mx.bfloat16:
         array = array.astype(mx.float32)
-    return np.asarray(array).astype(wanted, copy=False)
+    return np.asarray(array).astype(dtype, copy=False)
 
 
 class Emitter:
-    """Nodes and initializers of a graph, with names made up as they come.
+    """Collects the nodes and initializers of a graph, and names them.
 
     Parameters
     ----------
     batch
-        The ONNX value whose first axis has the size of each free input, by its number.
+        For each free batch, by the number of its input: the ONNX value whose first axis it is.
 
     Attributes
     ----------
     nodes
-        In the order in which they run.
+        Nodes in the order in which they run.
     initializers
-        By name.
+        Initializers by name.
     """
 
     def __init__(self, batch: dict[int, str]):
@@ -83,42 +83,42 @@ class Emitter:
         self._count = 0
 
     def fresh(self) -> str:
-        """A name that no value has."""
+        """Return an unused name."""
         self._count += 1
         return f"{CONSTANT}{self._count}"
 
     def op(
         self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any
     ) -> str:
-        """Add a node of one output; returns its name."""
+        """Add a node with one output; returns the output's name."""
         (name,) = self.outputs(kind, inputs, [output or self.fresh()], **attributes)
         return name
 
     def outputs(
         self, kind: str, inputs: Sequence[str], outputs: list[str], **attributes: Any
     ) -> list[str]:
-        """Add a node of several outputs; returns their names.
+        """Add a node with several outputs; returns their names.
 
         Raises
         ------
         FixedBatchError
-            For an attribute that depends on the batch: a file holds its numbers.
+            If an attribute depends on the batch, since attributes are fixed numbers.
         """
         if any(_is_free(value) for value in attributes.values()):
-            raise FixedBatchError(f"its size changes an attribute of ONNX operator {kind}")
+            raise FixedBatchError(f"the batch size changes an attribute of ONNX operator {kind}")
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
         return outputs
 
     def constant(self, value: Any, dtype: Any = np.int64) -> str:
-        """An initializer; equal ones are shared.
+        """Add an initializer, or reuse an equal one; returns its name.
 
         Raises
         ------
         FixedBatchError
-            For numbers that depend on the batch, which only :meth:`sizes` computes.
+            If a number depends on the batch; :meth:`sizes` computes those.
         """
         if _is_free(value):
-            raise FixedBatchError("its size changes a constant of the graph")
+            raise FixedBatchError("the batch size changes a constant of the graph")
         array = np.asarray(value, dtype=dtype)
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
@@ -127,15 +127,15 @@ class Emitter:
         return self._constants[key]
 
     def cast(self, value: str, dtype: mx.Dtype) -> str:
-        """A value in an MLX type."""
+        """Cast a value to an MLX type."""
         return self.op("Cast", [value], to=onnx_type(dtype))
 
     def number(self, value: Any, dtype: mx.Dtype) -> str:
-        """A constant of an MLX type, mostly a scalar."""
+        """Add a constant of an MLX type, usually a scalar."""
         return self.constant(value, helper.tensor_dtype_to_np_dtype(onnx_type(dtype)))
 
     def size(self, size: Any) -> str:
-        """An int64 tensor of shape (1,) that holds a size."""
+        """Write a size as an int64 tensor of shape (1,)."""
         if not isinstance(size, Size):
             return self.constant([size])
         if size not in self._sizes:
@@ -157,13 +157,13 @@ class Emitter:
         return self._sizes[number]
 
     def sizes(self, sizes: Sequence[Any]) -> str:
-        """An int64 tensor of several sizes."""
+        """Write several sizes as one int64 tensor."""
         if not any(isinstance(size, Size) for size in sizes):
             return self.constant(list(sizes))
         return self.op("Concat", [self.size(size) for size in sizes], axis=0)
 
     def range(self, start: Any, step: int, count: Any) -> str:
-        """An int64 tensor of ``count`` numbers that begin at ``start``, ``step`` apart."""
+        """Write ``count`` numbers from ``start``, ``step`` apart, as an int64 tensor."""
         if not isinstance(start, Size) and not isinstance(count, Size):
             return self.constant(start + step * np.arange(count))
         if isinstance(count, Size):
@@ -175,9 +175,9 @@ class Emitter:
         return self.op("Add", [scaled, self.size(start)])
 
     def reshape(self, value: str, shape: Sequence[Any], output: str | None = None) -> str:
-        """Reshape; one free size is left for ONNX to find."""
+        """Reshape a value; a single free size is left to ONNX to compute."""
         free = [i for i, size in enumerate(shape) if isinstance(size, Size)]
-        if 0 in shape:  # without the attribute, 0 keeps the size that is there
+        if 0 in shape:  # without the attribute, 0 would keep the present size
             return self.op("Reshape", [value, self.sizes(shape)], output, allowzero=1)
         if len(free) == 1:
             target = self.constant([-1 if i in free else size for i, size in enumerate(shape)])
@@ -187,7 +187,7 @@ class Emitter:
 
 
 def _is_free(value: Any) -> bool:
-    """Whether an attribute or constant holds a size that depends on the batch."""
+    """Return whether an attribute or constant holds a size that depends on the batch."""
     if isinstance(value, list | tuple):
         return any(_is_free(part) for part in value)
     return isinstance(value, Size)

@@ -1,8 +1,8 @@
-"""Any MLX function as an ONNX graph.
+"""Export of any MLX function as an ONNX graph.
 
-MLX reports the primitives of a function; :data:`mlx_entk.onnx.builders.BUILDERS` writes each in
-ONNX. Weights become named initializers. The batch axis is free where the graph allows, which
-tracing at several sizes tells (see :mod:`mlx_entk.onnx.symbolic`).
+MLX reports the primitives of a function, and :data:`mlx_entk.onnx.builders.BUILDERS` writes each
+of them in ONNX. Weights become named initializers. The batch axis is free if the graph allows it,
+which tracing at several sizes shows (see :mod:`mlx_entk.onnx.symbolic`).
 """
 
 import json
@@ -33,9 +33,9 @@ from mlx_entk.onnx.symbolic import (
 from mlx_entk.onnx.trial import Trial
 from mlx_entk.tracing.primitives import UntraceableError
 
-# ReduceMax with axes as input needs 18; everything else is older.
+# ReduceMax with its axes as an input needs 18; every other operator is older.
 OPSET = 18
-# Of the file format: the first that has opset 18.
+# Version of the file format: the first with opset 18.
 IR_VERSION = 8
 
 Exportable = nn.Module | Callable[..., Any]
@@ -61,64 +61,64 @@ def export(
         ``function(params, *inputs)``; or, with ``params`` None, as ``function(*inputs)``. It
         returns an array, or a list, tuple or dictionary of them.
     example_inputs
-        Arrays of the shapes and types of the inputs.
+        Arrays with the shapes and types of the inputs.
     path
-        Where to; nothing is there before onnxruntime has run the model and found what MLX finds.
-        Weights beyond the 2 GiB that an ONNX file can hold go into a file beside it, with the
-        suffix ``.data``.
+        Where to write the file. It is only written once onnxruntime has run the model and agrees
+        with MLX. Weights beyond the 2 GiB that an ONNX file can hold go into a second file next to
+        it, with the suffix ``.data``.
     params
-        The parameter tree of a function. Those that it uses become initializers under their
+        The parameter tree of a function. Parameters that it uses become initializers under their
         dotted names.
     input_names, output_names
         By default ``x`` or ``x0``, ``x1``, …; ``output`` or ``output0``, …, or the keys of a
         dictionary.
     batches
-        Numbers of the inputs whose first axis is one batch, for each batch; by default the first
-        input has one; none for a graph of the example's shapes. Where the graph does not allow a
-        free size, shapes are those of the example, and the metadata ``batch`` says ``fixed`` and
-        why.
+        For each batch, the numbers of the inputs whose first axis it is; by default the first
+        input has one. Pass none for a graph with the example's shapes. If the graph does not allow
+        a free size, its shapes are those of the example, and the metadata ``batch`` says ``fixed``
+        and why.
     metadata
-        Entries for the model's metadata, beside those of the provenance.
+        Entries to add to the model's metadata.
 
     Returns
     -------
     onnx.ModelProto
-        What was written, of opset :data:`OPSET`. The metadata ``onnxruntime`` says what it was
-        compared on.
+        The model as written, with opset :data:`OPSET`. The metadata ``onnxruntime`` says what it
+        was tried on.
 
     Raises
     ------
     InputError
-        For a primitive without a builder; the message names it and where to add one. For a graph
-        that onnxruntime cannot run on the example inputs, or where it finds other outputs than
-        MLX; the message names the operator or the output.
+        If a primitive has no builder: the message names it and where to add one. If onnxruntime
+        cannot run the graph on the example inputs, or disagrees with MLX: the message names the
+        operator or the output.
     """
     weights, call = _parametric(function, params)
     names = list(weights)
-    count = len(names)
+    first = len(names)  # number of the first input, after the parameters
     structure: list[str] = []
 
     def flat(*arrays: mx.array) -> list[mx.array]:
-        outputs = call(dict(zip(names, arrays[:count], strict=True)), *arrays[count:])
+        outputs = call(dict(zip(names, arrays[:first], strict=True)), *arrays[first:])
         if isinstance(outputs, mx.array):
             outputs = [outputs]
         structure[:] = list(outputs) if isinstance(outputs, dict) else []
         return list(outputs.values() if isinstance(outputs, dict) else outputs)
 
     arrays = [*weights.values(), *example_inputs]
-    free = [[count + number for number in numbers] for numbers in batches]
+    free = [[first + number for number in numbers] for numbers in batches]
     inputs = _named(input_names, len(example_inputs), "x")
     outputs: list[str] = []
 
     def build(traced: SymbolicGraph, free: Sequence[Sequence[int]]) -> onnx.ModelProto:
-        found = len(traced.graph.outputs)
-        outputs[:] = _named(output_names or structure or None, found, "output")
+        count = len(traced.graph.outputs)
+        outputs[:] = _named(output_names or structure or None, count, "output")
         return _build(traced, [*names, *inputs], outputs, weights, free)
 
     try:
         try:
             if not free:
-                raise FixedBatchError("it was written for the size of its example")
+                raise FixedBatchError("it was exported for the batch size of its example")
             traced = trace_dynamic(flat, arrays, free)
             model, note = build(traced, free), "dynamic"
         except FixedBatchError as error:
@@ -131,12 +131,12 @@ def export(
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         model.metadata_props.add(key=key, value=text)
 
-    sizes = [example_inputs[numbers[0] - count].shape[0] for numbers in free]
+    sizes = [example_inputs[numbers[0] - first].shape[0] for numbers in free]
     larger = [size + 1 + i for i, size in enumerate(sizes)]
     batches_tried = [arrays, resized(arrays, free, larger)] if free else [arrays]
     trial = Trial(
         function=lambda given: flat(*weights.values(), *given),
-        inputs=[dict(zip(inputs, batch[count:], strict=True)) for batch in batches_tried],
+        inputs=[dict(zip(inputs, batch[first:], strict=True)) for batch in batches_tried],
         outputs=outputs,
         dtypes=frozenset(traced.graph.dtypes.values()),
         primitives=frozenset(node.primitive for node in traced.nodes),
@@ -169,7 +169,7 @@ def _named(names: Sequence[str] | None, count: int, stem: str) -> list[str]:
     if names is None:
         return [stem] if count == 1 else [f"{stem}{i}" for i in range(count)]
     if len(names) != count:
-        raise InputError(f"{len(names)} names for {count} arrays: name each of them")
+        raise InputError(f"got {len(names)} names for {count} arrays: give one for each")
     return list(names)
 
 
@@ -191,8 +191,8 @@ def _build(
     for node in traced.nodes:
         if node.primitive == "RandomBits":
             raise InputError(
-                "the function cannot be exported for its MLX primitive RandomBits: it draws random "
-                "numbers, or closes over an array that mx.eval has not computed yet"
+                "the function cannot be exported because of MLX primitive RandomBits: it draws "
+                "random numbers, or closes over an array that mx.eval has not computed yet"
             )
         if node.primitive not in BUILDERS:
             raise InputError(
@@ -233,7 +233,7 @@ def _build(
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    for name, array in emitter.initializers.items():  # one by one: they may be most of the memory
+    for name, array in emitter.initializers.items():  # one at a time: they may fill the memory
         if name in used:
             tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
             model.graph.initializer.add().CopyFrom(tensor)
@@ -241,7 +241,7 @@ def _build(
 
 
 def _label(size: Any, labels: dict[int, str]) -> int | str | None:
-    """The name of a free axis, or None for one of a composed size."""
+    """Return a size, the name of a free batch, or None for a size composed of batches."""
     if not isinstance(size, Size):
         return int(size)
     for number, label in labels.items():

@@ -1,4 +1,4 @@
-"""ONNX files: written once they have been tried, read with care, for anybody may have made them."""
+"""ONNX files: written only after a trial, and read with care, since anyone may have made them."""
 
 import os
 import tempfile
@@ -20,28 +20,28 @@ from mlx_entk.errors import InputError
 # Opsets of the default domain that the importer reads.
 OPSETS = (13, 23)
 
-# Bytes of weights that a file holds itself: protobuf ends at 2 GiB, and the nodes need room too.
+# The most bytes of weights inside the file: protobuf ends at 2 GiB, and the nodes need room too.
 WITHIN = 2**31 - 2**27
 
 
 class Attempt(Protocol):
-    """What a model has to get through before its file is put in place."""
+    """A trial that a model has to pass before its file is put in place."""
 
     def run(self, model: bytes | Path) -> str:
-        """Try a serialised model, or one in a file; returns a note for the metadata."""
+        """Try a serialised model or a file; returns a note for the metadata."""
 
 
 def write_model(model: onnx.ModelProto, path: Path, attempt: Attempt) -> None:
-    """Write a model that passes the full check of ONNX, shape inference included, and an attempt.
+    """Write a model once it passes ONNX's full check, with shape inference, and an attempt.
 
-    Weights of more than :data:`WITHIN` bytes go into a file of their own beside it, and the model
-    then refers to them. The metadata ``onnxruntime`` is what the attempt noted.
+    Weights of more than :data:`WITHIN` bytes go into a second file next to it, to which the model
+    refers. The attempt's note becomes the metadata ``onnxruntime``.
 
     Raises
     ------
     InputError
-        Where the check or the attempt fails, or the place cannot be written; a file that was
-        there before is left as it was.
+        If the check or the attempt fails, or the path cannot be written. An existing file is left
+        unchanged.
     """
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) > WITHIN:
         _write_with_data(model, path, attempt)
@@ -67,7 +67,7 @@ def _write_with_data(model: onnx.ModelProto, path: Path, attempt: Attempt) -> No
             for written in (draft, draft.with_name(name)):
                 with written.open("rb") as file:
                     os.fsync(file.fileno())
-            path.unlink(missing_ok=True)  # or it would have the weights of another for a moment
+            path.unlink(missing_ok=True)  # or it would briefly refer to the wrong weights
             draft.with_name(name).replace(path.with_name(name))
             draft.replace(path)
     except OSError as error:
@@ -78,8 +78,8 @@ def _check(model: bytes | Path) -> None:
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        said = " ".join(str(error).split())
-        raise InputError(f"the graph is not valid ONNX: {said}; nothing was written") from error
+        message = " ".join(str(error).split())
+        raise InputError(f"the graph is not valid ONNX: {message}; nothing was written") from error
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -88,22 +88,24 @@ def read_model(path: Path) -> onnx.ModelProto:
     Raises
     ------
     InputError
-        Where the file is missing, no ONNX model, truncated, of another opset, refers to data
-        outside its folder, or uses values that nothing defines.
+        If the file is missing, truncated, not an ONNX model or of an unsupported opset, refers to
+        data outside its folder, or uses values that nothing defines.
     """
     try:
         model = onnx.load_model(str(path), load_external_data=False)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (DecodeError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is no ONNX model, or is damaged: {error}") from error
+        raise InputError(f"{path} is not an ONNX model, or is damaged: {error}") from error
     if not model.HasField("graph") or not model.graph.output:
-        raise InputError(f"{path} is no ONNX model, or is damaged: it holds no graph with outputs")
+        raise InputError(
+            f"{path} is not an ONNX model, or is damaged: it has no graph with outputs"
+        )
     _check_opset(path, model)
     outside = any(uses_external_data(tensor) for tensor in _tensors(model.graph))
     _load_external_data(path, model)
     _check_names(path, model)
-    try:  # in its file, where its weights together are too many for a message
+    try:  # as a file if it has external data, which may be too large for one message
         onnx.checker.check_model(str(path) if outside else model)
     except (onnx.checker.ValidationError, ValueError, TypeError) as error:
         first_line = str(error).strip().splitlines()[0]
@@ -116,11 +118,11 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
     for opset in model.opset_import:
         if opset.domain in ("", "ai.onnx") and not oldest <= opset.version <= newest:
             raise InputError(
-                f"{path} is of opset {opset.version}: export it again with an opset from "
+                f"{path} uses opset {opset.version}: export it again with an opset from "
                 f"{oldest} to {newest}"
             )
     if not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
-        raise InputError(f"{path} names no opset of ONNX's own operators")
+        raise InputError(f"{path} names no opset for ONNX's own operators")
 
 
 def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
@@ -136,7 +138,7 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
                 f"{path} keeps {tensor.name} in {location!r}, outside its folder: refused"
             )
         if not target.is_file():
-            raise InputError(f"{path} keeps {tensor.name} in {location}, which is not there")
+            raise InputError(f"{path} keeps {tensor.name} in {location}, which does not exist")
         end = int(entries.get("offset", 0) or 0) + int(entries.get("length", 0) or 0)
         if end > target.stat().st_size:
             raise InputError(f"{path} keeps {tensor.name} in {location}, which is too short")
@@ -147,13 +149,13 @@ def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
 
 
 def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    found = list(graph.initializer)
+    tensors = list(graph.initializer)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                found.append(attribute.t)
-            found.extend(attribute.tensors)
-    return found
+                tensors.append(attribute.t)
+            tensors.extend(attribute.tensors)
+    return tensors
 
 
 def _check_names(path: Path, model: onnx.ModelProto) -> None:
@@ -163,8 +165,10 @@ def _check_names(path: Path, model: onnx.ModelProto) -> None:
     ]
     for node in graph.node:
         names += [node.name, node.op_type, *node.input, *node.output]
-    if not all(isinstance(name, str) for name in names):  # protobuf gives what is no UTF-8 as bytes
-        raise InputError(f"{path} is no ONNX model, or is damaged: a name is no text")
+    if not all(
+        isinstance(name, str) for name in names
+    ):  # protobuf returns bytes if it is not UTF-8
+        raise InputError(f"{path} is not an ONNX model, or is damaged: a name is not text")
     defined = {""} | {tensor.name for tensor in graph.initializer}
     defined |= {tensor.values.name for tensor in graph.sparse_initializer}
     defined |= {value.name for value in graph.input}
@@ -178,4 +182,4 @@ def _check_names(path: Path, model: onnx.ModelProto) -> None:
         defined |= set(node.output)
     undefined = [value.name for value in graph.output if value.name not in defined]
     if undefined:
-        raise InputError(f"{path} promises {', '.join(undefined)}, which no node gives")
+        raise InputError(f"{path} promises {', '.join(undefined)}, which no node computes")

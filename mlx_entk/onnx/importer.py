@@ -1,4 +1,4 @@
-"""An ONNX model as an MLX function of its weights: what another framework trained, in the kit."""
+"""ONNX models, from any framework, as MLX functions of their weights."""
 
 import fnmatch
 import re
@@ -26,16 +26,16 @@ Host = NDArray[Any]
 
 @dataclass(frozen=True)
 class OnnxFunction:
-    """A graph as a function of its parameters, for MLX's transforms.
+    """An ONNX graph as a function of its parameters, for MLX's transforms.
 
     Attributes
     ----------
     params
-        By name: what a kernel differentiates by.
+        Parameters by name, which a kernel differentiates by.
     inputs, outputs
-        Names of what the graph takes and gives.
+        Names of the graph's inputs and outputs.
     output
-        The one that calling gives.
+        Name of the output that a call returns.
     """
 
     params: Params
@@ -47,34 +47,43 @@ class OnnxFunction:
     _opset: int
 
     def __call__(self, params: Params, *inputs: mx.array) -> mx.array:
-        """The chosen output, for the parameters and the inputs in their order."""
-        (found,) = self.run(params, inputs, [self.output])
-        return found
+        """Return the chosen output for parameters and inputs, the latter in the graph's order."""
+        (output,) = self.run(params, inputs, [self.output])
+        return output
 
     def parametric(self) -> ParametricFunction:
-        """For :func:`mlx_entk.entk` and whatever else takes a model of one input.
+        """Return the model in the form that :func:`mlx_entk.entk` takes.
 
         Raises
         ------
         InputError
-            Where the graph takes several inputs, or has no parameters.
+            If the graph takes several inputs, or has no parameters.
         """
         if len(self.inputs) != 1:
             raise InputError(
                 f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}): a kernel "
-                "is of a model of one"
+                "needs a model of one input"
             )
         return from_flat(self, self.params)
 
     def run(
         self, params: Params, inputs: Sequence[mx.array], outputs: Sequence[str] | None = None
     ) -> list[mx.array]:
-        """Several outputs, by default all.
+        """Return several outputs.
+
+        Parameters
+        ----------
+        params
+            Parameters by name.
+        inputs
+            Inputs in the graph's order.
+        outputs
+            Names of the outputs to compute, by default all.
 
         Raises
         ------
         InputError
-            For a wrong number of inputs, or an operator that has no MLX counterpart.
+            If the number of inputs is wrong, or an operator cannot be computed on these inputs.
         """
         if len(inputs) != len(self.inputs):
             raise InputError(
@@ -87,10 +96,10 @@ class OnnxFunction:
         for node in needed(self._nodes, outputs):
             arguments = [values[name] for name in node.input]
             try:
-                found = self._apply(node, arguments)
+                results = self._apply(node, arguments)
             except Exception as error:  # a damaged graph makes MLX and NumPy raise almost anything
                 raise InputError(f"ONNX operator {node.op_type} {node.name}: {error}") from error
-            values.update(zip(node.output, found, strict=False))
+            values.update(zip(node.output, results, strict=False))
         return [as_mlx(values[name]) for name in outputs]
 
     def _apply(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
@@ -102,11 +111,11 @@ class OnnxFunction:
             return [np.array(arguments[0].size, dtype=np.int64)]  # type: ignore[union-attr]
         if all(value is None or isinstance(value, np.ndarray) for value in arguments):
             return self._on_host(node, arguments)
-        found = OPERATORS[node.op_type](arguments, attributes, len(node.output))
-        return found if isinstance(found, list | tuple) else [found]
+        result = OPERATORS[node.op_type](arguments, attributes, len(node.output))
+        return result if isinstance(result, list | tuple) else [result]
 
     def _on_host(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
-        """Numbers that depend on no input: shapes, constants. By ONNX's own definition."""
+        """Evaluate a node that depends on no input, by ONNX's reference implementation."""
         names = [f"i{k}" if value is not None else "" for k, value in enumerate(arguments)]
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
@@ -121,8 +130,8 @@ class OnnxFunction:
         graph = helper.make_graph([copy], "one", given, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)])
         feed = {n: v for n, v in zip(names, arguments, strict=True) if v is not None}
-        found = iter(ReferenceEvaluator(model).run(None, feed))
-        return [np.asarray(next(found)) if name else None for name in node.output]
+        results = iter(ReferenceEvaluator(model).run(None, feed))
+        return [np.asarray(next(results)) if name else None for name in node.output]
 
 
 def load(
@@ -133,20 +142,20 @@ def load(
     Parameters
     ----------
     path
-        The file. Data that it keeps in other files has to lie in its folder.
+        The file. Data that it keeps in other files has to be in the same folder.
     output
-        Which output to compute; by default the first of floating type.
+        Name of the output to compute; by default the first of floating type.
     parameters
-        Names of initializers to differentiate by, or patterns such as ``layers.*``. By default
-        every initializer of floating type that has an axis, but for the running statistics of
-        batch norms and the constants of a file that this package exported. A file in which
-        PyTorch has folded parameters is refused without this.
+        Names of the initializers to differentiate by, or patterns such as ``layers.*``. By
+        default, every initializer of floating type with at least one axis, except for the running
+        statistics of batch norms and the constants of a file that this package exported. It has
+        to be given for a file in which PyTorch may have folded parameters.
 
     Raises
     ------
     InputError
-        For a file that :func:`mlx_entk.onnx.files.read_model` refuses, an operator without an
-        MLX counterpart, an unknown output, or a pattern that fits no initializer.
+        If :func:`mlx_entk.onnx.files.read_model` refuses the file, an operator has no MLX
+        counterpart, the output is unknown, or a pattern matches no initializer.
     """
     return from_model(read_model(path), output, parameters)
 
@@ -154,7 +163,7 @@ def load(
 def from_model(
     model: onnx.ModelProto, output: str | None = None, parameters: Sequence[str] | None = None
 ) -> OnnxFunction:
-    """The same for a model in memory."""
+    """Do what :func:`load` does, for a model in memory."""
     graph = model.graph
     chosen = _parameters(model, parameters)
     arrays = {tensor.name: _initializer(tensor) for tensor in graph.initializer}
@@ -196,23 +205,23 @@ def from_model(
 def _initializer(tensor: onnx.TensorProto) -> NDArray[Any]:
     try:
         return np.asarray(numpy_helper.to_array(tensor))
-    except Exception as error:  # of a type, a shape and bytes that do not fit together
+    except Exception as error:  # its type, shape and bytes contradict each other
         raise InputError(f"the initializer {tensor.name} is damaged: {error}") from error
 
 
 def needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
-    """The nodes that some outputs depend on, in their order."""
-    wanted = set(outputs)
+    """Return the nodes that some outputs depend on, in their order."""
+    values = set(outputs)
     kept = []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
+        if values.intersection(node.output):
             kept.append(node)
-            wanted.update(node.input)
+            values.update(node.input)
     return kept[::-1]
 
 
 def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[str]:
-    """Names of the initializers to differentiate by."""
+    """Return the names of the initializers to differentiate by."""
     candidates = [t.name for t in model.graph.initializer if t.data_type in _FLOATING and t.dims]
     if patterns is None:
         constants = {
@@ -234,15 +243,15 @@ def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[s
     for pattern in patterns:
         if not fnmatch.filter(candidates, pattern):
             raise InputError(
-                f"no initializer fits {pattern}: there are {', '.join(candidates) or 'none'}"
+                f"no initializer matches {pattern}: there are {', '.join(candidates) or 'none'}"
             )
     return {name for pattern in patterns for name in fnmatch.filter(candidates, pattern)}
 
 
-# How PyTorch names what its optimiser made.
+# Names that PyTorch's graph optimiser gives to initializers.
 _OPTIMISED = re.compile(r"val_\d+$|onnx::")
 
 _FLOATING = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16)
 
-# Evaluated while tracing; they have no MLX counterpart of their own.
+# Operators that are evaluated while tracing, without an MLX counterpart.
 HOST_ONLY = frozenset({"Constant", "Shape", "Size"})

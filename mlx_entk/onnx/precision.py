@@ -1,4 +1,4 @@
-"""The same graph in double precision, with its weights as inputs where that is asked for."""
+"""Graphs in double precision, optionally with their weights as inputs."""
 
 import numpy as np
 import onnx
@@ -8,12 +8,14 @@ from mlx_entk.onnx.emitter import CONSTANT
 
 
 def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.ModelProto:
-    """A copy of a single-precision model that computes in double precision.
+    """Return a copy of a single-precision model that computes in double precision.
 
     Parameters
     ----------
+    model
+        The model.
     weights_as_inputs
-        Move the parameters to the inputs.
+        Whether to turn the parameters into inputs.
     """
     double = onnx.ModelProto()
     double.CopyFrom(model)
@@ -43,6 +45,6 @@ def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.M
 
 
 def is_weight(tensor: onnx.TensorProto) -> bool:
-    """Whether an initializer of a graph by the exporter is a parameter, not a constant."""
+    """Return whether an initializer of an exported graph is a parameter, not a constant."""
     floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
     return floating and bool(tensor.dims) and not tensor.name.startswith(CONSTANT)

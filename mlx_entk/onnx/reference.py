@@ -14,7 +14,7 @@ from mlx_entk._files import Arrays
 
 
 class Erf(OpRun):
-    """The error function, which the package onnx rounds to single precision, of whatever type."""
+    """The error function, which the onnx package rounds to single precision for every type."""
 
     op_domain = ""
 
@@ -22,18 +22,18 @@ class Erf(OpRun):
         return (special.erf(x).astype(x.dtype),)
 
 
-# Every other operator that the exporter writes keeps the precision of its inputs.
+# Every other operator that the exporter writes already keeps the precision of its inputs.
 PRECISE = (Erf,)
 
 
 def evaluator(model: onnx.ModelProto) -> Callable[[str, Arrays], NDArray[np.float64]]:
-    """A model as ``run(output, inputs)``, by ONNX's own definition of the operators."""
-    found = ReferenceEvaluator(model, new_ops=list(PRECISE))
+    """Return ``run(output, inputs)`` for a model, by ONNX's own definition of the operators."""
+    reference = ReferenceEvaluator(model, new_ops=list(PRECISE))
 
     def run(output: str, feed: Arrays) -> NDArray[np.float64]:
-        # A graph computes both sides of a choice, and one of them may be out of range.
+        # A graph computes both branches of a choice, and one of them may be out of range.
         with np.errstate(all="ignore"):
-            results: Any = found.run([output], feed)
+            results: Any = reference.run([output], feed)
         return np.asarray(results[0], dtype=np.float64)
 
     return run

@@ -1,8 +1,8 @@
-"""A function's graph with sizes that depend on the batch, found by tracing at several sizes.
+"""Graphs whose sizes depend on the batch, from tracing a function at several batch sizes.
 
-MLX traces concrete shapes. Traced at a few batch sizes, the same primitives come with numbers
-that differ only where they depend on the batch: each is then a polynomial in the sizes, which
-the traces determine and one more trace confirms.
+MLX traces concrete shapes. Traces at a few batch sizes have the same primitives, and the only
+numbers that differ are those that depend on the batch. Each of these is a polynomial in the batch
+sizes, which the traces determine and one more trace confirms.
 """
 
 import itertools
@@ -18,8 +18,8 @@ from mlx_entk.tracing.graph import Graph, Node, record
 from mlx_entk.tracing.primitives import UntraceableError
 
 # Batch sizes to trace at are primes from the first of these on; none is 1, which MLX would
-# broadcast. Models may do otherwise for large inputs, as those of mlx-lm sort tokens by expert
-# from 64 on: where they do so between the first sizes, the second ones are all beyond.
+# broadcast. Models may treat large inputs differently, as mlx-lm's sort tokens by expert from 64
+# on. If the first sizes lie on both sides of such a limit, the second ones are all beyond it.
 _SIZES_FROM = (5, 67)
 
 
@@ -30,32 +30,33 @@ class Size:
     Attributes
     ----------
     coefficients
-        By the numbers of the inputs whose batch sizes are multiplied; () is the constant.
+        Pairs of the numbers of the inputs whose batch sizes are multiplied, () for the constant
+        term, and the coefficient.
     """
 
     coefficients: tuple[tuple[tuple[int, ...], int], ...]
 
 
 class FixedBatchError(ValueError):
-    """No one graph will do for every batch size; the message says why."""
+    """Raised if no single graph works for every batch size; the message says why."""
 
 
 class _OtherPrimitivesError(FixedBatchError):
-    """The primitives are others at another size."""
+    """Raised if the primitives depend on the batch size."""
 
 
 @dataclass(frozen=True)
 class SymbolicGraph:
-    """A traced function, with :class:`Size` in shapes and arguments where the batch enters.
+    """A traced function; shapes and arguments that depend on the batch hold a :class:`Size`.
 
     Attributes
     ----------
     graph
-        At the batch sizes of the example inputs, or the first ones traced.
+        The graph at the batch sizes of the example inputs, or at the first ones traced.
     shapes
-        Of every value, by name, each entry an int or a :class:`Size`.
+        Shape of every value by name; each entry is an int or a :class:`Size`.
     nodes
-        The primitives with their arguments.
+        The primitives with their arguments, which may hold a :class:`Size` as well.
     """
 
     graph: Graph
@@ -64,7 +65,7 @@ class SymbolicGraph:
 
 
 def trace_fixed(function: Callable[..., Any], inputs: Sequence[mx.array]) -> SymbolicGraph:
-    """Trace at the shapes of the inputs alone."""
+    """Trace a function at the shapes of its inputs only."""
     graph = record(function, *inputs)
     return SymbolicGraph(graph, dict(graph.shapes), graph.nodes)
 
@@ -72,42 +73,48 @@ def trace_fixed(function: Callable[..., Any], inputs: Sequence[mx.array]) -> Sym
 def resized(
     inputs: Sequence[mx.array], batches: Sequence[Sequence[int]], sizes: Sequence[int]
 ) -> list[mx.array]:
-    """Inputs of other batch sizes, with the rows that are there, over and over.
+    """Return inputs with other batch sizes, repeating the existing rows.
 
     Parameters
     ----------
+    inputs
+        The inputs.
     batches
-        Numbers of the inputs that share a batch size, for each such size.
+        For each batch size, the numbers of the inputs that share it.
     sizes
-        The sizes to have.
+        The new batch sizes.
     """
-    found = list(inputs)
+    arrays = list(inputs)
     for numbers, size in zip(batches, sizes, strict=True):
         for number in numbers:
             rows = mx.array(np.arange(size) % inputs[number].shape[0])
-            found[number] = inputs[number][rows]
-    return found
+            arrays[number] = inputs[number][rows]
+    return arrays
 
 
 def trace_dynamic(
     function: Callable[..., Any], inputs: Sequence[mx.array], batches: Sequence[Sequence[int]]
 ) -> SymbolicGraph:
-    """Trace with the first axes of some inputs free.
+    """Trace a function while the first axes of some inputs stay free.
 
     Parameters
     ----------
+    function
+        The function.
+    inputs
+        Example inputs.
     batches
-        Numbers of the inputs that share a batch size, for each such size; the first of them
-        names it in every :class:`Size`.
+        For each batch size, the numbers of the inputs that share it; the first of them stands for
+        it in every :class:`Size`.
 
     Raises
     ------
     FixedBatchError
-        Where the primitives or constants of the graph depend on the batch.
+        If the primitives or constants of the graph depend on the batch.
     UntraceableError
-        Where MLX cannot report a primitive.
+        If MLX cannot report a primitive.
     """
-    # MLX merges equal parts of a graph, so no size may be that of another axis.
+    # MLX merges equal parts of a graph, so a batch size must not equal the size of another axis.
     taken = {size for shape in record(function, *inputs).shapes.values() for size in shape}
     for least in _SIZES_FROM:
         primes = (size for size in itertools.count(least) if _is_prime(size) and size not in taken)
@@ -125,13 +132,13 @@ def _trace_at(
     batches: Sequence[Sequence[int]],
     sizes: Sequence[Sequence[int]],
 ) -> SymbolicGraph:
-    """Trace at three sizes of each batch: two determine, the third confirms."""
+    """Trace at three sizes of each batch: two determine the polynomials, the third confirms."""
 
     def graph_at(at: Sequence[int]) -> Graph:
         try:
             return record(function, *resized(inputs, batches, at))
         except UntraceableError as error:
-            raise FixedBatchError("the function takes no other size") from error
+            raise FixedBatchError("the function accepts no other batch size") from error
 
     batched = [numbers[0] for numbers in batches]
     corners = list(itertools.product(*(of_batch[:2] for of_batch in sizes)))
@@ -143,19 +150,19 @@ def _trace_at(
         _require_same(first, other)
 
     def unify(values: Sequence[Any]) -> Any:
-        """The value as a function of the sizes: at the corners, then at the check."""
+        """Return a value as a function of the sizes, from its values at the corners and check."""
         kind = values[0]
         if isinstance(kind, list | tuple):
             if len({len(value) for value in values}) > 1:
-                raise FixedBatchError("its size changes the arguments of a primitive")
+                raise FixedBatchError("the batch size changes the arguments of a primitive")
             return tuple(unify(parts) for parts in zip(*values, strict=True))
         if all(value == kind for value in values):
             return kind
         if not all(float(value).is_integer() for value in values):
-            raise FixedBatchError("its size changes a number in the graph")
+            raise FixedBatchError("the batch size changes a number in the graph")
         size = _polynomial(corners, [int(value) for value in values[:-1]], batched)
         if evaluate(size, dict(zip(batched, check_sizes, strict=True))) != int(values[-1]):
-            raise FixedBatchError("a size in the graph is no polynomial of its size")
+            raise FixedBatchError("a size in the graph is not a polynomial in the batch size")
         return size
 
     every = [*graphs, check]
@@ -176,7 +183,7 @@ def _is_prime(number: int) -> bool:
 
 
 def evaluate(size: Any, batch: dict[int, int]) -> int:
-    """A size at given batch sizes, by number of input."""
+    """Return a size for given batch sizes, which are keyed by the number of an input."""
     if not isinstance(size, Size):
         return int(size)
     return sum(
@@ -186,7 +193,7 @@ def evaluate(size: Any, batch: dict[int, int]) -> int:
 
 
 def combined(*terms: tuple[int, Any]) -> Any:
-    """Σ factor · size over pairs of them; an int where nothing of the batch is left."""
+    """Return Σ factor · size over pairs of the two; an int if no batch size is left in it."""
     totals: dict[tuple[int, ...], int] = {}
     for factor, size in terms:
         for key, value in _coefficients(size):
@@ -195,21 +202,21 @@ def combined(*terms: tuple[int, Any]) -> Any:
 
 
 def product_of(sizes: Sequence[Any]) -> Any:
-    """The product of sizes; an int where none depends on the batch.
+    """Return the product of sizes; an int if none depends on the batch.
 
     Raises
     ------
     FixedBatchError
-        Where one batch size would be multiplied by itself.
+        If a batch size would be multiplied by itself.
     """
     totals: dict[tuple[int, ...], int] = {(): 1}
     for size in sizes:
         grown: dict[tuple[int, ...], int] = {}
-        for left, right in itertools.product(totals.items(), _coefficients(size)):
-            if set(left[0]) & set(right[0]):
-                raise FixedBatchError("a size in the graph is a power of its size")
-            key = tuple(sorted(left[0] + right[0]))
-            grown[key] = grown.get(key, 0) + left[1] * right[1]
+        for (factors, a), (more, b) in itertools.product(totals.items(), _coefficients(size)):
+            if set(factors) & set(more):
+                raise FixedBatchError("a size in the graph is a power of the batch size")
+            key = tuple(sorted(factors + more))
+            grown[key] = grown.get(key, 0) + a * b
         totals = grown
     return _as_size(totals)
 
@@ -219,7 +226,7 @@ def _coefficients(size: Any) -> tuple[tuple[tuple[int, ...], int], ...]:
 
 
 def _as_size(totals: dict[tuple[int, ...], int]) -> Any:
-    """Coefficients in the order that equal sizes share."""
+    """Return the size, its coefficients in one order so that equal sizes are equal."""
     kept = {key: value for key, value in totals.items() if value}
     if not kept.keys() - {()}:
         return kept.get((), 0)
@@ -237,13 +244,13 @@ def _polynomial(
     system = [[np.prod([at[i] for i in subset], initial=1) for subset in subsets] for at in corners]
     solution = np.linalg.solve(np.array(system, dtype=np.float64), np.array(values, dtype=float))
     if np.abs(solution - np.round(solution)).max() > 1e-6:
-        raise FixedBatchError("a size in the graph is no polynomial of its size")
+        raise FixedBatchError("a size in the graph is not a polynomial in the batch size")
     coefficients = zip(subsets, solution, strict=True)
     return _as_size({tuple(sorted(batched[i] for i in s)): round(c) for s, c in coefficients})
 
 
 def _names(graph: Graph) -> list[str]:
-    """Every value in the order of appearance, which is the same in every trace."""
+    """Return every value in order of appearance, which is the same in every trace."""
     inner = [name for node in graph.nodes for name in node.outputs]
     return [*graph.inputs, *graph.constants, *inner]
 
@@ -259,7 +266,7 @@ def _require_same(first: Graph, other: Graph) -> None:
         ] + [numbers[name] for name in graph.outputs]
 
     if structure(first, number) != structure(other, number_of_other):
-        raise _OtherPrimitivesError("its size changes the primitives of the graph")
+        raise _OtherPrimitivesError("the batch size changes the primitives of the graph")
     for a, b in zip(first.constants.values(), other.constants.values(), strict=True):
         if a.shape != b.shape or not bool(mx.array_equal(a, b, equal_nan=True)):
-            raise FixedBatchError("its size changes a constant of the graph")
+            raise FixedBatchError("the batch size changes a constant of the graph")

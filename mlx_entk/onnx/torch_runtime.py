@@ -1,7 +1,7 @@
-"""A graph that the exporter wrote, run by PyTorch: its autograd then differentiates it.
+"""Exported graphs as PyTorch functions, which its autograd can differentiate.
 
-onnx2torch, the kept library for this, has no ReduceMax or Split of opset 18 and asks for
-torchvision; the operators here are all that the exporter writes.
+onnx2torch, the maintained library for this, lacks ReduceMax and Split of opset 18 and requires
+torchvision. The operators here are those that the exporter writes.
 """
 
 from collections.abc import Callable
@@ -20,12 +20,12 @@ Tensors = dict[str, "torch.Tensor"]
 
 
 def as_torch(model: onnx.ModelProto) -> tuple[Tensors, Callable[[Tensors, Any], Any]]:
-    """The weights in double precision, and ``function(weights, x)`` for the first output.
+    """Return the weights in double precision, and ``function(weights, x)`` for the first output.
 
     Raises
     ------
     NotImplementedError
-        Where the graph has an operator that is not known here; the message names it.
+        If the graph has an operator that is missing here; the message names it.
     """
     import torch
 
@@ -35,8 +35,8 @@ def as_torch(model: onnx.ModelProto) -> tuple[Tensors, Callable[[Tensors, Any], 
         raise NotImplementedError(f"verification by PyTorch lacks operator {', '.join(unknown)}")
 
     def tensor(proto: onnx.TensorProto) -> Any:
-        found = torch.from_numpy(numpy_helper.to_array(proto).copy())
-        return found.double() if found.is_floating_point() else found
+        value = torch.from_numpy(numpy_helper.to_array(proto).copy())
+        return value.double() if value.is_floating_point() else value
 
     stored = {proto.name: tensor(proto) for proto in model.graph.initializer}
     weights = {t.name: stored[t.name] for t in model.graph.initializer if is_weight(t)}
@@ -47,9 +47,9 @@ def as_torch(model: onnx.ModelProto) -> tuple[Tensors, Callable[[Tensors, Any], 
         for node in model.graph.node:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             inputs = [values[i] for i in node.input if i]
-            found = operators[node.op_type](inputs, attributes)
-            found = found if isinstance(found, tuple) else (found,)
-            values.update(zip(node.output, found, strict=False))
+            result = operators[node.op_type](inputs, attributes)
+            results = result if isinstance(result, tuple) else (result,)
+            values.update(zip(node.output, results, strict=False))
         return values[model.graph.output[0].name]
 
     return weights, function
@@ -59,7 +59,7 @@ Operator = Callable[[list[Any], dict[str, Any]], Any]
 
 
 def operators_of(torch: Any) -> dict[str, Operator]:
-    """What each ONNX operator computes, of its inputs and attributes, in the module ``torch``."""
+    """Return a function of inputs and attributes for each ONNX operator, given module ``torch``."""
     double = torch.float64
     types = {
         onnx.TensorProto.FLOAT: double, onnx.TensorProto.DOUBLE: double,
@@ -73,10 +73,10 @@ def operators_of(torch: Any) -> dict[str, Operator]:
         return [int(v) for v in value.tolist()]
 
     def reshape(x: list[Any], a: dict[str, Any]) -> Any:
-        wanted = sizes(x[1])
+        shape = sizes(x[1])
         if not a.get("allowzero", 0):
-            wanted = [x[0].shape[i] if s == 0 else s for i, s in enumerate(wanted)]
-        return x[0].reshape(wanted)
+            shape = [x[0].shape[i] if s == 0 else s for i, s in enumerate(shape)]
+        return x[0].reshape(shape)
 
     def slice_(x: list[Any], a: dict[str, Any]) -> Any:
         value = x[0]
@@ -127,11 +127,13 @@ def operators_of(torch: Any) -> dict[str, Operator]:
 
     def pad(x: list[Any], a: dict[str, Any]) -> Any:
         if a.get("mode", b"constant") != b"constant":
-            raise NotImplementedError("padding with anything but a constant")
+            raise NotImplementedError(
+                "verification by PyTorch lacks padding other than with a constant"
+            )
         widths = [0, 0] * x[0].ndim
         axes = sizes(x[3]) if len(x) > 3 else list(range(x[0].ndim))
         for i, axis in enumerate(axes):
-            last = 2 * (x[0].ndim - 1 - axis % x[0].ndim)  # PyTorch begins with the last axis
+            last = 2 * (x[0].ndim - 1 - axis % x[0].ndim)  # PyTorch starts with the last axis
             widths[last : last + 2] = sizes(x[1])[i :: len(axes)]
         return torch.nn.functional.pad(x[0], widths, value=x[2].item() if len(x) > 2 else 0)
 
@@ -149,8 +151,8 @@ def operators_of(torch: Any) -> dict[str, Operator]:
 
     def top_k(x: list[Any], a: dict[str, Any]) -> Any:
         axis = a.get("axis", -1)
-        found = torch.sort(x[0], dim=axis, descending=bool(a.get("largest", 1)), stable=True)
-        return tuple(part.narrow(axis, 0, int(x[1])) for part in found)
+        ordered = torch.sort(x[0], dim=axis, descending=bool(a.get("largest", 1)), stable=True)
+        return tuple(part.narrow(axis, 0, int(x[1])) for part in ordered)
 
     def product(value: Any, dim: list[int], keepdim: bool) -> Any:
         for axis in sorted((d % value.ndim for d in dim), reverse=True):

@@ -1,4 +1,4 @@
-"""A graph on trial: onnxruntime has to run it, and to find what MLX finds, before it is kept."""
+"""The trial of a graph: onnxruntime has to run it and agree with MLX before it is written."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -13,37 +13,36 @@ from numpy.typing import NDArray
 from mlx_entk.errors import InputError, first_line
 from mlx_entk.onnx.emitter import as_onnx_array
 
-# How far an output may be from MLX's, over its largest entry: what is looked for are operators
-# that compute something else, which verification tells from roundings with limits of its own.
-# Half precision has but three digits.
+# How far an output may be from MLX's, relative to its largest entry. The trial looks for operators
+# that compute something else; verification has tighter limits. Half precision has three digits.
 TOLERANCE, TOLERANCE_IN_HALF = 1e-3, 0.05
-# ... and over the largest number that goes in or out: an output of nothing but roundings, such as
-# a gradient that vanishes, agrees with no other.
+# The same relative to the largest number that goes in or out, because an output that consists of
+# rounding alone, such as a vanishing gradient, would otherwise never agree.
 ROUNDING = 1e-6
 
 _HALF = frozenset({mx.float16, mx.bfloat16})
-# Types that onnxruntime knows, but not on the CPU for every operator.
+# Types that onnxruntime supports on the CPU for some operators only.
 _RARE = frozenset({mx.float16, mx.bfloat16, mx.float64, mx.int8, mx.int16})
-# Primitives of which each backend of MLX chooses an order for itself.
+# Primitives whose order each backend of MLX chooses for itself.
 _UNORDERED = frozenset({"ArgPartition", "Partition"})
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a graph is tried on.
+    """What to try a graph on.
 
     Attributes
     ----------
     function
-        In MLX, of the inputs; gives the outputs.
+        The MLX function of the inputs, which returns the outputs.
     inputs
-        By name, for each time that it runs.
+        Inputs by name, for each run.
     outputs
         Names of the outputs.
     dtypes
-        Of every value in the graph.
+        Types of all values in the graph.
     primitives
-        What the graph was written from.
+        MLX primitives that the graph was written from.
     """
 
     function: Callable[[Sequence[mx.array]], list[mx.array]]
@@ -53,54 +52,57 @@ class Trial:
     primitives: frozenset[str]
 
     def run(self, model: bytes | Path) -> str:
-        """Run a serialised model, or one in a file, on one onnxruntime session.
+        """Run a serialised model, or one in a file, in one onnxruntime session.
 
         Returns
         -------
         str
-            What it was compared on, or why it was not: onnxruntime's CPU has not every type.
+            What the model was tried on, or why it was not tried: onnxruntime's CPU lacks operators
+            for some types.
 
         Raises
         ------
         InputError
-            Where onnxruntime cannot run it, or finds other outputs; one line that names the
-            operator or the output.
+            If onnxruntime cannot run the model, or disagrees with MLX; the message is one line that
+            names the operator or the output.
         """
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # what it has to say comes as an error
+        options.log_severity_level = 4  # problems arrive as exceptions anyway
         source = model if isinstance(model, bytes) else str(model)
         try:
             session = onnxruntime.InferenceSession(
                 source, options, providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # its errors share no other class
+        except Exception as error:  # its errors have no other common class
             if self.dtypes & _RARE and type(error).__name__ == "NotImplemented":
-                return f"not run: its CPU lacks operators of {_named(self.dtypes)}: {_said(error)}"
-            raise InputError(f"onnxruntime cannot load the graph: {_said(error)}") from error
+                return (
+                    f"not run: its CPU lacks operators for {_named(self.dtypes)}: {_message(error)}"
+                )
+            raise InputError(f"onnxruntime cannot load the graph: {_message(error)}") from error
         ends = {value.type for value in (*session.get_inputs(), *session.get_outputs())}
-        if "tensor(bfloat16)" in ends:  # NumPy has no such arrays to pass
-            return "not run: it takes and gives no bfloat16"
+        if "tensor(bfloat16)" in ends:  # NumPy, through which arrays pass, has no such type
+            return "not run: it takes and returns no bfloat16"
         for inputs in self.inputs:
-            self._compare(session, inputs)
+            self._require_agreement(session, inputs)
         others = " and on larger batches" if len(self.inputs) > 1 else ""
         return f"{onnxruntime.__version__} agrees with MLX on the example inputs{others}"
 
-    def _compare(self, session: Any, inputs: dict[str, mx.array]) -> None:
+    def _require_agreement(self, session: Any, inputs: dict[str, mx.array]) -> None:
         taken = {value.name for value in session.get_inputs()}
         feed = {name: as_onnx_array(value) for name, value in inputs.items() if name in taken}
         try:
-            found = session.run(list(self.outputs), feed)
+            actual = session.run(list(self.outputs), feed)
         except Exception as error:
-            raise InputError(f"onnxruntime cannot run the graph: {_said(error)}") from error
+            raise InputError(f"onnxruntime cannot run the graph: {_message(error)}") from error
         expected = [as_onnx_array(value) for value in self.function(list(inputs.values()))]
         floor = ROUNDING * max(map(_largest, (*feed.values(), *expected)), default=0.0)
         tolerance = _tolerance(self.dtypes)
-        for name, a, b in zip(self.outputs, found, expected, strict=True):
-            if said := disagreement(np.asarray(a), b, tolerance, floor):
+        for name, a, b in zip(self.outputs, actual, expected, strict=True):
+            if difference := disagreement(np.asarray(a), b, tolerance, floor):
                 raise InputError(
-                    f"onnxruntime finds another {name} than MLX, {said}; nothing was "
+                    f"onnxruntime and MLX disagree about {name}: {difference}; nothing was "
                     f"written{self._hint()}"
                 )
 
@@ -108,12 +110,12 @@ class Trial:
         unordered = " and ".join(sorted(self.primitives & _UNORDERED))
         if not unordered:
             return ""
-        return f". MLX leaves the order of {unordered} open, which may be why: sort instead"
+        return f". The reason may be that MLX leaves the order of {unordered} open: sort instead"
 
 
-def agree(found: Sequence[mx.array], expected: Sequence[mx.array]) -> bool:
-    """Whether arrays of MLX are the same, within the limits of a trial."""
-    a, b = ([as_onnx_array(value) for value in values] for values in (found, expected))
+def agree(actual: Sequence[mx.array], expected: Sequence[mx.array]) -> bool:
+    """Return whether MLX arrays are the same, within the limits of a trial."""
+    a, b = ([as_onnx_array(value) for value in values] for values in (actual, expected))
     floor = ROUNDING * max(map(_largest, b), default=0.0)
     tolerance = _tolerance({value.dtype for value in expected})
     pairs = zip(a, b, strict=True)
@@ -121,43 +123,47 @@ def agree(found: Sequence[mx.array], expected: Sequence[mx.array]) -> bool:
 
 
 def disagreement(
-    found: NDArray[Any], expected: NDArray[Any], tolerance: float, floor: float = 0.0
+    actual: NDArray[Any], expected: NDArray[Any], tolerance: float, floor: float = 0.0
 ) -> str | None:
-    """How an output differs from the expected one; None where it does not.
+    """Return how an output differs from the expected one; None if it does not.
 
-    Whole numbers and truth values have to be equal, and so have NaN and infinities.
+    Whole numbers, truth values, NaN and infinities have to be equal.
 
     Parameters
     ----------
+    actual, expected
+        The arrays.
     tolerance
-        Of the largest entry, for floating types.
+        The largest difference relative to the largest entry, for floating types.
     floor
-        A difference that is always allowed to them.
+        An absolute difference that is always allowed, for floating types.
     """
-    if found.shape != expected.shape or found.dtype != expected.dtype:
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
         return (
-            f"of shape {found.shape} and {found.dtype} instead of {expected.shape} and "
+            f"shape {actual.shape} and type {actual.dtype} instead of {expected.shape} and "
             f"{expected.dtype}"
         )
     if expected.dtype.kind in "biu":
-        differing = int((found != expected).sum())
-        return f"{differing} of {expected.size} entries" if differing else None
-    a, b = found.astype(np.float64), expected.astype(np.float64)
+        differing = int((actual != expected).sum())
+        return f"{differing} of {expected.size} entries differ" if differing else None
+    a, b = actual.astype(np.float64), expected.astype(np.float64)
     finite = np.isfinite(b)
     if (
         not np.array_equal(a[~finite], b[~finite], equal_nan=True)
         or not np.isfinite(a[finite]).all()
     ):
-        return "with NaN or infinity elsewhere"
+        return "NaN or infinity in other places"
     largest = _largest(b)
     error = float(np.abs(a[finite] - b[finite]).max(initial=0))
     if error <= max(tolerance * largest, floor):
         return None
-    return f"by {error / largest:.1e} of its largest entry" if largest else f"by {error:.1e}"
+    return (
+        f"off by {error / largest:.1e} of the largest entry" if largest else f"off by {error:.1e}"
+    )
 
 
 def _largest(array: NDArray[Any]) -> float:
-    """The largest finite magnitude of a floating type; 0 for any other."""
+    """Return the largest finite magnitude of a floating array; 0 for any other type."""
     if array.dtype.kind in "biu":
         return 0.0
     return float(np.abs(array[np.isfinite(array)]).max(initial=0))
@@ -171,6 +177,6 @@ def _named(dtypes: Iterable[mx.Dtype]) -> str:
     return ", ".join(sorted(str(dtype).rpartition(".")[2] for dtype in dtypes if dtype in _RARE))
 
 
-def _said(error: Exception) -> str:
-    """What onnxruntime says, without the number and the name that it puts before it."""
+def _message(error: Exception) -> str:
+    """Return onnxruntime's message without the number and the name in front of it."""
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first_line(error))

@@ -105,7 +105,7 @@ def test_a_damaged_graph_is_named(mlx_entk: Command) -> None:
     code, _, errors = mlx_entk("verify", "run")
 
     assert code == 2
-    assert "Error: run/onnx/model.onnx is no ONNX model, or is damaged" in errors
+    assert "Error: run/onnx/model.onnx is not an ONNX model, or is damaged" in errors
 
 
 def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
@@ -149,7 +149,7 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
         (("kernel", "--inputs", "x.npz", "--out", "k"), "--model MODULE:FACTORY, or --onnx FILE"),
         (
             ("kernel", "--onnx", "text.onnx", "--inputs", "x.npz", "--out", "k"),
-            "text.onnx is no ONNX model",
+            "text.onnx is not an ONNX model",
         ),
         (
             ("kernel", "--onnx", "m.onnx", "--output", "z", "--inputs", "x.npz", "--out", "k"),
@@ -157,7 +157,7 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
         ),
         (
             ("kernel", "--onnx", "m.onnx", "--parameters", "z*", "--inputs", "x.npz", "--out", "k"),
-            "no initializer fits z*: there are layers.0.weight",
+            "no initializer matches z*: there are layers.0.weight",
         ),
         (
             ("kernel", "--onnx", "m.onnx", "--weights", "w.npz", "--inputs", "x.npz", "--out", "k"),

@@ -1,6 +1,7 @@
 """Layers as people use them, one of each, with inputs for them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -11,6 +12,19 @@ from tests.models import MLP, Seeded, Superposition, Transformer
 
 def normal(*shape: int) -> mx.array:
     return mx.random.normal(shape, key=mx.random.key(1))
+
+
+def written(
+    at: Any, value: Callable[[mx.array], mx.array | float]
+) -> Callable[[mx.array], mx.array]:
+    """Return a function that writes into a part of a copy of its argument."""
+
+    def function(x: mx.array) -> mx.array:
+        copy = x * 1
+        copy[at] = value(x)
+        return copy
+
+    return function
 
 
 class Chain(Seeded):
@@ -35,8 +49,8 @@ class CausalAttention(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         mask = nn.MultiHeadAttention.create_additive_causal_mask(x.shape[1])
-        found: mx.array = self.attention(x, x, x, mask=mask)
-        return found
+        output: mx.array = self.attention(x, x, x, mask=mask)
+        return output
 
 
 class Encoder(nn.Module):
@@ -45,8 +59,8 @@ class Encoder(nn.Module):
         self.encoder = nn.TransformerEncoder(2, 8, 2, 16)
 
     def __call__(self, x: mx.array) -> mx.array:
-        found: mx.array = self.encoder(x, None)
-        return found
+        output: mx.array = self.encoder(x, None)
+        return output
 
 
 class FirstOfPair(nn.Module):
@@ -57,8 +71,8 @@ class FirstOfPair(nn.Module):
         self.layer = layer
 
     def __call__(self, x: mx.array) -> mx.array:
-        found: mx.array = self.layer(x)[0]
-        return found
+        states: mx.array = self.layer(x)[0]
+        return states
 
 
 class MixtureOfExperts(Seeded):
@@ -74,11 +88,11 @@ class MixtureOfExperts(Seeded):
         gates = mx.softmax(self.gate(x), axis=-1, precise=True)
         chosen = mx.stop_gradient(mx.argpartition(-gates, kth=1, axis=-1)[..., :2])
         scores = mx.take_along_axis(gates, chosen, axis=-1)
-        found: mx.array = (self.experts(x, chosen) * scores[..., None]).sum(axis=-2)
-        return found
+        output: mx.array = (self.experts(x, chosen) * scores[..., None]).sum(axis=-2)
+        return output
 
 
-def fitted_batch_norm() -> nn.Module:
+def batch_norm_with_statistics() -> nn.Module:
     layer = nn.BatchNorm(4)
     layer.running_mean, layer.running_var = normal(4), mx.abs(normal(4)) + 0.5
     return layer.eval()
@@ -118,7 +132,7 @@ LAYERS: dict[str, Case] = {
         normal(2, 5, 4),
     ),
     "InstanceNorm": (lambda: nn.InstanceNorm(4, affine=True), normal(2, 5, 4)),
-    "BatchNorm": (fitted_batch_norm, normal(6, 4)),
+    "BatchNorm": (batch_norm_with_statistics, normal(6, 4)),
     "MultiHeadAttention, causal": (CausalAttention, normal(2, 3, 8)),
     "TransformerEncoder": (Encoder, normal(2, 3, 8)),
     "RoPE": (lambda: nn.RoPE(4), normal(2, 2, 3, 4)),

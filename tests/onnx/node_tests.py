@@ -53,11 +53,11 @@ def _outcome(test: Any) -> str:
     # Axes and sizes are constants in the models that people have, inputs in these tests.
     for constant in (False, True):
         try:
-            found = _run(test.model, inputs, constant)
+            actual = _run(test.model, inputs, constant)
         except InputError as refused:
             error = str(refused).splitlines()[0]
             continue
-        return PASSED if _agree(found, expected) else OTHER_VALUES
+        return PASSED if _agree(actual, expected) else OTHER_VALUES
     return error
 
 
@@ -75,7 +75,7 @@ def _run(model: onnx.ModelProto, inputs: list[Array], integers_constant: bool) -
     return function.run(function.params, remaining)
 
 
-def _agree(found: list[mx.array], expected: list[Array]) -> bool:
+def _agree(actual: list[mx.array], expected: list[Array]) -> bool:
     """Within the rounding of the type; doubles are single precision in MLX."""
     return all(
         a.shape == b.shape
@@ -86,19 +86,21 @@ def _agree(found: list[mx.array], expected: list[Array]) -> bool:
             atol={"float16": 2e-3, "bfloat16": 2e-2}.get(b.dtype.name, 1e-5),
             equal_nan=True,
         )
-        for a, b in zip(found, expected, strict=False)
+        for a, b in zip(actual, expected, strict=False)
     )
 
 
 def main() -> None:
-    found = dict(outcomes())
-    applicable = {name: outcome for name, outcome in found.items() if outcome not in NOT_APPLICABLE}
+    by_test = dict(outcomes())
+    applicable = {
+        name: outcome for name, outcome in by_test.items() if outcome not in NOT_APPLICABLE
+    }
     passed = sum(outcome == PASSED for outcome in applicable.values())
     print(f"{passed} of {len(applicable)} pass ({passed / len(applicable):.1%})")
     for name, outcome in applicable.items():
         if outcome != PASSED:
             print(f"  {name}: {outcome}")
-    for outcome, count in Counter(found.values()).items():
+    for outcome, count in Counter(by_test.values()).items():
         if outcome in NOT_APPLICABLE:
             print(f"not applicable, {outcome}: {count}")
 

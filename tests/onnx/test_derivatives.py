@@ -18,7 +18,7 @@ from mlx_entk.onnx import derivative, export
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.tracing.functions import as_parametric
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
-from tests.onnx.layers import TOKENS, Chain, MixtureOfExperts, normal
+from tests.onnx.layers import TOKENS, Chain, MixtureOfExperts, normal, written
 from tests.reference import finite_difference_jacobian, from_jacobian, relative_error
 
 MODELS: dict[str, tuple[nn.Module, mx.array, mx.array]] = {
@@ -48,8 +48,8 @@ def graph_of(
 
 def run(session: onnxruntime.InferenceSession, **inputs: Any) -> dict[str, NDArray[Any]]:
     names = [output.name for output in session.get_outputs()]
-    found = session.run(names, {name: np.array(value) for name, value in inputs.items()})
-    return dict(zip(names, found, strict=True))
+    outputs = session.run(names, {name: np.array(value) for name, value in inputs.items()})
+    return dict(zip(names, outputs, strict=True))
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -58,7 +58,7 @@ def test_the_kernel_of_new_inputs(name: str, reduction: Reduction, tmp_path: Pat
     module, example, x = MODELS[name]
     session = graph_of(module, example, "entk", tmp_path / "entk.onnx", reduction)
 
-    found = run(session, x=x, x2=example)
+    kernels = run(session, x=x, x2=example)
 
     left, right = (finite_difference_jacobian(module, part) for part in (x, example))
     for parameter in left:
@@ -69,10 +69,10 @@ def test_the_kernel_of_new_inputs(name: str, reduction: Reduction, tmp_path: Pat
             "sum-of-logits": K.mean(axis=(2, 3)),
             (1, 0): K[:, :, 1, 0],
         }[reduction]
-        assert found[f"kernel.{parameter}"].shape == expected.shape
-        assert np.allclose(found[f"kernel.{parameter}"], expected, rtol=1e-4, atol=1e-5)
-    parts = [value for key, value in found.items() if key != "kernel"]
-    assert np.allclose(found["kernel"], np.sum(parts, axis=0), rtol=1e-5, atol=1e-6)
+        assert kernels[f"kernel.{parameter}"].shape == expected.shape
+        assert np.allclose(kernels[f"kernel.{parameter}"], expected, rtol=1e-4, atol=1e-5)
+    total = sum(value for key, value in kernels.items() if key != "kernel")
+    assert np.allclose(kernels["kernel"], total, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -109,19 +109,10 @@ def test_jacobian_and_products_with_it(name: str, tmp_path: Path) -> None:
 def test_what_mlx_cannot_map_has_a_kernel_for_a_fixed_batch(
     module: nn.Module, x: mx.array, tmp_path: Path
 ) -> None:
-    found = run(graph_of(module, x, "entk", tmp_path / "entk.onnx", "full"), x=x, x2=x)
+    kernels = run(graph_of(module, x, "entk", tmp_path / "entk.onnx", "full"), x=x, x2=x)
 
     for name, J in finite_difference_jacobian(module, x).items():
-        assert np.allclose(found[f"kernel.{name}"], from_jacobian(J), rtol=1e-4, atol=1e-5)
-
-
-def written(at: Any, value: Callable[[mx.array], mx.array | float]) -> Callable[..., mx.array]:
-    def layer(h: mx.array) -> mx.array:
-        found = h * 1
-        found[at] = value(h)
-        return found
-
-    return layer
+        assert np.allclose(kernels[f"kernel.{name}"], from_jacobian(J), rtol=1e-4, atol=1e-5)
 
 
 EVERY = slice(None)
@@ -168,7 +159,9 @@ def plain_jacobian(module: nn.Module, x: mx.array) -> dict[str, NDArray[np.float
 
     rows = [[mx.vjp(partial(outputs, row=row), values, [ct[None]])[1] for ct in basis] for row in x]
     return {
-        name: np.array([[np.array(found[i]).ravel() for found in of_row] for of_row in rows])
+        name: np.array(
+            [[np.array(gradients[i]).ravel() for gradients in of_row] for of_row in rows]
+        )
         for i, name in enumerate(names)
     }
 
@@ -236,7 +229,7 @@ def check_derivatives(
                 feed["cotangent"] = cotangent
             if what == "jvp":
                 feed |= {f"tangent.{key}": value for key, value in u.items()}
-            found = run(session, **feed)
+            actual = run(session, **feed)
             kernels = {
                 f"kernel.{key}": np.einsum("ncp,mcp->nm", v, v) / C for key, v in part.items()
             }
@@ -250,16 +243,18 @@ def check_derivatives(
                 },
                 "jvp": {"output_tangent": sum(v @ u[key].ravel() for key, v in part.items())},
             }[what]
-            assert found.keys() == expected.keys()
+            assert actual.keys() == expected.keys()
             largest = max(np.abs(value).max() for value in expected.values())
             for key, value in expected.items():
-                error = np.abs(found[key].ravel() - value.ravel()).max()
+                error = np.abs(actual[key].ravel() - value.ravel()).max()
                 assert error < 1e-4 * largest, (what, key, N)
 
 
 def test_what_has_no_graph_is_refused() -> None:
     dense = as_parametric(MLP([3, 2]))
-    with pytest.raises(InputError, match="'hessian' is no graph of a model: use model, jacobian"):
+    with pytest.raises(
+        InputError, match="'hessian' is not a graph of a model: use model, jacobian"
+    ):
         derivative(dense, normal(2, 3), "hessian")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="reduction 'mean' is unknown"):
         derivative(dense, normal(2, 3), "entk", "mean")

@@ -25,7 +25,7 @@ from mlx_entk.onnx.importer import HOST_ONLY
 from mlx_entk.onnx.operators import OPERATORS
 from mlx_entk.onnx.torch_runtime import as_torch, operators_of
 from tests.models import MLP
-from tests.onnx.layers import LAYERS, MixtureOfExperts, normal
+from tests.onnx.layers import LAYERS, MixtureOfExperts, normal, written
 from tests.reference import relative_error
 
 
@@ -33,8 +33,10 @@ def run(model: onnx.ModelProto, **inputs: mx.array) -> list[NDArray[Any]]:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
-    found: list[NDArray[Any]] = session.run(None, {k: as_onnx_array(v) for k, v in inputs.items()})
-    return found
+    outputs: list[NDArray[Any]] = session.run(
+        None, {k: as_onnx_array(v) for k, v in inputs.items()}
+    )
+    return outputs
 
 
 def metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -152,10 +154,13 @@ def test_functions_of_several_inputs_and_outputs(tmp_path: Path) -> None:
     [
         (
             lambda x: mx.stack([row * (i + 1) for i, row in enumerate(x)]),
-            "its size changes the primitives of the graph",
+            "the batch size changes the primitives of the graph",
         ),
-        (lambda x: x.reshape(2, -1), "the function takes no other size"),
-        (lambda x: x * float(np.sqrt(x.shape[0])), "its size changes a constant of the graph"),
+        (lambda x: x.reshape(2, -1), "the function accepts no other batch size"),
+        (
+            lambda x: x * float(np.sqrt(x.shape[0])),
+            "the batch size changes a constant of the graph",
+        ),
     ],
 )
 def test_a_graph_that_depends_on_the_batch_keeps_its_size(
@@ -173,7 +178,7 @@ def test_a_graph_that_depends_on_the_batch_keeps_its_size(
 def test_a_graph_for_the_size_of_its_example_alone(tmp_path: Path) -> None:
     model = export(MLP([3, 2]), [normal(4, 3)], tmp_path / "fixed.onnx", batches=())
 
-    assert metadata(model)["batch"] == "fixed: it was written for the size of its example"
+    assert metadata(model)["batch"] == "fixed: it was exported for the batch size of its example"
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 4
 
 
@@ -227,10 +232,10 @@ def agrees(
     _, in_torch = as_torch(model)
     for rows in (x, longer(x), longer(longer(x))) if batch == "dynamic" else (x,):
         expected, host = as_onnx_array(function(rows)), as_onnx_array(rows)
-        (found,) = run(model, x=rows)
-        assert found.dtype == expected.dtype
+        (output,) = run(model, x=rows)
+        assert output.dtype == expected.dtype
         in_double = torch.from_numpy(host.astype(np.float64) if host.dtype.kind == "f" else host)
-        for result in (found, in_torch({}, in_double).numpy()):
+        for result in (output, in_torch({}, in_double).numpy()):
             assert result.shape == expected.shape
             assert np.allclose(result, expected, rtol=2e-6, atol=1e-7, equal_nan=True)
 
@@ -286,8 +291,8 @@ def test_scans_agree(
 ) -> None:
     def of_every_type(x: mx.array) -> mx.array:
         typed = [(mx.abs(x) * 2).astype(t) for t in (mx.int32, mx.uint8, mx.bool_)]
-        found = [scan(v, axis=1, reverse=reverse, inclusive=inclusive) for v in (x, *typed)]
-        return mx.stack([value.astype(mx.float32) for value in found])
+        scans = [scan(v, axis=1, reverse=reverse, inclusive=inclusive) for v in (x, *typed)]
+        return mx.stack([value.astype(mx.float32) for value in scans])
 
     agrees(of_every_type, VALUES, tmp_path / "f.onnx")
 
@@ -295,19 +300,8 @@ def test_scans_agree(
 def test_a_scan_along_the_batch_other_than_a_sum_keeps_the_size(tmp_path: Path) -> None:
     agrees(
         lambda x: mx.cummax(x, axis=0), VALUES, tmp_path / "f.onnx",
-        "fixed: MLX primitive Scan along the batch",
+        "fixed: MLX primitive Scan runs along the batch",
     )  # fmt: skip
-
-
-def written(at: Any, value: Callable[[mx.array], mx.array | float]) -> Any:
-    """A function that writes into a part of what it gets."""
-
-    def function(x: mx.array) -> mx.array:
-        found = x * 1
-        found[at] = value(x)
-        return found
-
-    return function
 
 
 EVERY = slice(None)

@@ -58,11 +58,11 @@ def set_opset(version: int) -> Callable[[onnx.ModelProto], None]:
     ("change", "message"),
     [
         (drop_weight, "uses layers.0.weight, which no initializer"),
-        (drop_output, "promises output, which no node gives"),
-        (set_opset(9), "is of opset 9: export it again with an opset from 13 to 23"),
-        (set_opset(999), "is of opset 999"),
+        (drop_output, "promises output, which no node computes"),
+        (set_opset(9), "uses opset 9: export it again with an opset from 13 to 23"),
+        (set_opset(999), "uses opset 999"),
         (lambda model: model.ClearField("opset_import"), "names no opset"),
-        (lambda model: model.ClearField("graph"), "holds no graph with outputs"),
+        (lambda model: model.ClearField("graph"), "it has no graph with outputs"),
         (
             lambda model: model.graph.node[0].attribute.append(helper.make_attribute("odd", 1)),
             "is not valid ONNX: Unrecognized attribute: odd",
@@ -71,7 +71,7 @@ def set_opset(version: int) -> Callable[[onnx.ModelProto], None]:
         (lambda model: move_outside(model, "/etc/hostname"), "outside its folder: refused"),
         (lambda model: move_outside(model, "link.bin"), "outside its folder: refused"),
         (lambda model: move_outside(model, ""), "outside its folder: refused"),
-        (lambda model: move_outside(model, "none.bin"), "none.bin, which is not there"),
+        (lambda model: move_outside(model, "none.bin"), "none.bin, which does not exist"),
         (lambda model: move_outside(model, "short.bin"), "short.bin, which is too short"),
     ],
 )
@@ -107,7 +107,7 @@ def test_a_truncated_file_is_refused_wherever_it_ends(path: Path) -> None:
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("weights and biases")
-    with pytest.raises(InputError, match="is no ONNX model, or is damaged"):
+    with pytest.raises(InputError, match="is not an ONNX model, or is damaged"):
         load(tmp_path / "text.onnx")
     with pytest.raises(InputError, match=r"cannot read .*nothing.onnx: No such file"):
         load(tmp_path / "nothing.onnx")
@@ -134,7 +134,7 @@ def test_names_that_are_no_text_are_refused(path: Path) -> None:
     name = onnx.load(path).graph.node[0].input[0].encode()
     path.write_bytes(data.replace(name, b"\xff" * len(name)))
 
-    with pytest.raises(InputError, match=r"mlp.onnx is no ONNX model, or is damaged"):
+    with pytest.raises(InputError, match=r"mlp.onnx is not an ONNX model, or is damaged"):
         load(path)
 
 

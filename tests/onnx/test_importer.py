@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from sklearn.neural_network import MLPClassifier
 
-from mlx_entk import InputError, entk
+from mlx_entk import InputError, entk, layerwise_entk
 from mlx_entk.onnx import load
 from mlx_entk.onnx.importer import from_model
 from tests.onnx import node_tests
@@ -35,8 +35,8 @@ class ConvolutionalNetwork(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = torch.relu(self.batch_norm(self.convolution(x)))
         h = self.dense(torch.nn.functional.max_pool2d(h, 2).flatten(1))
-        found: torch.Tensor = self.readout(torch.nn.functional.gelu(self.norm(h)))
-        return found
+        output: torch.Tensor = self.readout(torch.nn.functional.gelu(self.norm(h)))
+        return output
 
 
 class GroupedConvolutions(torch.nn.Module):
@@ -55,8 +55,8 @@ class GroupedConvolutions(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = torch.tanh(self.depthwise(self.pointwise(x)))
         h = torch.tanh(self.grouped_up(torch.tanh(self.up(self.grouped(h)))))
-        found: torch.Tensor = self.readout(self.depthwise_up(h).square().mean((2, 3)))
-        return found
+        output: torch.Tensor = self.readout(self.depthwise_up(h).square().mean((2, 3)))
+        return output
 
 
 class SmallTransformer(torch.nn.Module):
@@ -69,8 +69,8 @@ class SmallTransformer(torch.nn.Module):
         self.readout = torch.nn.Linear(8, 4)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = self.readout(self.encoder(self.embedding(x)).mean(1))
-        return found
+        output: torch.Tensor = self.readout(self.encoder(self.embedding(x)).mean(1))
+        return output
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
@@ -89,8 +89,8 @@ def by_torch(module: torch.nn.Module, x: torch.Tensor) -> dict[str, NDArray[np.f
     x = x.double() if x.is_floating_point() else x
 
     def outputs(values: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = torch.func.functional_call(module, values, (row[None],))[0]
-        return found
+        output: torch.Tensor = torch.func.functional_call(module, values, (row[None],))[0]
+        return output
 
     rows = [torch.func.jacrev(outputs)(params, row) for row in x]
     return {
@@ -122,7 +122,7 @@ def test_a_model_of_pytorch_has_the_kernel_of_torch_func(
 
     function = load(path)
     mlx_x = mx.array(x.numpy())
-    kernels = entk(function.parametric(), mlx_x, reduction="full", by_layer=True)
+    kernels = layerwise_entk(function.parametric(), mlx_x, reduction="full")
 
     expected = by_torch(module, x)
     assert relative_error(np.array(function(function.params, mlx_x)), outputs) < 1e-5
@@ -151,7 +151,7 @@ def test_parameters_that_pytorch_folded_are_not_guessed(tmp_path: Path) -> None:
         "readout.weight",
         "readout.bias",
     }
-    with pytest.raises(InputError, match=r"no initializer fits head\.\*: there are "):
+    with pytest.raises(InputError, match=r"no initializer matches head\.\*: there are "):
         load(tmp_path / "m.onnx", parameters=["head.*"])
 
 
@@ -165,11 +165,11 @@ def test_a_classifier_of_scikit_learn(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(model.SerializeToString())
 
     function = load(tmp_path / "m.onnx")
-    found = function(function.params, mx.array(x))
+    probabilities = function(function.params, mx.array(x))
     kernel = entk(function.parametric(), mx.array(x), reduction="trace")
 
     assert function.output == "probabilities"
-    assert np.allclose(np.array(found), network.predict_proba(x), atol=1e-5)
+    assert np.allclose(np.array(probabilities), network.predict_proba(x), atol=1e-5)
     # The slopes of the probabilities, by hand: softmax of a dense layer of tanh.
     W, V = network.coefs_
     b, c = network.intercepts_
@@ -195,11 +195,11 @@ def test_a_classifier_of_scikit_learn(tmp_path: Path) -> None:
 def test_the_node_tests_of_onnx() -> None:
     """What does not pass is refused with a reason, never computed wrongly."""
     outcomes = dict(node_tests.outcomes())
-    found = [o for o in outcomes.values() if o not in node_tests.NOT_APPLICABLE]
+    applicable = [o for o in outcomes.values() if o not in node_tests.NOT_APPLICABLE]
 
-    assert len(found) > 1000
+    assert len(applicable) > 1000
     assert [name for name, outcome in outcomes.items() if outcome == node_tests.OTHER_VALUES] == []
-    assert found.count(node_tests.PASSED) > 0.95 * len(found)
+    assert applicable.count(node_tests.PASSED) > 0.95 * len(applicable)
 
 
 def graph(nodes: list[Any], weights: dict[str, NDArray[Any]], **inputs: Any) -> onnx.ModelProto:
@@ -224,7 +224,7 @@ def test_what_the_importer_cannot_do_is_said() -> None:
         ],
         {"w": np.ones(1, dtype=np.float32)}, x=[2],
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"takes 2 inputs \(a, b\): a kernel is of a model of one"):
+    with pytest.raises(InputError, match=r"takes 2 inputs \(a, b\): a kernel needs a model of one"):
         from_model(two).parametric()
     with pytest.raises(InputError, match=r"takes 2 inputs \(a, b\), got 1"):
         from_model(two)({}, mx.ones(2))
@@ -245,7 +245,7 @@ def test_names_of_parameters_may_hold_anything() -> None:
     weights = {"net": np.eye(2, dtype=np.float32), "net.0/bias:0": np.ones(2, dtype=np.float32)}
 
     function = from_model(graph(nodes, weights, x=["n", 2]))
-    kernels = entk(function.parametric(), mx.array([[1.0, 2.0]]), reduction="trace", by_layer=True)
+    kernels = layerwise_entk(function.parametric(), mx.array([[1.0, 2.0]]), reduction="trace")
 
     assert kernels["net"].item() == pytest.approx(5)
     assert kernels["net.0/bias:0"].item() == pytest.approx(1)

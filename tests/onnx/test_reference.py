@@ -31,9 +31,11 @@ def computed(
         helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
         for name, v in zip(names, inputs, strict=True)
     ]
-    found = [f"o{k}" for k in range(outputs)]
-    node = helper.make_node(kind, names, found, **attributes)
-    graph = helper.make_graph([node], "one", given, [onnx.ValueInfoProto(name=n) for n in found])
+    output_names = [f"o{k}" for k in range(outputs)]
+    node = helper.make_node(kind, names, output_names, **attributes)
+    graph = helper.make_graph(
+        [node], "one", given, [onnx.ValueInfoProto(name=n) for n in output_names]
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     return evaluator(model)("o0", dict(zip(names, inputs, strict=True)))
 
@@ -132,15 +134,15 @@ OTHERS: list[tuple[str, list[Array], dict[str, Any], Array]] = [
 def test_other_operators_keep_double_precision(
     kind: str, inputs: list[Array], attributes: dict[str, Any], expected: Array
 ) -> None:
-    found = computed(kind, inputs, **attributes)
+    actual = computed(kind, inputs, **attributes)
 
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() < 1e-14
+    assert actual.shape == expected.shape
+    assert np.abs(actual - expected).max() < 1e-14
 
 
 def test_a_side_that_is_not_chosen_may_be_out_of_range() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = computed("Sigmoid", [np.array([-800.0, 0.0, 800.0])])
+        values = computed("Sigmoid", [np.array([-800.0, 0.0, 800.0])])
 
-    assert found.tolist() == [0, 0.5, 1]
+    assert values.tolist() == [0, 0.5, 1]

@@ -107,7 +107,7 @@ def _logical(kind: str) -> Builder:
 def _bitwise(e: Emitter, p: Primitive) -> str:
     kind = p.arguments[0]
     if kind > 2:  # ONNX shifts unsigned integers only, which are int64 here
-        raise p.refuse("that shifts")
+        raise p.refuse("if it shifts bits")
     name = ("And", "Or", "Xor")[kind]
     return e.op(name if p.dtypes[0] == mx.bool_ else f"Bitwise{name}", p.inputs)
 

@@ -15,7 +15,7 @@ def _slice_update(e: Emitter, p: Primitive) -> str:
     data, updates = p.inputs
     shape, counts = p.shapes
     if len(counts) != p.rank:
-        raise p.refuse("with updates of another rank")
+        raise p.refuse("if its updates have another rank")
     if 0 in counts:
         return data
     parts = list(zip(starts, strides, counts, strict=True))
@@ -82,12 +82,12 @@ def _gather(e: Emitter, p: Primitive) -> str:
         return e.reshape(p.inputs[0], p.output_shapes[0])
     kept = [axis for axis in range(p.rank) if axis not in axes]
     if any(sizes[axis] != 1 for axis in axes):
-        raise p.refuse("of more than one entry at a time")
+        raise p.refuse("if it reads more than one entry per index")
     front = e.op("Transpose", [p.inputs[0]], perm=[*axes, *kept])
     for axis in kept:
         if sizes[axis] != p.shapes[0][axis]:
             if isinstance(sizes[axis], Size):
-                raise p.refuse_free_batch("of a part of the batch")
+                raise p.refuse_free_batch("reads a part of the batch")
             at = e.constant([len(axes) + kept.index(axis)])
             front = e.op("Slice", [front, e.constant([0]), e.constant([sizes[axis]]), at])
     gathered = e.op("GatherND", [front, _indices(e, p, p.inputs[1:], axes)])
@@ -105,7 +105,7 @@ def _scatter(e: Emitter, p: Primitive) -> str:
     for axis in range(rank):
         expected = 1 if axis in axes else p.shapes[0][axis]
         if shape[ahead + axis] != expected:
-            raise p.refuse("of slices that are only a part of an axis")
+            raise p.refuse("if it writes slices of a part of an axis")
     order = [*axes, *kept]
     front = e.op("Transpose", [data], perm=order)
     target = [*shape[:ahead], *(shape[ahead + axis] for axis in kept)]

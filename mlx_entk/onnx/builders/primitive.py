@@ -43,14 +43,14 @@ class Primitive:
         """Number of axes of the first input."""
         return len(self.shapes[0])
 
-    def refuse_free_batch(self, what: str) -> FixedBatchError:
+    def refuse_free_batch(self, reason: str) -> FixedBatchError:
         """Return the error for a form that only works for a fixed batch size."""
-        return FixedBatchError(f"MLX primitive {self.name} {what}")
+        return FixedBatchError(f"MLX primitive {self.name} {reason}")
 
-    def refuse(self, what: str) -> InputError:
+    def refuse(self, condition: str) -> InputError:
         """Return the error for a form of the primitive that the builder does not cover."""
         return InputError(
-            f"MLX primitive {self.name} {what} cannot be exported: extend its builder in "
+            f"MLX primitive {self.name} cannot be exported {condition}: extend its builder in "
             "mlx_entk/onnx/builders"
         )
 

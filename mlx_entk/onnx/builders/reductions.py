@@ -39,7 +39,7 @@ def _scan(e: Emitter, p: Primitive) -> str:
     name = ("Max", "Min", "Sum", "Mul", "LogSumExp")[kind]
     value, dtype = p.inputs[0], p.dtypes[0]
     if name == "LogSumExp":
-        raise p.refuse("that adds logarithms")
+        raise p.refuse("if it adds logarithms")
     if name == "Sum":
         exclusive = int(not inclusive)
         inputs = [value, e.constant(axis)]
@@ -47,7 +47,7 @@ def _scan(e: Emitter, p: Primitive) -> str:
     else:
         length = p.shapes[0][axis]
         if isinstance(length, Size):
-            raise p.refuse_free_batch("along the batch, other than a sum")
+            raise p.refuse_free_batch("runs along the batch and is not a sum")
         neutral = e.number(_neutral(name, p), dtype)
         if not inclusive:
             value = _shifted(e, p, value, 1, neutral)

@@ -12,7 +12,7 @@ from mlx_entk.onnx.symbolic import Size, combined
 def _arange(e: Emitter, p: Primitive) -> str:
     start, _, step, dtype = p.arguments
     if isinstance(start, Size) or isinstance(step, Size):
-        raise p.refuse_free_batch("whose start depends on the batch")
+        raise p.refuse_free_batch("starts at a number that depends on the batch")
     (count,) = p.output_shapes[0]
     if not isinstance(count, Size):
         return e.number(start + step * np.arange(count), dtype)
@@ -82,13 +82,13 @@ def _as_strided(e: Emitter, p: Primitive) -> str:
     if free and total == Size(tuple((sizes, row * k) for sizes, k in batch.coefficients)):
         shape, strides, total = shape[1:], strides[1:], row
     if any(isinstance(v, Size) for v in (total, *shape, *strides, offset)):
-        raise p.refuse_free_batch("over a free batch")
+        raise p.refuse_free_batch("has windows that depend on the batch")
     at = offset + sum(
         (np.arange(n) * s).reshape([-1 if i == k else 1 for k in range(len(shape))])
         for i, (n, s) in enumerate(zip(shape, strides, strict=True))
     )
     if free and (at.min() < 0 or at.max() >= total):
-        raise p.refuse_free_batch("over several inputs at a time")
+        raise p.refuse_free_batch("has windows over several inputs")
     flat = e.reshape(p.inputs[0], [batch, row] if free else [total])
     return e.op("Gather", [flat, e.constant(at)], axis=int(free))
 

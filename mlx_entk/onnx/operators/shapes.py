@@ -146,7 +146,7 @@ def _space_to_depth(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 def _depends_on_data(x: Inputs, a: Attributes, n: int) -> mx.array:
     """Refuse an operator: with known inputs it runs on the host, so here they depend on data."""
-    raise InputError("its size depends on the data, which a fixed graph cannot follow")
+    raise InputError("the output size depends on the data, which a fixed graph cannot follow")
 
 
 SHAPES: dict[str, Operator] = {
