@@ -130,7 +130,7 @@ def test_ranks_find_the_modes_of_one_process(tiny: Path, contexts: Path, tmp_pat
         ({"--model": None}, "--model is missing"),
         ({"--out": None}, "--out is missing"),
         ({"--contexts": "none.jsonl"}, "cannot read none.jsonl"),
-        ({"--model": "empty"}, "empty is no model folder"),
+        ({"--model": "empty"}, "empty is not a model folder"),
         ({"--layers": "first"}, "--layers first: write 12-17 or 0,5"),
         ({"--layers": "0-2"}, "the model has layers 0 to 1"),
         ({"--select": "mlp.w"}, "layer 1 has no mlp.w: it has self_attn"),
