@@ -223,6 +223,20 @@ def test_inputs_in_an_npy(
     assert mlx_entk("verify", "run", "--against", "onnxruntime", "-q")[0] == 0
 
 
+def test_an_explanation_is_no_part_of_json(
+    kernel: Command, arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", arrays["x"])
+    common = ("--model", "two_inputs:Flat", "--inputs", "x.npy", "--explain", "--out", "run")
+
+    code, output, errors = kernel(*common, "--json")
+
+    assert code == 0
+    assert json.loads(output)["report"] == "run/report.html"
+    assert "structured: (a·a′)(δ·δ′)" in errors
+    assert "structured" not in kernel(*common, "--quiet")[1]
+
+
 def test_a_block_of_two_classes_is_no_kernel(
     kernel: Command, arrays: dict[str, np.ndarray], tmp_path: Path
 ) -> None:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from examples import small_language_model
+from mlx_entk._records import to_json
 from mlx_entk.lm.contexts import read_contexts
 from mlx_entk.lm.model import load_model
 from mlx_entk.runs import Run
-from mlx_entk.studies import lm as study
+from mlx_entk.studies import language_model as study
 from tests.conftest import Command
 from tests.test_distributed import launch
 
@@ -43,6 +44,20 @@ def contexts(tiny: Path, mlx_entk: Command) -> Path:
         )  # fmt: skip
         assert (code, output) == (0, f"Contexts: {path}\n")
     return path
+
+
+def prepared(tiny: Path, contexts: Path) -> tuple[study.LMConfig, dict[str, Any]]:
+    """The study of the second layer: its configuration, and what it is given."""
+    model, rows = load_model(str(tiny)), read_contexts(contexts)
+    config = study.prepare(study.LMConfig(str(tiny), (1,), modes=4), model, rows)
+    return config, {"model": model, "contexts": rows}
+
+
+def completed(folder: Path, config: study.LMConfig, **given: Any) -> study.LMResults:
+    """Results of the study in a run folder, where it may have begun."""
+    run = Run.create(folder, study.STUDY.name, to_json(config))
+    study.STUDY.complete(config, run, **given)
+    return study.STUDY.results_of(run)
 
 
 def test_text_to_labels_and_windows(mlx_entk: Command, tiny: Path, contexts: Path) -> None:
@@ -83,18 +98,16 @@ def test_text_to_labels_and_windows(mlx_entk: Command, tiny: Path, contexts: Pat
 def test_a_killed_run_goes_on_from_its_last_product(
     tiny: Path, contexts: Path, tmp_path: Path
 ) -> None:
-    model, rows = load_model(str(tiny)), read_contexts(contexts)
-    config = study.prepare(study.LMConfig(str(tiny), (1,), modes=4), model, rows)
-    whole = study.run_lm(config, model, rows, Run.create(tmp_path / "whole", "lm", {}))
+    config, given = prepared(tiny, contexts)
+    whole = completed(tmp_path / "whole", config, **given)
 
     def kill(stage: str, done: int, total: int, note: str = "") -> None:
         if done == 9:
             raise KeyboardInterrupt
 
-    run = Run.create(tmp_path / "killed", "lm", {})
     with pytest.raises(KeyboardInterrupt):
-        study.run_lm(config, model, rows, run, progress=kill)
-    kept = sorted((run.path / "modes" / "trained-1").iterdir())
+        completed(tmp_path / "killed", config, progress=kill, **given)
+    kept = sorted((tmp_path / "killed" / "modes" / "trained-1").iterdir())
     stamps = [path.stat().st_mtime_ns for path in kept]
     assert len(kept) == 9
     seen: dict[str, Any] = {}
@@ -103,12 +116,10 @@ def test_a_killed_run_goes_on_from_its_last_product(
         if stage.startswith("trained") and done == 10:
             seen["stamps"] = [path.stat().st_mtime_ns for path in kept]
 
-    resumed = study.run_lm(config, model, rows, run, progress=look)
+    resumed = completed(tmp_path / "killed", config, progress=look, **given)
 
     assert seen["stamps"] == stamps  # read, not made again
-    np.testing.assert_allclose(
-        resumed["layers"][0]["values"], whole["layers"][0]["values"], rtol=1e-5
-    )
+    np.testing.assert_allclose(resumed.layers[0].values, whole.layers[0].values, rtol=1e-5)
 
 
 def test_ranks_find_the_modes_of_one_process(tiny: Path, contexts: Path, tmp_path: Path) -> None:
@@ -198,13 +209,12 @@ def test_without_mlx_lm_the_extra_is_named(
 
 
 def test_the_operator_stays_within_its_limit(tiny: Path, contexts: Path, tmp_path: Path) -> None:
-    model, rows = load_model(str(tiny)), read_contexts(contexts)
-    config = study.prepare(study.LMConfig(str(tiny), (1,), modes=4), model, rows)
+    config, given = prepared(tiny, contexts)
     limit = 4_000_000
     mx.reset_peak_memory()
     before = mx.get_active_memory()
 
-    study.run_lm(config, model, rows, Run.create(tmp_path, "lm", {}), memory_limit=limit)
+    completed(tmp_path / "run", config, memory_limit=limit, **given)
 
     assert mx.get_peak_memory() - before < limit
 

@@ -20,7 +20,7 @@ def scores_by_layer(results: LMResults) -> Drawing:
         ],
         [{m: scores.auroc for m, scores in row.scores.items()} for row in results.layers],
     )
-    chances = (np.mean(list(results.label_shares.values())), 0.5)
+    chances = (float(np.mean(list(results.label_shares.values()))), 0.5)
     titles = ("average precision", "AUROC")
     for axis, by_layer, chance, title in zip(axes, intervals, chances, titles, strict=True):
         for i, method in enumerate(methods):
