@@ -14,7 +14,7 @@ from mlx_entk.errors import InputError
 from mlx_entk.kernel import explain
 from mlx_entk.onnx.files import read_model
 from mlx_entk.studies.estimate import Stage
-from mlx_entk.studies.kernel import STUDY, KernelConfig, prepare
+from mlx_entk.studies.kernel import STUDY, KernelConfig, estimate, prepare
 from mlx_entk.studies.kernel.sources import import_graph, load_model
 from mlx_entk.studies.kernel.study import bound
 from mlx_entk.studies.running import run_study
@@ -128,7 +128,7 @@ def kernel(
         bank,
     )
     if dry_run:
-        return show_estimate(out, STUDY.estimate(config, model=model, x=x, memory_limit=limit))
+        return show_estimate(out, estimate(config, model=model, x=x, memory_limit=limit))
     group = ranks()
     if want_explanation and is_first(group) and not is_quiet():
         function, arrays = bound(config, model, x)

@@ -15,7 +15,7 @@ from mlx_entk.runs import Run
 from mlx_entk.studies.base import study_of
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.kernel.sources import load_function
-from mlx_entk.studies.language_model import STUDY, LMConfig, prepare, window_tables
+from mlx_entk.studies.language_model import STUDY, LMConfig, estimate, prepare, window_tables
 from mlx_entk.studies.running import run_study
 
 from .base import Group, RunFolder, dry_run_option
@@ -97,7 +97,7 @@ def lm(
     numbers = _parse_layers(layers) if layers else (len(loaded.layers) - 1,)
     config = prepare(LMConfig(model=model, layers=numbers, **settings), loaded, rows)
     if dry_run:
-        stages = STUDY.estimate(config, model=loaded, contexts=rows, memory_limit=limit)
+        stages = estimate(config, model=loaded, contexts=rows, memory_limit=limit)
         return show_estimate(out, stages)
     with progress() as update:
         run = run_study(

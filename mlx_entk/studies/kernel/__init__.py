@@ -26,4 +26,4 @@ STUDY = Study(
     takes_targets=True,
 )
 
-__all__ = ["STUDY", "KernelConfig", "KernelResults", "prepare"]
+__all__ = ["STUDY", "KernelConfig", "KernelResults", "estimate", "prepare"]

@@ -16,4 +16,4 @@ STUDY = Study(
     headline=headline,
 )
 
-__all__ = ["METHODS", "STUDY", "LMConfig", "LMResults", "prepare", "window_tables"]
+__all__ = ["METHODS", "STUDY", "LMConfig", "LMResults", "estimate", "prepare", "window_tables"]
