@@ -4,6 +4,7 @@ import numpy as np
 
 from mlx_entk._linalg import Float64Array
 from mlx_entk.eigensolvers.operators import Product, require_kernel
+from mlx_entk.eigensolvers.search import Search
 from mlx_entk.errors import RunFailedError
 
 # Steps of the search for modes that the first ones missed.
@@ -17,28 +18,13 @@ def basis_width(k: int) -> int:
     return max(2 * k + 1, k + _SEARCH, _LEAST_WIDTH)
 
 
-def lanczos(
-    multiply: Product,
-    size: int,
-    k: int,
-    tolerance: float,
-    iterations: int,
-    generator: np.random.Generator,
-) -> tuple[Float64Array, Float64Array]:
+def lanczos(search: Search) -> tuple[Float64Array, Float64Array]:
     """Find the k largest eigenpairs by restarted Lanczos.
 
     Parameters
     ----------
-    multiply
-        Multiplies by the operator, as :func:`~mlx_entk.eigensolvers.operators.products_of` gives.
-    size
-        N, above :func:`basis_width`.
-    k
-        How many eigenpairs to find.
-    tolerance, iterations
-        As for :func:`~mlx_entk.eigensolvers.top_modes`.
-    generator
-        Draws the first vector, and one for each search.
+    search
+        The task; its size has to be above :func:`basis_width`.
 
     Returns
     -------
@@ -52,8 +38,9 @@ def lanczos(
     RunFailedError
         If the modes have not converged after ``iterations`` restarts.
     """
+    multiply, k, generator = search.multiply, search.k, search.generator
     width = basis_width(k)
-    basis = np.empty((width + 1, size))  # orthonormal, in rows
+    basis = np.empty((width + 1, search.size))  # orthonormal, in rows
     projected = np.zeros((width, width))  # basis · K · basisᵀ, its upper triangle
     basis[0] = _random_direction(basis[:0], generator)
     kept, end, restarts = 0, width, 0
@@ -64,7 +51,7 @@ def lanczos(
             require_kernel(projected)
         values, rotation = np.linalg.eigh(projected[:end, :end], UPLO="U")
         values, rotation = values[::-1], rotation[:, ::-1]
-        limits = tolerance * np.maximum(values[:k], values[0] / 100)
+        limits = search.tolerance * np.maximum(values[:k], values[0] / 100)
         converged = remainder * np.abs(rotation[-1, :k]) <= limits
         if converged.all():
             if known is not None and (values[:k] - known <= np.sqrt(k) * limits).all():
@@ -72,9 +59,9 @@ def lanczos(
             kept, following, known = k, None, values[:k]
         else:
             restarts += 1
-            if restarts == iterations:
+            if restarts == search.iterations:
                 raise RunFailedError(
-                    f"Lanczos found {converged.sum()} of {k} modes in {iterations} restarts: "
+                    f"Lanczos found {converged.sum()} of {k} modes in {restarts} restarts: "
                     "allow more, or a larger tolerance"
                 )
             kept, following, known = k + (end - k) // 2, basis[end].copy(), None

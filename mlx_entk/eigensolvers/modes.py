@@ -9,6 +9,7 @@ from scipy.sparse.linalg import LinearOperator
 from mlx_entk._linalg import ArrayLike, Float64Array, eigh, whole_number
 from mlx_entk.eigensolvers.lanczos import basis_width, lanczos
 from mlx_entk.eigensolvers.operators import products_of, random_generator, require_kernel
+from mlx_entk.eigensolvers.search import Search
 from mlx_entk.eigensolvers.subspace import subspace_iteration
 from mlx_entk.errors import InputError
 from mlx_entk.spectrum import Spectrum
@@ -103,7 +104,7 @@ def top_modes(
         values, vectors = eigh(formed, k)
     else:
         solve = lanczos if method == "lanczos" else subspace_iteration
-        values, vectors = solve(multiply, size, k, tolerance, iterations, generator)
+        values, vectors = solve(Search(multiply, size, k, tolerance, iterations, generator))
     differences = np.linalg.norm(multiply(vectors) - vectors * values, axis=0)
     floor = _NOISE * max(0.0, float(values[0]))
     # For a kernel of zeros both the values and the floor are 0.
