@@ -13,13 +13,13 @@ from benchmarks.pages import HERE, insert
 from mlx_entk import jacobian_modes
 from mlx_entk.models import ToyModel
 from mlx_entk.studies.toy_models.study import rescaled_jacobian
-from mlx_entk.studies.toy_models.training import TMSConfig, tms_data
+from mlx_entk.studies.toy_models.training import TMSConfig, dataset
 
 
 def main() -> None:
     """Measure, store, print, and put the sentence into the docs."""
     config = TMSConfig(m=40)
-    x = tms_data(config).x
+    x = dataset(config).x
     start = time.perf_counter()
     jacobian = rescaled_jacobian(ToyModel(config.n, config.m), x, config.importances)
     spectrum, _ = jacobian_modes(jacobian, 80)

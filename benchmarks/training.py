@@ -1,4 +1,4 @@
-"""Training steps of the modular-addition transformer beside a PyTorch loop of the same model.
+"""Training steps of the modular-addition transformer, compared with a loop of PyTorch.
 
 ``python -m benchmarks.training`` runs both in turn, each in a process of its own, stores
 ``results/training.json`` and puts a table into the docs.
@@ -124,7 +124,7 @@ def main() -> None:
         for threads in dict.fromkeys(THREADS):
             for name in CONTESTANTS:
                 rates.setdefault((name, threads), []).append(_measure(name, threads))
-    medians = {key: statistics.median(found) for key, found in rates.items()}
+    medians = {key: statistics.median(of_key) for key, of_key in rates.items()}
     best = {name: max(medians[name, threads] for threads in THREADS) for name in CONTESTANTS}
     ratio = best["mlx-entk"] / best["PyTorch"]
     made = provenance()

@@ -61,9 +61,11 @@ def _command(offer: _Offer, variants: Sequence[_Offer], is_group: bool) -> click
         click.Option([variant.command.flag], is_flag=True, help=variant.command.short_help)
         for variant in variants
     ]
-    options = [*map(_option, offer.settings), *flags, _out_option(), *_options_of(dry_run_option)]
+    options = [*map(_option, offer.settings), *flags, _out_option()]
+    if offer.study.estimate is not None:
+        options += _options_of(dry_run_option)
 
-    def run(out: Path | None, dry_run: bool, **given: Any) -> list[Stage] | None:
+    def run(out: Path | None, dry_run: bool = False, **given: Any) -> list[Stage] | None:
         context = click.get_current_context()
         if context.invoked_subcommand is not None:
             _refuse(
@@ -103,6 +105,7 @@ def _run(
     config = study.config(**given)
     path = out or default_folder(study.name, to_json(config))
     if dry_run:
+        assert study.estimate is not None  # else there is no such option
         return show_estimate(path, study.estimate(config))
     with progress() as update:
         run = run_study(study, config, path, progress=update)

@@ -20,7 +20,7 @@ from mlx_entk.errors import InputError
 
 # |cosine| above which a mode is more this feature than everything else together.
 RECOVERED = float(np.sqrt(0.5))
-RECOVERY_RULE = "a feature is recovered where one mode has cos² ≥ 1/2 with it"
+RECOVERY_RULE = f"a feature is recovered if one mode has cos² ≥ {RECOVERED**2:.2g} with it"
 
 
 def channel_alignment(modes: ArrayLike, x: ArrayLike) -> Float64Array:

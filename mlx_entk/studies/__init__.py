@@ -11,7 +11,12 @@ from mlx_entk.studies import (
     sweep,
     toy_models,
 )
-from mlx_entk.studies.base import STUDIES, Study
+from mlx_entk.studies.base import STUDIES, Command, CommandGroup, Network, Show, Study, study_of
+from mlx_entk.studies.estimate import Stage
+from mlx_entk.studies.networks import trained_network
+from mlx_entk.studies.problem import RegressionProblem, problem_of_model
+from mlx_entk.studies.running import run_study
+from mlx_entk.studies.settings import setting
 
 # Entry points of this group name the studies of other packages.
 GROUP = "mlx_entk.studies"
@@ -45,4 +50,19 @@ def _register() -> None:
 
 _register()
 
-__all__ = ["GROUP", "STUDIES", "Study"]
+__all__ = [
+    "GROUP",
+    "STUDIES",
+    "Command",
+    "CommandGroup",
+    "Network",
+    "RegressionProblem",
+    "Show",
+    "Stage",
+    "Study",
+    "problem_of_model",
+    "run_study",
+    "setting",
+    "study_of",
+    "trained_network",
+]

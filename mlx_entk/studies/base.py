@@ -143,7 +143,8 @@ class Study(Generic[C, R]):
     show
         How the results are shown.
     estimate
-        ``estimate(config, **given)``: what :attr:`compute` would take on this device.
+        ``estimate(config, **given)``: what :attr:`compute` would take on this device; None for a
+        study without ``--dry-run``.
     headline
         The numbers by which runs are compared; None if the study has none.
     command
@@ -163,7 +164,7 @@ class Study(Generic[C, R]):
     results: type[R]
     compute: Callable[..., tuple[R, Arrays] | None]
     show: Show[R]
-    estimate: Callable[..., list[Stage]]
+    estimate: Callable[..., list[Stage]] | None = None
     headline: Callable[[R], Headline] | None = None
     command: Command | None = None
     network: Callable[[Run, C], Network] | None = None

@@ -8,8 +8,16 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk._linalg import Float64Array, as_floats
-from mlx_entk.regression import KernelModes, predict
+from mlx_entk._linalg import ArrayLike, Float64Array, as_floats, require_finite
+from mlx_entk.errors import InputError
+from mlx_entk.kernel import entk
+from mlx_entk.regression import KernelModes, modes_of_kernel, predict
+from mlx_entk.tracing.functions import Model, bind
+
+# The share of the inputs that a model of the user's own is trained on.
+_TRAINED = 0.7
+# One half of the held-out inputs chooses the ridge, and R² of the other needs two.
+HELD_OUT_LEAST = 4
 
 
 @dataclass(frozen=True)
@@ -63,3 +71,66 @@ class RegressionProblem:
 def outputs_of(model: Callable[[Any], mx.array], x: Any) -> Float64Array:
     """The outputs of a model on inputs, shape (N, C), in float64 on the host."""
     return np.array(as_floats(model(x), "outputs"), dtype=np.float64)
+
+
+def problem_of_model(
+    model: Model, initial: Model | None, x: Any, targets: ArrayLike, seed: int = 0
+) -> RegressionProblem:
+    """Kernel regression of a model by its trace kernel, on 7 of 10 inputs.
+
+    Parameters
+    ----------
+    model, initial
+        The model, and the same before training; None if that is not known.
+    x
+        N inputs.
+    targets
+        Shape (N, C); or (N,) of whole numbers or truth values, which are classes.
+    seed
+        Of the choice of inputs.
+
+    Raises
+    ------
+    InputError
+        If the targets do not fit the outputs of the model on x, or targets or outputs are NaN or
+        infinite; the message names the inputs.
+    """
+    function, inputs = bind(model, x)
+    outputs = outputs_of(lambda batch: function.apply({}, *batch), inputs)
+    require_finite(outputs, "outputs of the model")
+    N, C = outputs.shape
+    values = as_floats(targets, "targets")
+    if values.shape not in ((N,), (N, C)):
+        raise InputError(f"targets have shape {values.shape}, the model's outputs {(N, C)}")
+    require_finite(values, "targets")
+    labels = None
+    if values.ndim == 1:
+        if not _are_whole(targets) or values.min() < 0 or values.max() >= C:
+            raise InputError(f"targets are not {N} classes from 0 to {C - 1}")
+        labels = values.astype(np.int64)
+        values = np.eye(C)[labels]
+    order = np.random.default_rng(seed).permutation(N)
+    train, other = np.split(order, [round(_TRAINED * N)])
+    if len(other) < HELD_OUT_LEAST:
+        raise InputError(f"{N} inputs are too few to train on some and hold out others")
+
+    def modes(network: Model) -> KernelModes:
+        kernel = entk(network, x, reduction="trace")
+        return modes_of_kernel(kernel[np.ix_(train, train)], kernel[np.ix_(other, train)])
+
+    wide = values.astype(np.float64)
+    return RegressionProblem(
+        kernel="trace",
+        modes=modes(model),
+        initial=None if initial is None else modes(initial),
+        network=(outputs[train], outputs[other]),
+        targets=(wide[train], wide[other]),
+        labels=None if labels is None else labels[other],
+    )
+
+
+def _are_whole(targets: ArrayLike) -> bool:
+    """Whether they are stored as whole numbers or truth values."""
+    if isinstance(targets, mx.array):
+        return not mx.issubdtype(targets.dtype, mx.inexact)
+    return np.asarray(targets).dtype.kind in "biu"

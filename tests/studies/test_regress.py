@@ -8,8 +8,7 @@ import pytest
 
 from mlx_entk import InputError
 from mlx_entk.regression import KernelModes, modes_of_kernel
-from mlx_entk.studies.kernel.finished import problem_of_model
-from mlx_entk.studies.problem import RegressionProblem
+from mlx_entk.studies.problem import RegressionProblem, problem_of_model
 from mlx_entk.studies.regression.regress import regress
 from tests.models import MLP
 

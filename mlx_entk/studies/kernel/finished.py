@@ -3,14 +3,11 @@
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from mlx_entk._files import read_arrays
-from mlx_entk._linalg import ArrayLike, as_floats, require_finite
+from mlx_entk._linalg import ArrayLike
 from mlx_entk.errors import InputError
-from mlx_entk.kernel import entk
 from mlx_entk.onnx.files import read_model
-from mlx_entk.regression import KernelModes, modes_of_kernel
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Network
 from mlx_entk.studies.kernel.sources import (
@@ -22,12 +19,8 @@ from mlx_entk.studies.kernel.sources import (
 )
 from mlx_entk.studies.kernel.study import IMPORTED, KernelConfig, bound
 from mlx_entk.studies.networks import HELD_OUT
-from mlx_entk.studies.problem import RegressionProblem, outputs_of
-from mlx_entk.studies.regression.regress import HELD_OUT_LEAST
-from mlx_entk.tracing.functions import Model, bind
-
-# The share of the inputs that regression trains on.
-_TRAINED = 0.7
+from mlx_entk.studies.problem import RegressionProblem, problem_of_model
+from mlx_entk.tracing.functions import Model
 
 
 def trained(run: Run, config: KernelConfig) -> Network:
@@ -51,12 +44,13 @@ def problem(run: Run, config: KernelConfig, targets: ArrayLike | None) -> Regres
     Parameters
     ----------
     targets
-        As for :func:`problem_of_model`.
+        As for :func:`mlx_entk.studies.problem.problem_of_model`.
 
     Raises
     ------
     InputError
-        If there are no targets, and as for :func:`problem_of_model`.
+        If there are no targets, and as for
+        :func:`mlx_entk.studies.problem.problem_of_model`.
     """
     if targets is None:
         raise InputError("--targets is missing: a run of `mlx-entk kernel` has none of its own")
@@ -103,66 +97,3 @@ def stored_inputs(run: Run, config: KernelConfig) -> Any:
 def _require_weights(run: Run, config: KernelConfig, model: Model) -> None:
     if short_digest(stored_weights(model)) != config.weights:
         raise InputError(f"the model of {run.path} is damaged: its weights are not the run's")
-
-
-def problem_of_model(
-    model: Model, initial: Model | None, x: Any, targets: ArrayLike, seed: int = 0
-) -> RegressionProblem:
-    """Kernel regression of a model by its trace kernel, on 7 of 10 inputs.
-
-    Parameters
-    ----------
-    model, initial
-        The model, and the same before training; None if that is not known.
-    x
-        N inputs.
-    targets
-        Shape (N, C); or (N,) of whole numbers or truth values, which are classes.
-    seed
-        Of the choice of inputs.
-
-    Raises
-    ------
-    InputError
-        If the targets do not fit the outputs of the model on x, or targets or outputs are NaN or
-        infinite; the message names the inputs.
-    """
-    function, inputs = bind(model, x)
-    outputs = outputs_of(lambda batch: function.apply({}, *batch), inputs)
-    require_finite(outputs, "outputs of the model")
-    N, C = outputs.shape
-    values = as_floats(targets, "targets")
-    if values.shape not in ((N,), (N, C)):
-        raise InputError(f"targets have shape {values.shape}, the model's outputs {(N, C)}")
-    require_finite(values, "targets")
-    labels = None
-    if values.ndim == 1:
-        if not _are_whole(targets) or values.min() < 0 or values.max() >= C:
-            raise InputError(f"targets are not {N} classes from 0 to {C - 1}")
-        labels = values.astype(np.int64)
-        values = np.eye(C)[labels]
-    order = np.random.default_rng(seed).permutation(N)
-    train, other = np.split(order, [round(_TRAINED * N)])
-    if len(other) < HELD_OUT_LEAST:
-        raise InputError(f"{N} inputs are too few to train on some and hold out others")
-
-    def modes(network: Model) -> KernelModes:
-        kernel = entk(network, x, reduction="trace")
-        return modes_of_kernel(kernel[np.ix_(train, train)], kernel[np.ix_(other, train)])
-
-    wide = values.astype(np.float64)
-    return RegressionProblem(
-        kernel="trace",
-        modes=modes(model),
-        initial=None if initial is None else modes(initial),
-        network=(outputs[train], outputs[other]),
-        targets=(wide[train], wide[other]),
-        labels=None if labels is None else labels[other],
-    )
-
-
-def _are_whole(targets: ArrayLike) -> bool:
-    """Whether they are stored as whole numbers or truth values."""
-    if isinstance(targets, mx.array):
-        return not mx.issubdtype(targets.dtype, mx.inexact)
-    return np.asarray(targets).dtype.kind in "biu"

@@ -13,7 +13,7 @@ from mlx_entk.regression import VERDICT_RULE, KernelModes, Quality, quality
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import find_cliffs, mode_groups
 from mlx_entk.studies.base import study_of
-from mlx_entk.studies.problem import RegressionProblem
+from mlx_entk.studies.problem import HELD_OUT_LEAST, RegressionProblem
 from mlx_entk.studies.results import (
     ByModes,
     InputCounts,
@@ -34,8 +34,6 @@ PURE = "pure kernel"
 # Modes removed one at a time, and where cliffs are looked for.
 SINGLE = 120
 HEAD = 240
-# One half of the held-out inputs chooses the ridge, and R² of the other needs two.
-HELD_OUT_LEAST = 4
 
 
 def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
