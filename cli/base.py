@@ -105,7 +105,7 @@ class Command(_WithExamples):
 
 
 class Group(_WithExamples, click.Group):
-    """A group whose commands are of :class:`Command`, and which may be a command itself."""
+    """A group whose commands are of ``Command``, and which may be a command itself."""
 
     command_class = Command
 

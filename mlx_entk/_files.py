@@ -2,7 +2,7 @@
 
 A file is written under a temporary name beside its place, brought to the disk, and renamed. What
 is read may have been cut off, altered or made by somebody else: every reader raises
-:class:`~mlx_entk.errors.InputError` for that, and none loads a pickle.
+``mlx_entk.errors.InputError`` for that, and none loads a pickle.
 """
 
 import errno
@@ -98,7 +98,7 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """Read back what :func:`write_json` wrote, without the digest.
+    """Read back what ``write_json`` wrote, without the digest.
 
     Raises
     ------

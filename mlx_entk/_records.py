@@ -43,7 +43,7 @@ def from_json(kind: type[Record], value: object, source: str) -> Record:
     Parameters
     ----------
     value
-        What :func:`to_json` made. Keys that the record does not have are ignored.
+        What ``to_json`` made. Keys that the record does not have are ignored.
     source
         What messages call the place that the value comes from.
 

@@ -1,7 +1,7 @@
 """From kernels to what they show: spectra, cliffs, groups of modes, alignment with features.
 
 Every study, ``mlx-entk kernel``, the tracker and the notebooks analyse kernels by
-:func:`analyze_kernels`; they differ in which groups of modes they report.
+``analyze_kernels``; they differ in which groups of modes they report.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -157,7 +157,7 @@ def analyze_kernels(
         The groups to report of a kernel, from the modes before which it has a cliff; by default
         those that end at one.
     top
-        How many modes to keep. Kernels above :data:`DENSE` rows are then decomposed by Lanczos,
+        How many modes to keep. Kernels above ``DENSE`` rows are then decomposed by Lanczos,
         and have no effective rank. None for all.
     progress
         Told of every kernel.
@@ -165,7 +165,7 @@ def analyze_kernels(
     Raises
     ------
     InputError
-        For kernels that are no eNTKs (see :func:`mlx_entk.eigendecompose`), features that are
+        For kernels that are no eNTKs (see ``mlx_entk.eigendecompose``), features that are
         not over their inputs, and groups beyond the modes that are kept.
     """
     spectra: dict[str, Spectrum] = {}

@@ -63,7 +63,7 @@ class Trajectory:
     overlaps
         ‖QᵀF‖_F² by (kernel, modes, family), shape (E,).
     distances
-        :func:`kernel_distance` from the first checkpoint, by kernel, shape (E,).
+        ``kernel_distance`` from the first checkpoint, by kernel, shape (E,).
     """
 
     epochs: Float64Array
@@ -207,7 +207,7 @@ def _series(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64
 
 
 def _line(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    """:func:`_series` of one value an epoch."""
+    """``_series`` of one value an epoch."""
     times, values = _series(epochs, series)
     if values.ndim != 1:
         raise InputError(f"series has shape {values.shape}: pass one value for each epoch")
@@ -216,7 +216,7 @@ def _line(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64Ar
 
 @dataclass(frozen=True)
 class Transition:
-    """A rise from one level to another, by :data:`ONSET_RULE`.
+    """A rise from one level to another, by ``ONSET_RULE``.
 
     Attributes
     ----------
@@ -241,7 +241,7 @@ class Transition:
 
 
 def transition(epochs: ArrayLike, series: ArrayLike) -> Transition:
-    """Find the one transition in a series, by :data:`ONSET_RULE`.
+    """Find the one transition in a series, by ``ONSET_RULE``.
 
     Raises
     ------
@@ -275,7 +275,7 @@ HALF_RISE_RULE = "the first epoch at which a series is halfway from its first va
 
 
 def half_rise(epochs: ArrayLike, series: ArrayLike) -> float:
-    """Where a series has done half of its rise, by :data:`HALF_RISE_RULE`, interpolated.
+    """Where a series has done half of its rise, by ``HALF_RISE_RULE``, interpolated.
 
     The first epoch for a series that never rises.
 

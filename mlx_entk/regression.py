@@ -218,7 +218,7 @@ class Quality:
 
     @property
     def describes_network(self) -> bool:
-        """Whether the eNTK describes the network, by :data:`VERDICT_RULE`, as far as defined."""
+        """Whether the eNTK describes the network, by ``VERDICT_RULE``, as far as defined."""
         return (
             (self.loss_ratio is None or self.loss_ratio <= MAX_LOSS_RATIO)
             and (self.accuracy_gap is None or self.accuracy_gap <= MAX_ACCURACY_GAP)

@@ -56,7 +56,7 @@ class Picture(Protocol):
 class Run:
     """One experiment on disk.
 
-    Make one with :meth:`create` (a new or unfinished run) or :meth:`load` (to read).
+    Make one with ``create`` (a new or unfinished run) or ``load`` (to read).
     """
 
     def __init__(self, path: Path, study: str, config: Json):
@@ -185,7 +185,7 @@ class Run:
 
     @property
     def sessions(self) -> list[Json]:
-        """What each process that wrote to the folder was, in order; see :meth:`session`."""
+        """What each process that wrote to the folder was, in order; see ``session``."""
         sessions: list[Json] = read_json(self._provenance_file)["sessions"]
         return sessions
 
@@ -202,7 +202,7 @@ class Run:
         write_tensors(self._checkpoint_file(epoch), arrays, metadata)
 
     def load_checkpoint(self, epoch: int) -> dict[str, mx.array]:
-        """Read back what :meth:`save_checkpoint` stored.
+        """Read back what ``save_checkpoint`` stored.
 
         Raises
         ------
@@ -231,12 +231,12 @@ class Run:
 
     @property
     def model_file(self) -> Path:
-        """Where :meth:`save_model` puts the parameters."""
+        """Where ``save_model`` puts the parameters."""
         return self.path / "model.safetensors"
 
     @property
     def inputs_file(self) -> Path:
-        """Where :meth:`save_model` puts the inputs."""
+        """Where ``save_model`` puts the inputs."""
         return self.path / "inputs.npz"
 
     # Metrics
@@ -297,7 +297,7 @@ class Run:
 
     @property
     def regression(self) -> Json | None:
-        """What :meth:`save_regression` wrote, None where nothing did."""
+        """What ``save_regression`` wrote, None where nothing did."""
         path = self.path / "regression.json"
         return read_json(path) if path.exists() else None
 
@@ -307,7 +307,7 @@ class Run:
 
     @property
     def verification(self) -> Json | None:
-        """What :meth:`save_verification` wrote, None where nothing did."""
+        """What ``save_verification`` wrote, None where nothing did."""
         path = self.path / "verification.json"
         return read_json(path) if path.exists() else None
 

@@ -78,10 +78,10 @@ def eigendecompose(kernel: ArrayLike, top: int | None = None) -> Spectrum:
     ----------
     kernel
         Shape (N, N), symmetric positive semidefinite; a full kernel goes through
-        :func:`mlx_entk.flatten` first. The noise floor is that of the type it is stored in.
+        ``mlx_entk.flatten`` first. The noise floor is that of the type it is stored in.
     top
         How many; None, or N and more, for all. With fewer, the others are not computed, but
-        that none of them is negative is (see :func:`mlx_entk._linalg.lowest_eigenvalue`).
+        that none of them is negative is (see ``mlx_entk._linalg.lowest_eigenvalue``).
 
     Raises
     ------
@@ -145,7 +145,7 @@ def square(kernel: ArrayLike, name: str) -> FloatArray:
 def find_cliffs(values: ArrayLike, noise_floor: float = 0.0) -> list[int]:
     """Indices of the modes that open a new group: the spectrum drops sharply just before them.
 
-    The criterion is :data:`CLIFF_RULE`, on the steps of log₁₀ λ: a cliff must be steep in
+    The criterion is ``CLIFF_RULE``, on the steps of log₁₀ λ: a cliff must be steep in
     itself and stand out from the decay around it. Eigenvalues at or below ``noise_floor`` take
     no part, so the edge where the rank ends is no cliff, and a kernel of zeros has none.
 

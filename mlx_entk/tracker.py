@@ -35,11 +35,11 @@ class KernelTracker:
     model
         The module in training.
     probe
-        Inputs of the kernels, as x of :func:`mlx_entk.entk`, the same throughout.
+        Inputs of the kernels, as x of ``mlx_entk.entk``, the same throughout.
     every
         Steps between rows; step 0 has one.
     reduction
-        As for :func:`mlx_entk.entk`, other than ``"full"`` and a pair of different classes.
+        As for ``mlx_entk.entk``, other than ``"full"`` and a pair of different classes.
     by_layer
         True follows the kernel of every parameter too.
     features
@@ -52,7 +52,7 @@ class KernelTracker:
     log
         A file that every row is appended to as a line of JSON.
     memory_limit
-        Bytes, as for :func:`mlx_entk.entk`.
+        Bytes, as for ``mlx_entk.entk``.
     max_share
         The largest share of the time since the first call that may go into rows; a row that is
         due while they have taken more is left out, and counted in ``skipped``.
@@ -62,7 +62,7 @@ class KernelTracker:
     rows
         What was logged, one dictionary a row: ``step``, ``seconds``, and by kernel ``values``,
         ``effective_rank``, ``distance_from_last``, ``distance_from_first`` (see
-        :func:`kernel_distance`) and ``alignment``: ``modes``, ``family``, ``overlap`` and
+        ``kernel_distance``) and ``alignment``: ``modes``, ``family``, ``overlap`` and
         ``dimension``.
     seconds
         Time spent on all rows.
@@ -77,7 +77,7 @@ class KernelTracker:
     Notes
     -----
     A row costs one kernel computation on the probe set, one forward and up to C backward passes
-    and the contractions of :func:`mlx_entk.entk`, and one eigendecomposition of N × N a kernel,
+    and the contractions of ``mlx_entk.entk``, and one eigendecomposition of N × N a kernel,
     about 9·N³ FLOPs; it holds two kernels of N² float32 a name between rows.
     """
 

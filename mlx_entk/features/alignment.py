@@ -77,7 +77,7 @@ def subspace_overlap(modes: ArrayLike, family: ArrayLike, rank: int) -> Overlap:
     ----------
     modes, family
         Orthonormal columns, shapes (N, d₁) and (N, d₂); see
-        :func:`mlx_entk._linalg.orthonormal_basis`.
+        ``mlx_entk._linalg.orthonormal_basis``.
     rank
         Dimension of the space both live in: N − 1 for centred functions of N inputs.
 
@@ -109,7 +109,7 @@ class Alignment:
     kernel, modes, family
         Names of the kernel and the family; first and last mode of the group, from 0.
     overlap, dimension, percent, chance
-        As in :class:`Overlap`.
+        As in ``Overlap``.
     angles
         The smallest, the median and the largest principal angle, in degrees.
     """
@@ -149,7 +149,7 @@ def align(
     ------
     InputError
         If groups are missing or not of the spectrum's modes, and as for
-        :func:`subspace_overlap`.
+        ``subspace_overlap``.
     """
     rows: list[Alignment] = []
     for kernel, spectrum in spectra.items():
@@ -251,7 +251,7 @@ def frequency_shares(
     modes
         Orthonormal columns, shape (N, d).
     bank
-        Fourier families by name, shape (N, 2K) each, as for :func:`frequency_alignment`.
+        Fourier families by name, shape (N, 2K) each, as for ``frequency_alignment``.
     families
         Which of them.
 
@@ -263,7 +263,7 @@ def frequency_shares(
     Raises
     ------
     InputError
-        For no families, one that the bank lacks, and as for :func:`frequency_alignment`.
+        For no families, one that the bank lacks, and as for ``frequency_alignment``.
     """
     missing = [family for family in families if family not in bank]
     if missing or not families:
@@ -288,7 +288,7 @@ def frequency_alignment(modes: ArrayLike, family: ArrayLike) -> Float64Array:
         Orthonormal columns, shape (N, d).
     family
         Cosines of all frequencies, then the sines, shape (N, 2K), as
-        :func:`mlx_entk.features.bank.fourier_family` gives them.
+        ``mlx_entk.features.bank.fourier_family`` gives them.
 
     Returns
     -------

@@ -118,7 +118,7 @@ def frequency_families(n: ArrayLike, m: ArrayLike, p: int) -> FeatureBank:
     -------
     dict
         ``"n"``, ``"m"``, ``"sum"``, ``"difference"``, ``"axis sum"`` and ``"axis difference"``,
-        shape (N, 2⌊p/2⌋) each, as :func:`fourier_family` gives them.
+        shape (N, 2⌊p/2⌋) each, as ``fourier_family`` gives them.
 
     Raises
     ------

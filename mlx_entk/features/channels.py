@@ -72,7 +72,7 @@ def constant_alignment(x: ArrayLike) -> Float64Array:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How many features some modes recover, by :data:`RECOVERY_RULE`.
+    """How many features some modes recover, by ``RECOVERY_RULE``.
 
     Attributes
     ----------
@@ -106,7 +106,7 @@ def recovery(cosines: ArrayLike, rows: int, seed: int = 0) -> Recovery:
     Parameters
     ----------
     cosines
-        From :func:`channel_alignment`, shape (k, C).
+        From ``channel_alignment``, shape (k, C).
     rows
         Dimension of the space, C·N.
     seed

@@ -92,7 +92,7 @@ def disentangle(modes: ArrayLike, p: int, axes: Sequence[Axis] = AXES) -> Float6
     Raises
     ------
     InputError
-        As for :func:`cycle_frequency`.
+        As for ``cycle_frequency``.
     """
     groups = [as_columns(modes, "modes")]
     for axis in axes:

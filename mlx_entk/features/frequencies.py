@@ -49,7 +49,7 @@ def kernel_power(spectrum: Spectrum, family: ArrayLike) -> Float64Array:
     Parameters
     ----------
     family
-        Shape (N, 2K), as :func:`mlx_entk.features.bank.fourier_family` gives it.
+        Shape (N, 2K), as ``mlx_entk.features.bank.fourier_family`` gives it.
 
     Returns
     -------
@@ -60,7 +60,7 @@ def kernel_power(spectrum: Spectrum, family: ArrayLike) -> Float64Array:
     ------
     InputError
         Where no frequency has any power, and as for
-        :func:`mlx_entk.features.frequency_alignment`.
+        ``mlx_entk.features.frequency_alignment``.
     """
     squared = frequency_alignment(spectrum.vectors, family) ** 2
     return _shares(np.maximum(spectrum.values, 0) @ squared)
@@ -78,7 +78,7 @@ def _shares(power: Float64Array) -> Float64Array:
 
 
 def key_frequencies(shares: ArrayLike) -> list[int]:
-    """The frequencies, from 1 on, that a network uses, by :data:`KEY_RULE`.
+    """The frequencies, from 1 on, that a network uses, by ``KEY_RULE``.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def frequency_features(
 ) -> FeatureBank:
     """Fourier families of modular addition at the key frequencies, and at the others as control.
 
-    The bank has the :data:`mlx_entk.features.bank.KEYED_FAMILIES` by label; the random control
+    The bank has the ``mlx_entk.features.bank.KEYED_FAMILIES`` by label; the random control
     has as many columns as a family at the key frequencies.
 
     Parameters

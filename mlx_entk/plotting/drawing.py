@@ -57,7 +57,7 @@ class Hints:
 
 
 class Drawing(Figure):
-    """A matplotlib figure with :class:`Hints`; without a report it is like any other."""
+    """A matplotlib figure with ``Hints``; without a report it is like any other."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -67,7 +67,7 @@ class Drawing(Figure):
     # of a report.
 
     def write_png(self, path: Path) -> None:
-        """Write the figure as it stands; lay it out before, see :meth:`settle`."""
+        """Write the figure as it stands; lay it out before, see ``settle``."""
         FigureCanvasAgg(self).print_png(path)
 
     def write_svg(self, target: Path | IO[str]) -> None:

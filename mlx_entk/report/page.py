@@ -43,7 +43,7 @@ def place(figure: CaptionedFigure, identifier: str = "", caption: str = "") -> P
     Parameters
     ----------
     figure
-        One that is laid out (see :meth:`mlx_entk.plotting.drawing.Drawing.settle`).
+        One that is laid out (see ``mlx_entk.plotting.drawing.Drawing.settle``).
     identifier, caption
         If they differ from the figure's own; a screen reader then says both captions.
     """

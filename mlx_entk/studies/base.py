@@ -1,7 +1,7 @@
 """A study is a value: what it computes, what it found, how it is shown, how it is called.
 
 The command line, sweeps, reports, export, verification and regression know studies by
-:data:`STUDIES` alone, and ask the study for what they need.
+``STUDIES`` alone, and ask the study for what they need.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -143,7 +143,7 @@ class Study(Generic[C, R]):
     show
         How the results are shown.
     estimate
-        ``estimate(config, **given)``: what :attr:`compute` would take on this device; None for a
+        ``estimate(config, **given)``: what ``compute`` would take on this device; None for a
         study without ``--dry-run``.
     headline
         The numbers by which runs are compared; None if the study has none.
@@ -155,7 +155,7 @@ class Study(Generic[C, R]):
     problem
         What kernel regression of a finished run is about; None as before.
     takes_targets
-        Whether :attr:`problem` needs targets from the user.
+        Whether ``problem`` needs targets from the user.
     """
 
     name: str

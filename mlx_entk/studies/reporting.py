@@ -79,7 +79,7 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) ->
     Parameters
     ----------
     comparison
-        What :func:`mlx_entk.studies.compare.compare` says of them.
+        What ``mlx_entk.studies.compare.compare`` says of them.
     path
         The HTML file.
     """

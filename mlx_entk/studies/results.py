@@ -1,6 +1,6 @@
 """What studies find, as records: their fields are the keys of results.json.
 
-:mod:`mlx_entk._records` turns them into JSON and back, and checks every value on the way.
+``mlx_entk._records`` turns them into JSON and back, and checks every value on the way.
 """
 
 from dataclasses import dataclass
@@ -130,7 +130,7 @@ class Move:
     Attributes
     ----------
     kernel, modes, family, dimension, transition
-        As in :class:`Series`.
+        As in ``Series``.
     rise
         Of the overlap, as a share of the dimension.
     epoch
@@ -150,7 +150,7 @@ class Move:
 
     @property
     def rose(self) -> bool:
-        """Whether the overlap rose by :data:`MIN_RISE` or more."""
+        """Whether the overlap rose by ``MIN_RISE`` or more."""
         return self.rise >= MIN_RISE
 
 

@@ -1,6 +1,6 @@
 """Settings of a study: fields of its configuration that a user chooses.
 
-A configuration is a frozen dataclass. Fields made by :func:`setting` are options of the study's
+A configuration is a frozen dataclass. Fields made by ``setting`` are options of the study's
 command and arguments of its class alike; the others are filled in by the study.
 """
 
@@ -72,7 +72,7 @@ def settings_of(config: type[Any]) -> Iterator[Setting]:
 
 
 def _inherited(config: type[Any], name: str) -> Any:
-    """What :func:`setting` said of a field, in the class or in one that it inherits from."""
+    """What ``setting`` said of a field, in the class or in one that it inherits from."""
     for base in config.__mro__:
         declared = base.__dict__.get("__dataclass_fields__", {}).get(name)
         if declared is not None and _HELP in declared.metadata:

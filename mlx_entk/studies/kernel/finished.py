@@ -29,7 +29,7 @@ def trained(run: Run, config: KernelConfig) -> Network:
     Raises
     ------
     InputError
-        For a model of several inputs, and as for :func:`models` and :func:`stored_inputs`.
+        For a model of several inputs, and as for ``models`` and ``stored_inputs``.
     """
     model, _ = models(run, config)
     function, inputs = bound(config, model, stored_inputs(run, config))
@@ -44,13 +44,13 @@ def problem(run: Run, config: KernelConfig, targets: ArrayLike | None) -> Regres
     Parameters
     ----------
     targets
-        As for :func:`mlx_entk.studies.problem.problem_of_model`.
+        As for ``mlx_entk.studies.problem.problem_of_model``.
 
     Raises
     ------
     InputError
         If there are no targets, and as for
-        :func:`mlx_entk.studies.problem.problem_of_model`.
+        ``mlx_entk.studies.problem.problem_of_model``.
     """
     if targets is None:
         raise InputError("--targets is missing: a run of `mlx-entk kernel` has none of its own")

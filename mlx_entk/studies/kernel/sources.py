@@ -72,7 +72,7 @@ def import_graph(graph: ModelProto, output: str, parameters: str) -> ParametricF
     Parameters
     ----------
     output, parameters
-        As in :class:`~mlx_entk.studies.kernel.study.KernelConfig`.
+        As in ``mlx_entk.studies.kernel.study.KernelConfig``.
     """
     patterns = parameters.split(",") if parameters else None
     return from_model(graph, output or None, patterns).parametric()
@@ -104,7 +104,7 @@ def inputs_on_host(x: Any) -> Arrays:
 
 
 def original_inputs(named: dict[str, mx.array]) -> Any:
-    """Inputs in the form that :func:`named_inputs` was given: array, tuple or dictionary."""
+    """Inputs in the form that ``named_inputs`` was given: array, tuple or dictionary."""
     if list(named) == ["x"]:
         return named["x"]
     if list(named) == [f"x[{k}]" for k in range(len(named))]:

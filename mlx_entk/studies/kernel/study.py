@@ -59,7 +59,7 @@ class KernelConfig:
     model
         A name for the model.
     reduction
-        As for :func:`mlx_entk.entk`.
+        As for ``mlx_entk.entk``.
     by_layer
         Whether to decompose the kernel of each parameter too.
     top
@@ -71,7 +71,7 @@ class KernelConfig:
         Which parameters count, as patterns ``a.*,b``. Empty for all; for an ONNX model, for the
         initializers that look like parameters.
     weights, inputs, features
-        Digests, filled in by :func:`prepare`.
+        Digests, filled in by ``prepare``.
     """
 
     model: str
@@ -133,12 +133,12 @@ def compute(
     Parameters
     ----------
     config
-        As :func:`prepare` gives it.
+        As ``prepare`` gives it.
     run
         A folder made for this configuration, which all ranks see; kernels that it holds already
         are not computed again, and those begun go on.
     model, x
-        As for :func:`mlx_entk.entk`.
+        As for ``mlx_entk.entk``.
     features
         Families of features over the inputs, shapes (N, k); may be empty.
     graph
@@ -187,7 +187,7 @@ def compute(
 def estimate(
     config: KernelConfig, *, model: Model, x: Any, memory_limit: int | None = None
 ) -> list[Stage]:
-    """What :func:`compute` would take on this device."""
+    """What ``compute`` would take on this device."""
     function, inputs = bound(config, model, x)
     size = count(inputs) * (check_model(function, inputs) if config.reduction == "full" else 1)
     kernels = len(function.params) + 1 if config.by_layer else 1

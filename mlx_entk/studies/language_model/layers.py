@@ -65,7 +65,7 @@ class LayerModes:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "LayerModes":
-        """Again from what :meth:`as_arrays` gave."""
+        """Again from what ``as_arrays`` gave."""
         numbers = {
             "products": int(arrays["products"]),
             "seconds": float(arrays["seconds"]),

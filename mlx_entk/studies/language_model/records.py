@@ -32,7 +32,7 @@ class LMConfig:
     seed
         Of the halves, the random directions, the initialisation and the solver.
     contexts, weights
-        Digests, filled in by :func:`~mlx_entk.studies.language_model.study.prepare`.
+        Digests, filled in by ``mlx_entk.studies.language_model.study.prepare``.
     """
 
     model: str
@@ -64,7 +64,7 @@ class LayerResults:
     batch
         Inputs of one pass.
     scores
-        How well directions tell labels, by the kind of directions, one of :data:`METHODS`.
+        How well directions tell labels, by the kind of directions, one of ``METHODS``.
     """
 
     layer: int

@@ -109,7 +109,7 @@ def compute(
     run
         Keeps every product until its layer is done, so that a killed run goes on from there.
     model, contexts
-        As given to :func:`prepare`, whose configuration this is.
+        As given to ``prepare``, whose configuration this is.
     memory_limit
         Bytes, by default half of what is available.
     group
@@ -188,7 +188,7 @@ def estimate(
     contexts: Sequence[Context],
     memory_limit: int | None = None,
 ) -> list[Stage]:
-    """What :func:`compute` would take on this device, by one product of the first layer."""
+    """What ``compute`` would take on this device, by one product of the first layer."""
     limit = default_limit() if memory_limit is None else memory_limit
     tokens = tokens_of(contexts)[:FORWARD]
     operator = layer_operator(model, config, min(config.layers), tokens, limit)

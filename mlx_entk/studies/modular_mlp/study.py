@@ -198,7 +198,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
 
 
 def estimate(config: MLPConfig) -> list[Stage]:
-    """What :func:`compute` would take on this device."""
+    """What ``compute`` would take on this device."""
     data = dataset(config)
     make = partial(network, config)
     inputs, size = mx.array(data.x), config.p**2

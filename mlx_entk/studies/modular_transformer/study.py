@@ -215,7 +215,7 @@ def compute(
 
 
 def estimate(config: TransformerConfig) -> list[Stage]:
-    """What :func:`compute` would take on this device, if it trained to the last epoch."""
+    """What ``compute`` would take on this device, if it trained to the last epoch."""
     data = dataset(config)
     inputs, size = mx.array(data.tokens), config.p**2
     model = make_model(config)
@@ -267,7 +267,7 @@ def expected_groups(keys: int) -> tuple[Modes, Modes, Modes]:
 
 
 def _tracked(checkpoints: list[int]) -> list[int]:
-    """At most :data:`TRACKED` checkpoints and the last."""
+    """At most ``TRACKED`` checkpoints and the last."""
     stride = -(-len(checkpoints) // TRACKED)
     return sorted({*checkpoints[::stride], checkpoints[-1]})
 

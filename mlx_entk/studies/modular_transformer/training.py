@@ -79,7 +79,7 @@ def train_transformer(
     run: Run,
     progress: Progress = silent,
 ) -> int:
-    """Train in place by :func:`stop_rule`, from the run's last checkpoint if there is one."""
+    """Train in place by ``stop_rule``, from the run's last checkpoint if there is one."""
 
     def loss(logits: mx.array, labels: mx.array) -> mx.array:
         return nn.losses.cross_entropy(logits, labels, reduction="mean")

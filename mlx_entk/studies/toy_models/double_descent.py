@@ -111,7 +111,7 @@ def compute(
 
 
 def estimate(config: DescentConfig) -> list[Stage]:
-    """What :func:`compute` would take on this device."""
+    """What ``compute`` would take on this device."""
     sizes = config.sizes
     ends = [seconds_of_toy_training(config.at_size(size)) for size in (min(sizes), max(sizes))]
     return [

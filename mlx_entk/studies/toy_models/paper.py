@@ -75,7 +75,7 @@ def _prefixed(progress: Progress, name: str) -> Progress:
 
 
 def estimate(config: TMSConfig) -> list[Stage]:
-    """What :func:`compute` would take on this device."""
+    """What ``compute`` would take on this device."""
     return [
         replace(stage, name=f"{name}: {stage.name}")
         for name, of_model in paper_configs(config).items()

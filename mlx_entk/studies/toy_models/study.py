@@ -148,7 +148,7 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
 
 
 def estimate(config: TMSConfig) -> list[Stage]:
-    """What :func:`compute` would take on this device."""
+    """What ``compute`` would take on this device."""
     training = seconds_of_toy_training(config)
     rows = min(config.rows, _TRIED)
     model, x = network(config), dataset(replace(config, rows=rows)).x

@@ -193,12 +193,12 @@ def train_toy(config: TMSConfig, run: Run, progress: Progress = silent) -> ToyMo
 
 
 def reconstructed(model: ToyModel) -> int:
-    """How many features are reconstructed, by :data:`RECONSTRUCTION_RULE`."""
+    """How many features are reconstructed, by ``RECONSTRUCTION_RULE``."""
     return int((mx.sum(model.W * model.W, axis=0) >= RECONSTRUCTED).sum())
 
 
 def seconds_of_toy_training(config: TMSConfig) -> float:
-    """What :func:`train_toy` would take on this device."""
+    """What ``train_toy`` would take on this device."""
     return seconds_of_training(
         lambda steps, run: train_toy(replace(config, steps=steps), run), config.steps, few=100
     )
