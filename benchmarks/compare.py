@@ -35,14 +35,14 @@ def compare(peer_python: Path, problems: Iterable[str]) -> list[dict[str, Any]]:
     for problem in problems:
         for reduction in REDUCTIONS:
             posed = PROBLEMS[problem]()
-            found = _in_turn(problem, reduction, peer_python)
+            contestants = _in_turn(problem, reduction, peer_python)
             rows.append(
                 {
                     "problem": posed.title,
                     "reduction": reduction,
                     "inputs": posed.full if reduction == "full" else len(posed.x),
                     "parameters": int(sum(value.size for value in posed.params.values())),
-                    "contestants": found,
+                    "contestants": contestants,
                     "provenance": provenance(),
                 }
             )
@@ -50,12 +50,12 @@ def compare(peer_python: Path, problems: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def _in_turn(problem: str, reduction: str, peer_python: Path) -> Runs:
-    found: Runs = {name: {"runs": []} for name in CONTESTANTS}
+    measured: Runs = {name: {"runs": []} for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "kernel.npy"
         reference: Any = None
         for round_ in range(ROUNDS):
-            for name, entry in found.items():
+            for name, entry in measured.items():
                 runs = entry["runs"]
                 if "failed" in entry or (round_ and runs[0]["seconds"] > SHORT):
                     continue
@@ -72,11 +72,11 @@ def _in_turn(problem: str, reduction: str, peer_python: Path) -> Runs:
                 if not difference <= AGREEMENT:
                     raise SystemExit(f"{name} differs by {difference:.1e} on {problem}")
                 print(f"{problem} {reduction} {name}: {outcome} {difference:.0e}", flush=True)
-    for entry in found.values():
+    for entry in measured.values():
         if entry["runs"]:
             for key in ("seconds", "peak_bytes"):
                 entry[key] = median(run[key] for run in entry["runs"])
-    return found
+    return measured
 
 
 def _run(arguments: list[str]) -> dict[str, float] | str:

@@ -53,7 +53,7 @@ def mlx_entk(problem: Problem, x: NDArray[Any], reduction: str) -> Callable[[], 
 def torch_func(problem: Problem, x: NDArray[Any], reduction: str) -> Callable[[], Array]:
     """``vmap`` of ``jacrev``, then ``einsum``: the way of PyTorch's tutorial on the NTK.
 
-    Where the Jacobian would not fit into memory, in chunks of the inputs, each pair once.
+    If the Jacobian does not fit into memory, in chunks of the inputs, each pair once.
     """
     import torch
 
@@ -76,8 +76,8 @@ def torch_func(problem: Problem, x: NDArray[Any], reduction: str) -> Callable[[]
         return outputs.mean(0, keepdim=True) if reduction == "sum-of-logits" else outputs
 
     def jacobian(rows: Any) -> list[Any]:
-        found = torch.func.vmap(torch.func.jacrev(network), (None, 0))(params, rows)
-        return [J.flatten(2) for J in found.values()]
+        jacobian = torch.func.vmap(torch.func.jacrev(network), (None, 0))(params, rows)
+        return [J.flatten(2) for J in jacobian.values()]
 
     C = network(params, inputs[0]).shape[0]
     size = max(1, int(CHUNK / (C * sum(value.numel() for value in params.values()))))
@@ -140,8 +140,8 @@ def neural_tangents(implementation: int) -> Contestant:
         )
 
         def compute() -> Array:
-            found = np.asarray(kernel(inputs, None, params))
-            return found[:, :, 0, 0] if reduction == "sum-of-logits" else found
+            formed = np.asarray(kernel(inputs, None, params))
+            return formed[:, :, 0, 0] if reduction == "sum-of-logits" else formed
 
         return compute
 

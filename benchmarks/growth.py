@@ -39,7 +39,7 @@ def growth() -> list[dict[str, Any]]:
 
 
 def matmul_share() -> dict[str, float]:
-    """FLOP/s of the dominant product of the 3 × 1024 MLP's trace kernel beside NumPy's matmul."""
+    """FLOP/s of the dominant product of the 3 × 1024 MLP's trace kernel, and of NumPy's matmul."""
     posed = mlp()
     params = {name: mx.array(value) for name, value in posed.params.items()}
     x = mx.array(posed.x)

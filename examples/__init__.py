@@ -1,1 +1,1 @@
-"""Models of a reader's own, for ``mlx-entk kernel``."""
+"""Models of a user's own, for ``mlx-entk kernel``."""

@@ -159,7 +159,7 @@ def main(folder: Path, settings: Settings) -> None:
     kept, held_out = texts[:cut], texts[cut:]
     tokenizer = train_tokenizer(kept, settings.vocabulary)
     end = tokenizer.token_to_id(END)
-    encoded = [np.array([*found.ids, end]) for found in tokenizer.encode_batch(kept)]
+    encoded = [np.array([*encoding.ids, end]) for encoding in tokenizer.encode_batch(kept)]
     stream = np.concatenate(encoded).astype(np.int32)
     print(f"{sum(map(len, texts)) / 1e6:.1f} MB of text, {stream.size:,} tokens to train on")
     model = make_model(settings)

@@ -36,12 +36,12 @@ def check_second(x: Any, x2: Any) -> Inputs:
 
 
 def check_model(function: ParametricFunction, x: Inputs, module: object = None) -> int:
-    """C, of a model that gives an input the same finite outputs whenever and beside whatever.
+    """C, of a model that gives an input the same finite outputs each time and in any batch.
 
     Parameters
     ----------
     module
-        What the reader passed: of an ``mlx.nn.Module`` the layers that draw numbers or mix a
+        What the user passed: of an ``mlx.nn.Module`` the layers that draw numbers or mix a
         batch while they train are named.
 
     Raises
@@ -56,13 +56,13 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
             "batch: call model.eval() first"
         )
     first, other = (part(different(x), slice(n, n + 1)) for n in range(2))
-    # Among the reader's own inputs, and between two that differ whatever those are.
+    # Among the user's own inputs, and between two that differ whatever those are.
     batch = joined(first, other, part(x, slice(_BATCH - 2)))
     others = joined(*[first] * count(batch))
     try:
         alone, again = (function.apply({}, *first) for _ in range(2))
-        beside, beside_others = (function.apply({}, *b)[:1] for b in (batch, others))
-        mx.eval(alone, again, beside, beside_others)
+        among, among_others = (function.apply({}, *b)[:1] for b in (batch, others))
+        mx.eval(alone, again, among, among_others)
     except InputError:
         raise
     except Exception as error:  # whatever the model's own code raises
@@ -76,10 +76,10 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
     if not mx.array_equal(alone, again):
         raise InputError("model is random (dropout in training mode?): call model.eval() first")
     size = mx.abs(alone).max()
-    by_size, by_content = mx.abs(beside - alone).max(), mx.abs(beside - beside_others).max()
+    by_size, by_content = mx.abs(among - alone).max(), mx.abs(among - among_others).max()
     if not (by_size <= _BY_SIZE * size and by_content <= _BY_CONTENT * size):
         raise InputError(
-            "model gives an input other outputs beside other inputs (batch norm in training "
+            "the outputs of an input depend on the rest of its batch (batch norm in training "
             "mode, attention over the batch?): call model.eval() first, or treat each input by "
             "itself"
         )

@@ -42,7 +42,7 @@ class Factor(ABC):
 
     @abstractmethod
     def flops(self, paired: bool) -> int:
-        """Of the contraction with a factor of the same form, for each pair of inputs."""
+        """FLOPs of a contraction with a factor of the same form, for each pair of inputs."""
 
     @abstractmethod
     def rows(self) -> "Rows":
@@ -104,7 +104,7 @@ class Rows(Factor):
         return self
 
     def finite(self) -> mx.array:
-        """Of the values."""
+        """Whether the values of each input are finite."""
         return _finite(self.values)
 
     def contract(self, other: Factor, paired: bool, products: Products) -> mx.array:
@@ -178,7 +178,7 @@ class Outers(Factor):
         return Rows(sum(parts[1:], parts[0]), FROM_DELTA)
 
     def finite(self) -> mx.array:
-        """Of both sides of every use."""
+        """Whether both sides of every use are finite."""
         parts = [_finite(side.values) for use in self.terms for side in use.sides]
         return mx.all(mx.stack(list(mx.broadcast_arrays(*parts))), axis=0)
 

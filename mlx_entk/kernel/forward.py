@@ -1,4 +1,4 @@
-"""Products J u: by forward mode where MLX's rules for a model are right, else by other ways.
+"""Products J u: by forward mode if MLX's rules for a model are right, else by other ways.
 
 Some primitives have no forward rule in MLX, some a wrong one (``addmm`` drops its factors), and a
 custom ``vjp`` is no part of forward mode at all. Reverse mode is what defines a kernel, so each way
@@ -44,8 +44,8 @@ def by_forward_mode(
     def outputs(*wrt: mx.array) -> mx.array:
         return function.apply(dict(zip(names, wrt, strict=True)), *x)
 
-    found: mx.array = mx.jvp(outputs, _values(function, names), list(tangents))[1][0]
-    return found
+    changes: mx.array = mx.jvp(outputs, _values(function, names), list(tangents))[1][0]
+    return changes
 
 
 def by_transpose(
@@ -58,8 +58,8 @@ def by_transpose(
 
     # Of a linear function any point will do; at zero some rules of MLX divide by zero.
     drawn = mx.random.normal(_zeros(function, x).shape, key=mx.random.key(0))
-    found: mx.array = mx.vjp(pull, [drawn], list(tangents))[1][0]
-    return found
+    changes: mx.array = mx.vjp(pull, [drawn], list(tangents))[1][0]
+    return changes
 
 
 def by_graph_of_reverse_mode(
@@ -83,8 +83,8 @@ def by_graph_of_reverse_mode(
         values = graph.run([cotangents, *x, *params], instead=TRANSPOSABLE)
         return [values[name] for name in graph.outputs]
 
-    found: mx.array = mx.vjp(pull, [zeros], list(tangents))[1][0]
-    return found
+    changes: mx.array = mx.vjp(pull, [zeros], list(tangents))[1][0]
+    return changes
 
 
 _WAYS: tuple[_Way, ...] = (by_forward_mode, by_transpose, by_graph_of_reverse_mode)
@@ -130,7 +130,7 @@ def find_push(examined: Examined, probe: Probe) -> Push:
     Raises
     ------
     InputError
-        Where none does.
+        If none does.
     """
     function = examined.function
     names = list(function.params)
@@ -147,7 +147,7 @@ def find_push(examined: Examined, probe: Probe) -> Push:
                 also = _agrees(mapped, probe, names, tangents, expected, allowed)
                 return mapped if also else push
             reasons.append("differs from reverse mode")
-        except Exception as error:  # MLX raises several types where a rule is missing
+        except Exception as error:  # MLX raises several types if a rule is missing
             reasons.append(first_line(error))
     raise InputError(
         f"MLX has no right forward rule for this model ({'; '.join(dict.fromkeys(reasons))}): form "
@@ -192,6 +192,6 @@ def _agrees(
     allowed: float,
 ) -> bool:
     (changes,) = push.along(probe.x, names, tangents)  # tangents, inputs, outputs
-    found = changes.astype(mx.float32) @ probe.cotangents.T
+    products = changes.astype(mx.float32) @ probe.cotangents.T
     finite = mx.isfinite(expected)
-    return bool(mx.all(mx.where(finite, mx.abs(found - expected), 0) <= allowed))
+    return bool(mx.all(mx.where(finite, mx.abs(products - expected), 0) <= allowed))

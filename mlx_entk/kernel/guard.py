@@ -42,11 +42,11 @@ class Ways:
     examined
         The function with right reverse rules, and what its graph tells.
     structure
-        Of those whose structure is known and right; None where the function has no known graph.
+        Of those whose structure is known and right; None if the graph of the function is not known.
     looped
         Names of those that take a backward pass for each input and output.
     fingerprint
-        Of the gradient as a graph; empty where MLX cannot report it.
+        Of the gradient as a graph; empty if MLX cannot report it.
     """
 
     examined: Examined
@@ -116,7 +116,7 @@ def find_ways(
 
 
 def _judge(examined: Examined, x: Inputs, C: int, structure: Structure | None) -> _Verdict:
-    """Compare rows with gradients; at other values of the parameters where all of them are zero."""
+    """Compare rows with gradients, at other values of the parameters if all of them are zero."""
     function = examined.function
     probe = Probe.of(function, x, C)
     unstructured, looped = _compare(examined, structure, probe)
@@ -168,7 +168,7 @@ def _moved(function: ParametricFunction) -> ParametricFunction:
 
 
 def _everywhere(rows: mx.array) -> mx.array:
-    """Rows of both inputs of a probe, where they may be there once for all."""
+    """Repeat rows for both inputs of a probe, if they are there once for all inputs."""
     return mx.broadcast_to(rows, (2, *rows.shape[1:]))
 
 

@@ -179,7 +179,7 @@ def entk_operator(
 
 
 def _require_symmetry(operator: EntkOperator, tolerance: float) -> None:
-    """Raise InputError where uᵀKv and vᵀKu differ on two random vectors."""
+    """Raise InputError if uᵀKv and vᵀKu differ on two random vectors."""
     u, v = np.random.default_rng(0).standard_normal((2, operator.shape[0]))
     Ku, Kv = operator @ u, operator @ v
     size = np.linalg.norm(Ku) * np.linalg.norm(v) + np.linalg.norm(Kv) * np.linalg.norm(u)

@@ -48,8 +48,8 @@ class Combinations:
         rows = mx.arange(*part.indices(self.count))
         if self.mean:
             return mx.full((rows.size, self.outputs), self.scale)
-        found = (rows[:, None] + self.first) == mx.arange(self.outputs)[None]
-        return found.astype(mx.float32) * self.scale
+        is_chosen = (rows[:, None] + self.first) == mx.arange(self.outputs)[None]
+        return is_chosen.astype(mx.float32) * self.scale
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Cotangents:
         True: row r of ``left`` meets row r of ``right``, summed over r, giving (N, M).
         False: every row meets every row, giving (N, M, R, R).
     keeps_classes
-        True where the result keeps its two class axes.
+        Whether the result keeps its two class axes.
     """
 
     left: Combinations

@@ -24,7 +24,7 @@ _RESERVED = re.compile(r"[/\\%:\x00-\x1f]|^\.")
 
 def file_of_name(folder: Path, name: str, suffix: str) -> Path:
     """Where an array is kept; characters that no file's name may hold are written as %2F is."""
-    safe = _RESERVED.sub(lambda found: f"%{ord(found[0]):02X}", name)
+    safe = _RESERVED.sub(lambda match: f"%{ord(match[0]):02X}", name)
     return folder / f"{safe}{suffix}"
 
 
@@ -40,7 +40,7 @@ class Store(Protocol):
         """Whether a tile is there already."""
 
     def put(self, tile: Tile, blocks: Blocks, symmetric: bool) -> None:
-        """Keep a tile of each kernel, and where that is symmetric its mirror image."""
+        """Keep a tile of each kernel, and if that is symmetric its mirror image."""
 
     def finish(self) -> Blocks:
         """The kernels, once every tile is there."""
@@ -90,7 +90,7 @@ class FileStore:
     Raises
     ------
     InputError
-        Where the folder holds kernels already, or tiles of others.
+        If the folder holds kernels already, or tiles of others.
     """
 
     def __init__(

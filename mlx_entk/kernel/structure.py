@@ -55,7 +55,7 @@ class Structure:
 
     @cached_property
     def tails(self) -> dict[str, Tail]:
-        """Of the taps that have one."""
+        """The tails of those taps that have one."""
         for tap in self.taps:
             if tap not in self._tails:
                 self._tails[tap] = find_tail(self.graph, tap, self.of_input)
@@ -140,7 +140,7 @@ class Structure:
         return deltas | self._pull(output, x, cotangents, rest)
 
     def _behind(self, core: str, x: Inputs, cotangents: mx.array) -> dict[str, Delta]:
-        """Of the taps from which an elementwise function leads to a core."""
+        """The derivative by every tap from which an elementwise function leads to a core."""
         taps = [tap for tap, tail in self.tails.items() if tail.core == core]
         base = pull_back(self.graph, core, self._at(tuple(array[0] for array in x)), cotangents)
         ones = mx.ones((1, *self.graph.shapes[core]))
@@ -157,7 +157,7 @@ class Structure:
     def _pull(
         self, value: str, x: Inputs, cotangents: mx.array, taps: list[str]
     ) -> dict[str, Delta]:
-        """By one backward pass for each input and each of the cotangents of a value."""
+        """The derivative of a value by taps: a backward pass for each input and each cotangent."""
         zeros = [mx.zeros(self.graph.shapes[tap], self.graph.dtypes[tap]) for tap in taps]
 
         def values(row: Inputs, perturbations: Sequence[mx.array]) -> mx.array:
@@ -204,7 +204,7 @@ def _uses(graph: Graph, parameter: str) -> list[Use]:
             for slot, name in enumerate(node.inputs):
                 if name != value:
                     continue
-                if any(graph.dtypes[other] == mx.complex64 for other in _beside(node)):
+                if any(graph.dtypes[other] == mx.complex64 for other in _values_at(node)):
                     return []  # δ of a complex value is none of the forms below
                 if node.primitive in VIEWS:
                     pending.append((node.outputs[0], (*views, node)))
@@ -215,7 +215,7 @@ def _uses(graph: Graph, parameter: str) -> list[Use]:
     return uses
 
 
-def _beside(node: Node) -> tuple[str, ...]:
+def _values_at(node: Node) -> tuple[str, ...]:
     return (*node.inputs, *node.outputs)
 
 

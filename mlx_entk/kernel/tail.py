@@ -1,4 +1,4 @@
-"""What lies between a value of the graph and the outputs, where that is simple.
+"""What lies between a value of the graph and the outputs, if that is simple.
 
 From the last hidden layer to the outputs most networks are an elementwise function followed by
 a linear map that is the same for every input. The derivative of output r by such a value h is
@@ -35,7 +35,7 @@ class Tail:
         The value, by name.
     core
         What the elementwise function makes of it, the same entries in the same order; the value
-        itself where everything behind it is linear.
+        itself if everything behind it is linear.
     """
 
     value: str
@@ -43,7 +43,7 @@ class Tail:
 
 
 def find_tail(graph: Graph, value: str, of_input: Set[str]) -> Tail | None:
-    """The tail of a value, None where it is not elementwise and then linear.
+    """The tail of a value; None if what follows is not elementwise and then linear.
 
     ``of_input`` are the values that change from input to input.
     """
@@ -76,7 +76,7 @@ def find_tail(graph: Graph, value: str, of_input: Set[str]) -> Tail | None:
 def find_bottleneck(graph: Graph, values: Iterable[str], of_input: Set[str]) -> str | None:
     """The smallest value that all paths from some values to the outputs go through.
 
-    What lies behind it is linear; None where there is none smaller than the outputs.
+    What lies behind it is linear. None is returned if every such value is as large as the outputs.
     """
     (output,) = graph.outputs
     sources, reached = list(values), dependents(graph, values)
@@ -116,7 +116,7 @@ def envelope(base: mx.array) -> mx.array | None:
     Returns
     -------
     mlx.array or None
-        Shape (…, T, H); None where positions differ by more than a positive factor, so that no
+        Shape (…, T, H); None if positions differ by more than a positive factor, so that no
         such e exists.
     """
     b = np.array(base.astype(mx.float32), dtype=np.float64)
@@ -131,11 +131,11 @@ def envelope(base: mx.array) -> mx.array | None:
 
 def dependents(graph: Graph, values: Iterable[str], without: str | None = None) -> frozenset[str]:
     """The values, and all that are computed from them, other than by way of one."""
-    found = set(values)
+    reached = set(values)
     for node in graph.nodes:
-        if not found.isdisjoint(node.inputs):
-            found.update(name for name in node.outputs if name != without)
-    return frozenset(found)
+        if not reached.isdisjoint(node.inputs):
+            reached.update(name for name in node.outputs if name != without)
+    return frozenset(reached)
 
 
 def _acts_elementwise(graph: Graph, node: Node, touched: set[str]) -> bool:

@@ -15,12 +15,12 @@ from mlx_entk.kernel.reduction import Cotangents
 
 # Floats alive for each float of a factor while the factors of both sides are made (the factor,
 # what reverse mode keeps, one copy), and for each float of a block while it is made and put into
-# a file, beside the block of each kernel.
+# a file, in addition to the block of each kernel.
 _FACTOR_COPIES = 6
 _BLOCK_COPIES = 6
 _FLOAT = 4
 
-# Floats of a block at most where cotangents are not paired: larger ones leave the caches, and cost
+# Floats of a block at most if cotangents are not paired: larger ones leave the caches, and cost
 # more in passes over memory than they save in factors (the full kernel of a small
 # transformer takes half the time in blocks of 16 MB that it takes in blocks of 64 MB).
 _LARGEST_BLOCK = 2**22
@@ -28,7 +28,7 @@ _LARGEST_BLOCK = 2**22
 
 @dataclass(frozen=True)
 class Tile:
-    """One part of a kernel: the inputs, and where they are not paired the cotangents, a side."""
+    """One part of a kernel: the inputs of each side, and its cotangents if they are not paired."""
 
     rows: slice
     columns: slice
@@ -55,7 +55,7 @@ class Tiling:
     inputs
         Inputs a side of a tile.
     cotangents
-        Cotangents at a time: a side of a tile, or of the sum over them where they are paired.
+        Cotangents at a time: a side of a tile, or of the sum over them if they are paired.
     """
 
     inputs: int
@@ -91,7 +91,7 @@ def fit(
     per_cotangent
         Floats that an input takes for each cotangent.
     block
-        Floats that a contraction makes for each pair of inputs and, where cotangents are not
+        Floats that a contraction makes for each pair of inputs and, if cotangents are not
         paired, for each pair of those.
     kernels
         Kernels that are put together at the same time.
@@ -103,7 +103,7 @@ def fit(
     Raises
     ------
     InputError
-        Where one input and one cotangent do not fit.
+        If one input and one cotangent do not fit.
     """
     R, copies = len(cotangents.left), _BLOCK_COPIES + kernels
     floats = budget / _FLOAT / 2  # half for the factors of two sides, half for the block

@@ -78,13 +78,13 @@ class Work:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of each kernel."""
+        """The shape of each kernel."""
         classes = (len(self.cotangents.left), len(self.cotangents.right))
         return (count(self.x), count(self.columns), *classes * self.cotangents.keeps_classes)
 
     @property
     def bytes(self) -> int:
-        """Of all kernels."""
+        """The bytes that all kernels take."""
         return _FLOAT * len(self.kernels) * math.prod(self.shape)
 
     def cut(self, budget: int, group: Group | None) -> "Work":

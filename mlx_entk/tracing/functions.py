@@ -1,4 +1,4 @@
-"""A model as a function of its parameters, whatever form a reader brings it in."""
+"""A model as a function of its parameters, whatever form a user brings it in."""
 
 import dataclasses
 import fnmatch
@@ -59,7 +59,7 @@ def bind(
     output: Output | None = None,
     parameters: Selection | None = None,
 ) -> tuple[ParametricFunction, Inputs]:
-    """A model and its inputs, as a reader passes them, in the form that kernels are computed in.
+    """A model and its inputs, as a user passes them, in the form that kernels are computed in.
 
     Parameters
     ----------
@@ -199,8 +199,8 @@ def chosen_parameters(params: Iterable[str], parameters: Selection) -> set[str]:
     """
     names = list(params)
     if callable(parameters):
-        found = {name for name in names if parameters(name)}
-        unknown = [] if found else ["a predicate that takes none"]
+        selected = {name for name in names if parameters(name)}
+        unknown = [] if selected else ["a predicate that takes none"]
     else:
         patterns = [parameters] if isinstance(parameters, str) else parameters
         if not isinstance(patterns, Iterable) or not all(isinstance(p, str) for p in patterns):
@@ -212,10 +212,10 @@ def chosen_parameters(params: Iterable[str], parameters: Selection) -> set[str]:
         }
         unknown = sorted(pattern for pattern, fitting in fits.items() if not fitting)
         unknown = unknown if patterns else ["no names"]
-        found = set().union(*fits.values())
+        selected = set().union(*fits.values())
     if unknown:
         raise InputError(f"parameters has {', '.join(unknown)}: the model has {', '.join(names)}")
-    return found
+    return selected
 
 
 def _from_module(module: nn.Module, call: Callable[..., mx.array]) -> ParametricFunction:

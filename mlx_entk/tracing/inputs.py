@@ -8,12 +8,12 @@ import numpy as np
 
 from mlx_entk.errors import InputError, first_line
 
-# What a model is called with beside its parameters: arrays whose first axis is the batch.
+# What a model is called with along with its parameters: arrays whose first axis is the batch.
 Inputs = tuple[mx.array, ...]
 
 
 def as_inputs(x: Any, name: str = "x") -> tuple[Inputs, tuple[str, ...] | None]:
-    """The arrays of one or several inputs, and their names where they have some.
+    """The arrays of one or several inputs, and their names if they have any.
 
     Parameters
     ----------

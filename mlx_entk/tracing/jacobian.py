@@ -90,14 +90,14 @@ def gradient(
         return function.apply(dict(zip(names, wrt, strict=True)), *x)
 
     try:
-        found: list[mx.array] = mx.vjp(
+        pulled: list[mx.array] = mx.vjp(
             outputs, [function.params[name] for name in names], [cotangents]
         )[1]
     except InputError:
         raise
     except Exception as error:  # MLX raises several types; a model's own code any
         raise InputError(f"model cannot be differentiated: {first_line(error)}") from error
-    return found
+    return pulled
 
 
 @dataclass(frozen=True)
@@ -130,14 +130,14 @@ class Probe:
         rows = different(x)
         names = list(function.params)
         cotangents = mx.random.normal((2, C), key=mx.random.key(0))
-        found = [
+        by_input = [
             [gradient(function, names, part(rows, slice(n, n + 1)), ct[None]) for ct in cotangents]
             for n in range(count(rows))
         ]
         half = {mx.float16, mx.bfloat16}
         is_half = any(value.dtype in half for value in (*function.params.values(), *x))
         gradients = {
-            name: [[by_name[i] for by_name in of_input] for of_input in found]
+            name: [[by_name[i] for by_name in of_input] for of_input in by_input]
             for i, name in enumerate(names)
         }
         tolerance = TOLERANCE_IN_HALF if is_half else TOLERANCE
@@ -145,13 +145,13 @@ class Probe:
 
     def flat(self, name: str) -> list[mx.array]:
         """The gradients by a parameter: both cotangents of the first input, then of the second."""
-        return [found for of_input in self.gradients[name] for found in of_input]
+        return [value for of_input in self.gradients[name] for value in of_input]
 
     def blind(self) -> set[str]:
         """Names of the parameters of which every gradient is zero, or lost in rounding."""
         sizes = {
             name: max(
-                float(mx.abs(found).max()) if found.size else 0.0 for found in self.flat(name)
+                float(mx.abs(value).max()) if value.size else 0.0 for value in self.flat(name)
             )
             for name in self.gradients
         }
@@ -160,7 +160,7 @@ class Probe:
 
     def has_gram(self, name: str, block: mx.array) -> bool:
         """Whether ``block`` (2, 2) is the products of the gradients, summed over cotangents."""
-        flat = mx.stack([found.astype(mx.float32).reshape(-1) for found in self.flat(name)])
+        flat = mx.stack([value.astype(mx.float32).reshape(-1) for value in self.flat(name)])
         products = (flat @ flat.T).reshape(2, 2, 2, 2)
         expected = products[:, 0, :, 0] + products[:, 1, :, 1]
         finite = mx.isfinite(expected)
@@ -173,11 +173,11 @@ class Probe:
         for name, value in rows:
             if self.gradients[name][0][0].size == 0:
                 continue
-            plain = mx.stack([_sample(found.reshape(1, -1)) for found in self.flat(name)])
+            plain = mx.stack([_sample(one.reshape(1, -1)) for one in self.flat(name)])
             plain = plain.reshape(2, 2, -1)
-            found = _sample(value.reshape(4, -1)).reshape(2, 2, -1)
-            both_lost = mx.logical_not(mx.logical_or(mx.isfinite(plain), mx.isfinite(found)))
-            difference = mx.where(both_lost, 0, mx.abs(found - plain))
+            sample = _sample(value.reshape(4, -1)).reshape(2, 2, -1)
+            both_lost = mx.logical_not(mx.logical_or(mx.isfinite(plain), mx.isfinite(sample)))
+            difference = mx.where(both_lost, 0, mx.abs(sample - plain))
             largest = mx.where(mx.isfinite(plain), mx.abs(plain), 0)
             errors[name], sizes[name] = difference.max(axis=2), largest.max(axis=2)
             mx.eval(errors[name], sizes[name])  # one parameter at a time
@@ -207,20 +207,20 @@ def jacobian_rows(
     """:func:`jacobian` for a part of the parameters of a function already resolved.
 
     Those in ``looped`` go by a backward pass for each input and cotangent, the others by
-    ``mx.vmap`` where MLX can.
+    ``mx.vmap`` if MLX can.
     """
 
     def rows(of: list[str], loop: bool) -> Params:
         def pull(row: Inputs, cotangent: mx.array) -> list[mx.array]:
             return gradient(function, of, alone(row), cotangent[None])
 
-        found = map_pairs(pull, x, cotangents, loop=loop) if of else []
-        return dict(zip(of, found, strict=True))
+        mapped = map_pairs(pull, x, cotangents, loop=loop) if of else []
+        return dict(zip(of, mapped, strict=True))
 
     names = list(names)
     alike = [name for name in names if name not in looped]
-    found = rows(alike, loop=False) | rows([name for name in names if name in looped], loop=True)
-    return {name: found[name] for name in names}
+    by_name = rows(alike, loop=False) | rows([name for name in names if name in looped], loop=True)
+    return {name: by_name[name] for name in names}
 
 
 def unmappable(function: ParametricFunction, names: Collection[str], probe: Probe) -> set[str]:
@@ -236,11 +236,11 @@ def warn_of_slow_path(looped: Set[str]) -> None:
         warnings.warn(
             f"MLX maps the gradient by {named} wrongly: it is taken input by input, which is slow",
             SlowPathWarning,
-            stacklevel=_levels_to_the_reader(),
+            stacklevel=_levels_to_the_user(),
         )
 
 
-def _levels_to_the_reader() -> int:
+def _levels_to_the_user() -> int:
     """How many calls above a warning the code that is not of this package is."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals["__name__"].startswith("mlx_entk."):

@@ -18,7 +18,7 @@ def map_inputs(function: Callable[..., Arrays], x: Inputs, *, loop: bool = False
         try:
             mapped: Arrays = mx.vmap(function)(*x)
             return mapped
-        except Exception:  # MLX raises several types where a rule is missing
+        except Exception:  # MLX raises several types if a rule is missing
             pass
     return _one_by_one(function, x)
 
@@ -40,7 +40,7 @@ def map_pairs(
     x
         n rows.
     cotangents
-        Shape (R, …), the same for every row; or (n, R, …) where each row has its ``own``.
+        Shape (R, …), the same for every row; or (n, R, …) if each row has its ``own``.
     loop
         True takes the pairs one by one, outside of any transform of this function's.
 
@@ -54,8 +54,8 @@ def map_pairs(
         def over_cotangents(*given: mx.array) -> Arrays:
             row, of_input = (given[:-1], given[-1]) if own else (given, cotangents)
             if mapped:
-                found: Arrays = mx.vmap(lambda ct: pull(row, ct))(of_input)
-                return found
+                by_cotangent: Arrays = mx.vmap(lambda ct: pull(row, ct))(of_input)
+                return by_cotangent
             return _one_by_one(lambda ct: pull(row, ct), (of_input,))
 
         return over_cotangents
@@ -65,7 +65,7 @@ def map_pairs(
         try:
             mapped: Arrays = mx.vmap(of_row(mapped=True))(*rows)
             return mapped
-        except Exception:  # MLX raises several types where a rule is missing
+        except Exception:  # MLX raises several types if a rule is missing
             pass
         try:
             return _one_by_one(of_row(mapped=True), rows)

@@ -58,22 +58,22 @@ def _changes_in_training(module: nn.Module) -> bool:
 
 def _owners(module: nn.Module) -> list[Any]:
     """Everything in a module that holds something else and can be written to, each once."""
-    found: list[Any] = []
+    owners: list[Any] = []
     seen: set[int] = set()
     pending: list[Any] = [module]
-    while pending and len(found) < _MOST:
+    while pending and len(owners) < _MOST:
         value = pending.pop()
         if id(value) in seen or not _holds(value):
             continue
         seen.add(id(value))
         if not isinstance(value, tuple):
-            found.append(value)
+            owners.append(value)
         if isinstance(value, dict):
             pending.extend(value.values())
         elif isinstance(value, list | tuple):
             pending.extend(value)
         pending.extend(getattr(value, "__dict__", {}).values())
-    return found
+    return owners
 
 
 def _holds(value: Any) -> bool:

@@ -47,9 +47,9 @@ def _gather(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     full = all(size == source.shape[k] for k, size in enumerate(sizes) if k not in axes)
     if not axes or not full or any(sizes[axis] != 1 for axis in axes):
         raise UntraceableError("primitive Gather of parts of an axis")
-    found = _in_front(source, axes)[tuple(indices) if len(axes) > 1 else indices[0]]
+    taken = _in_front(source, axes)[tuple(indices) if len(axes) > 1 else indices[0]]
     ahead = indices[0].ndim
-    return mx.expand_dims(found, [ahead + axis for axis in axes])
+    return mx.expand_dims(taken, [ahead + axis for axis in axes])
 
 
 def _scatter(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
@@ -95,8 +95,8 @@ def _slice_update(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     kind, *bounds = arguments
     target, update = inputs
     if _UPDATES[kind] is not None:
-        found: mx.array = getattr(target.at[_slices(bounds)], str(_UPDATES[kind]))(update)
-        return found
+        updated: mx.array = getattr(target.at[_slices(bounds)], str(_UPDATES[kind]))(update)
+        return updated
     written = target[...]  # a handle of its own, since a write changes the one it is made by
     written[_slices(bounds)] = update
     return written
@@ -216,13 +216,13 @@ def _convolution_by_patches(inputs: Arrays, arguments: Sequence[Any]) -> mx.arra
     """As a product for each group: every rule of it is right, forward mode included."""
     x, weight = inputs
     groups = arguments[5]
-    found = patches(x, weight.shape[1:-1], arguments)
-    positions = found.shape[: weight.ndim - 1]
-    by_group = found.reshape(
-        found.shape[0], -1, math.prod(weight.shape[1:-1]), groups, weight.shape[-1]
+    taken = patches(x, weight.shape[1:-1], arguments)
+    positions = taken.shape[: weight.ndim - 1]
+    by_group = taken.reshape(
+        taken.shape[0], -1, math.prod(weight.shape[1:-1]), groups, weight.shape[-1]
     )
     by_group = by_group.transpose(3, 0, 1, 2, 4).reshape(
-        groups, found.shape[0], by_group.shape[1], -1
+        groups, taken.shape[0], by_group.shape[1], -1
     )
     kernels = weight.reshape(groups, 1, weight.shape[0] // groups, -1).swapaxes(-1, -2)
     outputs = by_group @ kernels  # (groups, B, positions, outputs of a group)
@@ -250,11 +250,11 @@ def reverse_is_right(
 
 
 def _right_convolution(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
-    """By patches where MLX's reverse rule is wrong, or its vmap over the weight, in groups."""
+    """By patches if MLX's reverse rule is wrong, or its vmap over the weight, in groups."""
     if arguments[5] == 1:
-        found = _convolution(inputs, arguments)
-        if reverse_is_right(arguments, inputs[0].shape, inputs[1].shape, found.shape):
-            return found
+        convolved = _convolution(inputs, arguments)
+        if reverse_is_right(arguments, inputs[0].shape, inputs[1].shape, convolved.shape):
+            return convolved
     return _convolution_by_patches(inputs, arguments)
 
 
@@ -277,8 +277,8 @@ def _right_power(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
 
 def _right_as_type(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     """Rounding to whole numbers has derivative 0; MLX passes a gradient through."""
-    found = inputs[0].astype(arguments[0])
-    return found if mx.issubdtype(arguments[0], mx.inexact) else mx.stop_gradient(found)
+    cast = inputs[0].astype(arguments[0])
+    return cast if mx.issubdtype(arguments[0], mx.inexact) else mx.stop_gradient(cast)
 
 
 def _indexed(operation: Operation) -> Operation:

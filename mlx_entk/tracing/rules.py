@@ -1,4 +1,4 @@
-"""A model with MLX's derivative rules, or with right ones where MLX's own are wrong.
+"""A model with MLX's derivative rules, or with right ones if MLX's own are wrong.
 
 Reverse mode defines a kernel, and some of MLX's reverse rules are wrong (``docs/upstream``). A
 model that uses one of those is replaced by its graph, run by operations whose rules are right. A
@@ -35,7 +35,7 @@ class Examined:
     untraceable
         Why there is none, or empty.
     derivative
-        Fingerprints of the gradient by each parameter; empty where MLX cannot report it.
+        Fingerprints of the gradient by each parameter; empty if MLX cannot report it.
     hidden
         Names of the parameters whose gradient may not be that of the graph: a derivative is
         hidden, or the comparison of graphs could not tell.
@@ -49,7 +49,7 @@ class Examined:
 
     @cached_property
     def rows(self) -> ParametricFunction:
-        """The function whose gradients can be mapped: its graph where nothing is hidden."""
+        """The function whose gradients can be mapped: its graph if nothing is hidden."""
         if self.graph is None or self.hidden:
             return self.function
         return by_graph(self.function)
@@ -138,8 +138,8 @@ def _derivative(function: ParametricFunction, x: Inputs, C: int) -> tuple[str, .
 
     def pull(cotangent: mx.array, *given: mx.array) -> list[mx.array]:
         row, params = given[:number], list(given[number:])
-        found: list[mx.array] = mx.vjp(lambda *p: of_all(*row, *p), params, [cotangent])[1]
-        return found
+        pulled: list[mx.array] = mx.vjp(lambda *p: of_all(*row, *p), params, [cotangent])[1]
+        return pulled
 
     given = (*part(x, slice(1)), *function.params.values())
     try:
@@ -151,14 +151,14 @@ def _derivative(function: ParametricFunction, x: Inputs, C: int) -> tuple[str, .
 def _wrong_rules(graph: Graph, parameters: int) -> list[str]:
     """Primitives of a graph whose reverse rule in MLX is wrong for what they are given."""
     depends = set(graph.inputs[len(graph.inputs) - parameters :])
-    found = []
+    primitives = []
     for node in graph.nodes:
         # MLX's vmap over divmod ends the process, of tokens too.
         if node.primitive == "DivMod" or _is_wrong(graph, node, depends):
-            found.append(node.primitive)
+            primitives.append(node.primitive)
         if depends.intersection(node.inputs):
             depends.update(node.outputs)
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(primitives))
 
 
 def _is_wrong(graph: Graph, node: Node, depends: set[str]) -> bool:

@@ -1,7 +1,7 @@
 """Kernels of every function of MLX against its gradients one by one, and those against values.
 
 No rule of MLX that is missing, or wrong under ``vmap`` or in forward mode, may show in a kernel. A
-model is refused, with one line, only where MLX has no gradient of it or a wrong one.
+model is refused, with one line, only if MLX has no gradient of it or a wrong one.
 """
 
 from collections.abc import Iterator

@@ -83,13 +83,13 @@ def test_batches_fit_into_a_memory_limit() -> None:
     v = np.random.default_rng(0).standard_normal(whole.shape[0])
 
     small = entk_operator(model, x, reduction="full", memory_limit=6_000_000)
-    found = small @ v
+    product = small @ v
 
     assert 1 < small.batch < whole.batch == 256
     mx.reset_peak_memory()
     before = mx.get_active_memory()
     small @ v
     assert mx.get_peak_memory() - before < 1.2 * 6_000_000
-    assert reference.relative_error(found, whole @ v) < 1e-5
+    assert reference.relative_error(product, whole @ v) < 1e-5
     with pytest.raises(InputError, match=r"a pass of one input takes .* raise the memory limit"):
         entk_operator(model, x, reduction="full", memory_limit=1000)

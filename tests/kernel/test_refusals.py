@@ -22,12 +22,12 @@ def over_the_batch(w: mx.array, x: mx.array) -> mx.array:
     "x", [mx.ones((4, 3)), mx.array([[0.1, 0.2, 0.3], [0, 1, 0], [0.1, 0.2, 0.3]])]
 )
 def test_a_batch_that_is_mixed_is_refused_whatever_inputs_repeat(x: mx.array) -> None:
-    with pytest.raises(InputError, match="other outputs beside other inputs"):
+    with pytest.raises(InputError, match="depend on the rest of its batch"):
         entk(over_the_batch, x, params=mx.ones(3))
 
 
 class Normed(nn.Module):
-    """Batch norm of the reader's own, which no list of layers names."""
+    """Batch norm of the user's own, which no list of layers names."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -92,7 +92,7 @@ class Batch:
     parameters
         Arrays, by their value in the graph.
     values
-        What primitives are given beside a parameter, by value in the graph, shapes (n, …).
+        What primitives are given along with a parameter, by value in the graph, shapes (n, …).
     deltas
         By tap.
     """

@@ -29,7 +29,7 @@ class Bias(Kind):
         return len(shapes[0]) == 1 and {shape[-1] for shape in shapes} == {*shapes[0]}
 
     def merges(self, use: Use) -> bool:
-        """Always."""
+        """Return True: δ stands on a side of its own."""
         return True
 
     def factor(self, use: Use, batch: Batch, delta: Delta) -> Factor:

@@ -20,7 +20,7 @@ class Convolution(Kind):
         return _is_weight(use) and _groups(use) == 1
 
     def merges(self, use: Use) -> bool:
-        """Always."""
+        """Return True: δ stands on a side of its own."""
         return True
 
     def factor(self, use: Use, batch: Batch, delta: Delta) -> Factor:
@@ -38,7 +38,7 @@ class GroupedConvolution(Kind):
         return _is_weight(use)
 
     def merges(self, use: Use) -> bool:
-        """Never: its rows are contracted as they are."""
+        """Return False: rows of the Jacobian are contracted, not δ."""
         return False
 
     def factor(self, use: Use, batch: Batch, delta: Delta) -> Factor:

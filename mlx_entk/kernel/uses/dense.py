@@ -13,7 +13,7 @@ class Dense(Kind):
     """z = a W and z = W a, with W as it is or transposed, alone or in ``addmm``."""
 
     def recognises(self, use: Use, graph: Graph) -> bool:
-        """Whether a matrix is multiplied; from the left only with a single matrix."""
+        """Whether a matrix is multiplied; if it stands in front, with a single matrix."""
         if use.node.primitive not in ("Matmul", "AddMM") or use.slot > 1:
             return False
         if len(graph.shapes[use.parameter]) != 2 or not use.is_matrix:
@@ -21,7 +21,7 @@ class Dense(Kind):
         return not _comes_first(use) or len(graph.shapes[_multiplied(use)]) == 2
 
     def merges(self, use: Use) -> bool:
-        """Of a W; in W a, entries of δ are positions."""
+        """Whether the product is a W; in W a, entries of δ are positions."""
         return not _comes_first(use)
 
     def factor(self, use: Use, batch: Batch, delta: Delta) -> Factor:

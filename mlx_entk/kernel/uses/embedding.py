@@ -18,7 +18,7 @@ class Embedding(Kind):
         return use.plain and len(graph.shapes[use.parameter]) == 2 and of_rows
 
     def merges(self, use: Use) -> bool:
-        """Always."""
+        """Return True: δ stands on a side of its own."""
         return True
 
     def factor(self, use: Use, batch: Batch, delta: Delta) -> Factor:

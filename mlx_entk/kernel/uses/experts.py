@@ -19,7 +19,7 @@ class Experts(Kind):
         return len(graph.shapes[use.parameter]) == 3 and use.is_stack
 
     def merges(self, use: Use) -> bool:
-        """Always."""
+        """Return True: δ stands on a side of its own."""
         return True
 
     def factor(self, use: Use, batch: Batch, delta: Delta) -> Factor:

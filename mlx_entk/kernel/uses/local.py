@@ -16,11 +16,11 @@ class Local(Kind):
     """A parameter in any primitive of one result."""
 
     def recognises(self, use: Use, graph: Graph) -> bool:
-        """Every use."""
+        """Return True: every use is covered."""
         return True
 
     def merges(self, use: Use) -> bool:
-        """Never: the primitive may mix entries of δ."""
+        """Return False: the primitive may mix entries of δ."""
         return False
 
     def factor(self, use: Use, batch: Batch, delta: Delta) -> Factor:
