@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.box import SIMPLE_HEAD
@@ -23,11 +24,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mlx_entk._files import Json
+from mlx_entk.distributed import Group, is_first
 from mlx_entk.progress import Progress, silent
 from mlx_entk.report import Table
 from mlx_entk.runs import Run
+from mlx_entk.studies.base import C, R, Study
 from mlx_entk.studies.estimate import Stage, estimate_table
 from mlx_entk.studies.reporting import summary, tables
+from mlx_entk.studies.running import run_study
 
 from .base import is_quiet, wants_json
 
@@ -93,6 +97,20 @@ def show(shown: Sequence[Table], **facts: object) -> None:
 
 def _plain(fact: object) -> object:
     return str(fact) if isinstance(fact, Path) else fact
+
+
+def run_and_show(
+    study: Study[C, R], config: C, path: Path, group: Group | None = None, **given: Any
+) -> None:
+    """Run a study in a folder with a bar for each stage, and show what it found.
+
+    ``given`` is what the study needs beyond its configuration; see
+    ``mlx_entk.studies.run_study``.
+    """
+    with progress() as update:
+        run = run_study(study, config, path, progress=update, group=group, **given)
+    if is_first(group):
+        finish(run)
 
 
 def finish(run: Run, shown: Sequence[Table] | None = None) -> None:

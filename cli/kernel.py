@@ -17,11 +17,10 @@ from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.kernel import STUDY, KernelConfig, estimate, prepare
 from mlx_entk.studies.kernel.sources import import_graph, load_model
 from mlx_entk.studies.kernel.study import bound
-from mlx_entk.studies.running import run_study
 from mlx_entk.tracing.functions import Model
 
 from .base import Command, dry_run_option, is_quiet, wants_json
-from .display import finish, progress, show_estimate
+from .display import run_and_show, show_estimate
 from .inputs import in_order, load_inputs, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -134,21 +133,17 @@ def kernel(
         function, arrays = bound(config, model, x)
         explanation = explain(function, arrays, reduction=config.reduction)
         click.echo(explanation, err=wants_json())  # it is no part of a JSON document
-    with progress() as update:
-        run = run_study(
-            STUDY,
-            config,
-            out,
-            progress=update,
-            group=group,
-            model=model,
-            x=x,
-            features=bank,
-            graph=None if loaded.graph is None else loaded.graph.SerializeToString(),
-            memory_limit=limit,
-        )
-    if is_first(group):
-        finish(run)
+    run_and_show(
+        STUDY,
+        config,
+        out,
+        group,
+        model=model,
+        x=x,
+        features=bank,
+        graph=None if loaded.graph is None else loaded.graph.SerializeToString(),
+        memory_limit=limit,
+    )
     return None
 
 

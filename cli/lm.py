@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mlx_entk._memory import parse_bytes
-from mlx_entk.distributed import is_first, ranks
+from mlx_entk.distributed import ranks
 from mlx_entk.errors import InputError
 from mlx_entk.lm import contexts as windows
 from mlx_entk.lm.model import SELECTION, load_model
@@ -16,10 +16,9 @@ from mlx_entk.studies.base import study_of
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.kernel.sources import load_function
 from mlx_entk.studies.language_model import STUDY, LMConfig, estimate, prepare, window_tables
-from mlx_entk.studies.running import run_study
 
 from .base import Group, RunFolder, dry_run_option
-from .display import finish, progress, show, show_estimate
+from .display import progress, run_and_show, show, show_estimate
 from .inputs import parse_numbers
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -99,19 +98,7 @@ def lm(
     if dry_run:
         stages = estimate(config, model=loaded, contexts=rows, memory_limit=limit)
         return show_estimate(out, stages)
-    with progress() as update:
-        run = run_study(
-            STUDY,
-            config,
-            out,
-            progress=update,
-            group=group,
-            model=loaded,
-            contexts=rows,
-            memory_limit=limit,
-        )
-    if is_first(group):
-        finish(run)
+    run_and_show(STUDY, config, out, group, model=loaded, contexts=rows, memory_limit=limit)
     return None
 
 

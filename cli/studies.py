@@ -13,11 +13,10 @@ from mlx_entk.errors import InputError
 from mlx_entk.studies import STUDIES, Study
 from mlx_entk.studies.base import Command as StudyCommand
 from mlx_entk.studies.estimate import Stage
-from mlx_entk.studies.running import run_study
 from mlx_entk.studies.settings import Setting, settings_of
 
 from .base import Command, Group, dry_run_option
-from .display import default_folder, finish, progress, show_estimate
+from .display import default_folder, run_and_show, show_estimate
 
 
 @dataclass(frozen=True)
@@ -107,9 +106,7 @@ def _run(
     if dry_run:
         assert study.estimate is not None  # else there is no such option
         return show_estimate(path, study.estimate(config))
-    with progress() as update:
-        run = run_study(study, config, path, progress=update)
-    finish(run)
+    run_and_show(study, config, path)
     return None
 
 

@@ -24,7 +24,7 @@ def lanczos(search: Search) -> tuple[Float64Array, Float64Array]:
     Parameters
     ----------
     search
-        The task; its size has to be above :func:`basis_width`.
+        The task; its size has to be above ``basis_width``.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The task that :func:`~mlx_entk.eigensolvers.top_modes` gives to a solver."""
+"""The task that ``mlx_entk.eigensolvers.top_modes`` gives to a solver."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ class Search:
     Attributes
     ----------
     multiply
-        Multiplies by the operator, as :func:`~mlx_entk.eigensolvers.operators.products_of` gives.
+        Multiplies by the operator, as ``mlx_entk.eigensolvers.operators.products_of`` gives.
     size
         N, for an operator of shape (N, N).
     k
         How many eigenpairs to find.
     tolerance, iterations
-        As for :func:`~mlx_entk.eigensolvers.top_modes`.
+        As for ``mlx_entk.eigensolvers.top_modes``.
     generator
         Draws the random vectors.
     """

@@ -73,7 +73,7 @@ def load_model(source: str) -> LanguageModel:
     Raises
     ------
     InputError
-        If mlx-lm is missing or cannot load the model, or :func:`prepared` refuses it.
+        If mlx-lm is missing or cannot load the model, or ``prepared`` refuses it.
     """
     try:
         from mlx_lm import load
@@ -89,7 +89,7 @@ def load_model(source: str) -> LanguageModel:
 
 
 def prepared(module: nn.Module, tokenizer: Any = None) -> LanguageModel:
-    """Set a module of mlx-lm to single precision and check it for :class:`LanguageModel`.
+    """Set a module of mlx-lm to single precision and check it for ``LanguageModel``.
 
     Raises
     ------
@@ -196,7 +196,7 @@ def hidden_after(model: LanguageModel, hidden: mx.array, layer: int) -> mx.array
     model
         The model.
     hidden
-        What the layer reads, as :func:`hidden_before` returns it, shape (B, T, d).
+        What the layer reads, as ``hidden_before`` returns it, shape (B, T, d).
     layer
         Number of the layer.
 
@@ -252,7 +252,7 @@ def layer_function(
     Returns
     -------
     ParametricFunction
-        A function of what :func:`hidden_before` returns, shape (N, T, d), with outputs (N, d).
+        A function of what ``hidden_before`` returns, shape (N, T, d), with outputs (N, d).
         Its parameters are called ``layers.NUMBER.NAME``.
 
     Raises

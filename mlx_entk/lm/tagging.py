@@ -2,7 +2,7 @@
 
 Closed classes come from lists, open ones from endings; a word that neither covers is left out. The
 names are those of Universal Dependencies. The rules make mistakes (``-ing`` may be a noun): to use
-your own tagger, pass a function of a text that yields the same as :func:`tag`.
+your own tagger, pass a function of a text that yields the same as ``tag``.
 """
 
 import re

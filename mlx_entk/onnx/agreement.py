@@ -101,7 +101,7 @@ def agreement_of(
     actual, expected
         The checker's result and the expected one, of the same shape.
     kind
-        A key of :data:`TOLERANCES`.
+        A key of ``TOLERANCES``.
     symmetric
         Whether both are symmetric kernels, (N, N) or (N, N, C, C), so that their spectra can be
         examined as well.

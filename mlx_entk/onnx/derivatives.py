@@ -58,13 +58,13 @@ def derivative(
     - ``model``: ``output`` (N, C) of ``x``.
     - ``jacobian``: ∂f/∂θ by parameter as ``jacobian.NAME``, (N, C, *shape*).
     - ``entk``: the kernel of ``x`` and ``x2``, whole as ``kernel`` and by parameter as
-      ``kernel.NAME``, in the shape of the reduction, as :func:`mlx_entk.entk` defines it.
+      ``kernel.NAME``, in the shape of the reduction, as ``mlx_entk.entk`` defines it.
     - ``vjp``: the gradient of Σ ``cotangent`` · f(x) by parameter as ``gradient.NAME``;
       ``cotangent`` has shape (N, C).
     - ``jvp``: J u as ``output_tangent`` (N, C), for a direction u given by parameter as
       ``tangent.NAME``.
 
-    Gradients are those of :func:`mlx_entk.entk`: if a derivative rule of MLX is wrong, a correct
+    Gradients are those of ``mlx_entk.entk``: if a derivative rule of MLX is wrong, a correct
     one replaces it; and if mapping over inputs changes the gradients, they are taken input by
     input, and the graph then accepts only batches of the size of ``x``.
 

@@ -115,7 +115,7 @@ class Emitter:
         Raises
         ------
         FixedBatchError
-            If a number depends on the batch; :meth:`sizes` computes those.
+            If a number depends on the batch; ``sizes`` computes those.
         """
         if _is_free(value):
             raise FixedBatchError("the batch size changes a constant of the graph")

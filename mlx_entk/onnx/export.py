@@ -1,8 +1,8 @@
 """Export of any MLX function as an ONNX graph.
 
-MLX reports the primitives of a function, and :data:`mlx_entk.onnx.builders.BUILDERS` writes each
+MLX reports the primitives of a function, and ``mlx_entk.onnx.builders.BUILDERS`` writes each
 of them in ONNX. Weights become named initializers. The batch axis is free if the graph allows it,
-which tracing at several sizes shows (see :mod:`mlx_entk.onnx.symbolic`).
+which tracing at several sizes shows (see ``mlx_entk.onnx.symbolic``).
 """
 
 import json
@@ -83,7 +83,7 @@ def export(
     Returns
     -------
     onnx.ModelProto
-        The model as written, with opset :data:`OPSET`. The metadata ``onnxruntime`` says what it
+        The model as written, with opset ``OPSET``. The metadata ``onnxruntime`` says what it
         was tried on.
 
     Raises

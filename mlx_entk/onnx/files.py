@@ -34,7 +34,7 @@ class Attempt(Protocol):
 def write_model(model: onnx.ModelProto, path: Path, attempt: Attempt) -> None:
     """Write a model once it passes ONNX's full check, with shape inference, and an attempt.
 
-    Weights of more than :data:`WITHIN` bytes go into a second file next to it, to which the model
+    Weights of more than ``WITHIN`` bytes go into a second file next to it, to which the model
     refers. The attempt's note becomes the metadata ``onnxruntime``.
 
     Raises

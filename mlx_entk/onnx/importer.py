@@ -52,7 +52,7 @@ class OnnxFunction:
         return output
 
     def parametric(self) -> ParametricFunction:
-        """Return the model in the form that :func:`mlx_entk.entk` takes.
+        """Return the model in the form that ``mlx_entk.entk`` takes.
 
         Raises
         ------
@@ -154,7 +154,7 @@ def load(
     Raises
     ------
     InputError
-        If :func:`mlx_entk.onnx.files.read_model` refuses the file, an operator has no MLX
+        If ``mlx_entk.onnx.files.read_model`` refuses the file, an operator has no MLX
         counterpart, the output is unknown, or a pattern matches no initializer.
     """
     return from_model(read_model(path), output, parameters)
@@ -163,7 +163,7 @@ def load(
 def from_model(
     model: onnx.ModelProto, output: str | None = None, parameters: Sequence[str] | None = None
 ) -> OnnxFunction:
-    """Do what :func:`load` does, for a model in memory."""
+    """Do what ``load`` does, for a model in memory."""
     graph = model.graph
     chosen = _parameters(model, parameters)
     arrays = {tensor.name: _initializer(tensor) for tensor in graph.initializer}

@@ -47,16 +47,16 @@ class _OtherPrimitivesError(FixedBatchError):
 
 @dataclass(frozen=True)
 class SymbolicGraph:
-    """A traced function; shapes and arguments that depend on the batch hold a :class:`Size`.
+    """A traced function; shapes and arguments that depend on the batch hold a ``Size``.
 
     Attributes
     ----------
     graph
         The graph at the batch sizes of the example inputs, or at the first ones traced.
     shapes
-        Shape of every value by name; each entry is an int or a :class:`Size`.
+        Shape of every value by name; each entry is an int or a ``Size``.
     nodes
-        The primitives with their arguments, which may hold a :class:`Size` as well.
+        The primitives with their arguments, which may hold a ``Size`` as well.
     """
 
     graph: Graph
@@ -105,7 +105,7 @@ def trace_dynamic(
         Example inputs.
     batches
         For each batch size, the numbers of the inputs that share it; the first of them stands for
-        it in every :class:`Size`.
+        it in every ``Size``.
 
     Raises
     ------

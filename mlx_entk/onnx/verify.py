@@ -31,7 +31,7 @@ def verify(
     subject
         What to verify.
     against
-        Names from :data:`CHECKERS`.
+        Names from ``CHECKERS``.
     progress
         Told which checker runs.
 
@@ -69,7 +69,7 @@ def _rows(name: str, rows: Iterator[Agreement]) -> Iterator[Agreement]:
 
 
 def require_checkers(names: Sequence[str]) -> None:
-    """Raise InputError for a name that is not in :data:`CHECKERS`, or not installed."""
+    """Raise InputError for a name that is not in ``CHECKERS``, or not installed."""
     unknown = [name for name in names if name not in CHECKERS]
     if unknown:
         raise InputError(f"no checker {', '.join(unknown)}: use {', '.join(CHECKERS)}")

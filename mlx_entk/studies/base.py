@@ -149,11 +149,9 @@ class Study(Generic[C, R]):
         The numbers by which runs are compared; None if the study has none.
     command
         How the command line offers it; None if it has a command of its own.
-    network
-        The trained network of a finished run, for export and verification; None if a run
-        trains none, or several.
-    problem
-        What kernel regression of a finished run is about; None as before.
+    network, problem
+        Of a finished run, the trained network, for export and verification, and what kernel
+        regression of it is about; both are None if a run trains none, or several.
     takes_targets
         Whether ``problem`` needs targets from the user.
     """
@@ -230,3 +228,21 @@ def study_of(run: Run) -> Study[Any, Any]:
             f"{', '.join(sorted(STUDIES))}"
         )
     return STUDIES[run.study]
+
+
+def study_of_one_network(run: Run) -> Study[Any, Any]:
+    """The study of a finished run that trained one network.
+
+    Raises
+    ------
+    InputError
+        For an unfinished run, and one of a study that trains no network, or several.
+    """
+    run.require_finished()
+    study = study_of(run)
+    if study.network is None or study.problem is None:
+        raise InputError(
+            f"{run.path} is a {run.study} run: name the run of one network, such as a folder "
+            "inside it"
+        )
+    return study

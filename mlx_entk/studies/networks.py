@@ -15,7 +15,7 @@ from mlx_entk.kernel.reduction import Reduction, reduction_name
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Network, study_of
+from mlx_entk.studies.base import Network, study_of_one_network
 from mlx_entk.studies.verification import Verification
 from mlx_entk.tracing.functions import as_parametric
 from mlx_entk.training import load_parameters
@@ -54,13 +54,8 @@ def network_of(run: Run) -> Network:
     InputError
         For an unfinished run, or one that did not train one network.
     """
-    run.require_finished()
-    study = study_of(run)
-    if study.network is None:
-        raise InputError(
-            f"{run.path} is a {run.study} run: name the run of one network, such as a folder "
-            "inside it"
-        )
+    study = study_of_one_network(run)
+    assert study.network is not None
     return study.network(run, study.config_of(run))
 
 

@@ -47,7 +47,7 @@ def run_study(
     """
     if not is_first(group):
         run = Run(out, study.name, to_json(config))
-        study.complete(config, run, progress, group, **given)
+        study.complete(config, run, silent, group, **given)
         return run
     run = Run.create(out, study.name, to_json(config))
     with run.session():

@@ -1,6 +1,6 @@
-"""How each MLX primitive is written in ONNX: one registry, :data:`BUILDERS`.
+"""How each MLX primitive is written in ONNX: one registry, ``BUILDERS``.
 
-A builder gets the emitter and a :class:`Primitive`, and returns the name of its ONNX value, or a
+A builder gets the emitter and a ``Primitive``, and returns the name of its ONNX value, or a
 list of names. To export another primitive, write its builder in the file of its family and add a
 line to that file's table.
 """

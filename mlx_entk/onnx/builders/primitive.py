@@ -23,7 +23,7 @@ class Primitive:
         ONNX names of the inputs.
     arguments
         The primitive's arguments; those that depend on the batch are a
-        :class:`~mlx_entk.onnx.symbolic.Size`.
+        ``mlx_entk.onnx.symbolic.Size``.
     shapes, dtypes
         Shapes and types of the inputs.
     output_shapes, output_dtypes

@@ -41,7 +41,7 @@ def widened(name: str, build: Builder) -> Builder:
     Parameters
     ----------
     name
-        The primitive, a key of :data:`BUILDERS <mlx_entk.onnx.builders.BUILDERS>`.
+        The primitive, a key of ``BUILDERS <mlx_entk.onnx.builders.BUILDERS>``.
     build
         Its builder.
     """

@@ -1,4 +1,4 @@
-"""What each ONNX operator computes, in MLX: one registry, :data:`OPERATORS`.
+"""What each ONNX operator computes, in MLX: one registry, ``OPERATORS``.
 
 An operator gets its inputs (MLX arrays; NumPy arrays if they are known without the model's inputs,
 as shapes are; None if left out), its attributes, and the number of outputs to return. To import

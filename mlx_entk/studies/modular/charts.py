@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from mlx_entk._files import Json
 from mlx_entk._linalg import Float64Array
@@ -65,24 +66,19 @@ def grokking(metrics: Sequence[Json], tracked: Grokking) -> Drawing:
         if not rise.rises:
             continue
         axis.axvspan(rise.onset, rise.completion, color=MUTED, alpha=0.15, linewidth=0)
-        axis.annotate(
-            f"rise from epoch {rise.onset:.0f} to {rise.completion:.0f}",
-            (rise.completion, 0.5),
-            xycoords=("data", "axes fraction"),
-            xytext=(8, 0),
-            textcoords="offset points",
-            color=MUTED,
-        )
+        label = f"rise from epoch {rise.onset:.0f} to {rise.completion:.0f}"
+        _annotate(axis, label, rise.completion, 0.5)
     bottom.axvline(onset.steepest_overlap, color=MUTED, linestyle=":")
-    bottom.annotate(
-        f"steepest at epoch {onset.steepest_overlap}",
-        (onset.steepest_overlap, 0.85),
-        xycoords=("data", "axes fraction"),
-        xytext=(8, 0),
-        textcoords="offset points",
-        color=MUTED,
-    )
+    _annotate(bottom, f"steepest at epoch {onset.steepest_overlap}", onset.steepest_overlap, 0.85)
     return figure
+
+
+def _annotate(axis: Axes, text: str, epoch: float, height: float) -> None:
+    """Write next to an epoch, at a share of the axis's height."""
+    axis.annotate(
+        text, (epoch, height), xycoords=("data", "axes fraction"), xytext=(8, 0),
+        textcoords="offset points", color=MUTED,
+    )  # fmt: skip
 
 
 @styled

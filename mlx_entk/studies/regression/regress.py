@@ -12,7 +12,7 @@ from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import VERDICT_RULE, KernelModes, Quality, quality
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import find_cliffs, mode_groups
-from mlx_entk.studies.base import study_of
+from mlx_entk.studies.base import study_of_one_network
 from mlx_entk.studies.problem import HELD_OUT_LEAST, RegressionProblem
 from mlx_entk.studies.results import (
     ByModes,
@@ -49,13 +49,8 @@ def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
     InputError
         For a run of another study, and targets that are missing or too many.
     """
-    run.require_finished()
-    study = study_of(run)
-    if study.problem is None:
-        raise InputError(
-            f"{run.path} is a {run.study} run: regression takes the run of one network, such as a "
-            "folder inside it"
-        )
+    study = study_of_one_network(run)
+    assert study.problem is not None
     if targets is not None and not study.takes_targets:
         raise InputError(f"--targets: a {run.study} run has targets of its own")
     return study.problem(run, study.config_of(run), targets)
