@@ -12,6 +12,7 @@ from mlx_entk import (
     entk,
     find_cliffs,
     flatten,
+    layerwise_entk,
     mode_groups,
 )
 from tests import models
@@ -201,7 +202,7 @@ def test_rounding_of_kernels_is_not_taken_for_negative_eigenvalues(
     x = INPUTS[inputs](mx.random.normal((100, 3), key=mx.random.key(1)))
     x = x[:30] if reduction == "full" else x
     model = models.MLP([3, 32, 32, 4])
-    kernels = entk(model, x, reduction=reduction, strategy=strategy, by_layer=True)
+    kernels = layerwise_entk(model, x, reduction=reduction, strategy=strategy)
     kernels = {"sum": np.sum(list(kernels.values()), axis=0), **kernels}
 
     for kernel in kernels.values():

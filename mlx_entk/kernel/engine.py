@@ -1,7 +1,7 @@
 """The eNTK of any model, tile by tile."""
 
 from pathlib import Path
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal, get_args
 
 from mlx_entk._files import digest
 from mlx_entk._linalg import FloatArray
@@ -24,64 +24,22 @@ from mlx_entk.tracing.jacobian import Probe
 Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "structured-derivatives"]
 
 
-@overload
 def entk(
     model: Model,
     x: Any,
     x2: Any = None,
     *,
     reduction: Reduction = "full",
-    by_layer: Literal[False] = False,
     params: Any = None,
     output: Output | None = None,
     parameters: Selection | None = None,
     strategy: Strategy = "auto",
-    explain: bool = False,
     memory_limit: int | str | None = None,
     out: Path | str | None = None,
     group: Group | None = None,
     progress: Progress = silent,
-) -> FloatArray: ...
-
-
-@overload
-def entk(
-    model: Model,
-    x: Any,
-    x2: Any = None,
-    *,
-    reduction: Reduction = "full",
-    by_layer: Literal[True],
-    params: Any = None,
-    output: Output | None = None,
-    parameters: Selection | None = None,
-    strategy: Strategy = "auto",
-    explain: bool = False,
-    memory_limit: int | str | None = None,
-    out: Path | str | None = None,
-    group: Group | None = None,
-    progress: Progress = silent,
-) -> dict[str, FloatArray]: ...
-
-
-def entk(
-    model: Model,
-    x: Any,
-    x2: Any = None,
-    *,
-    reduction: Reduction = "full",
-    by_layer: bool = False,
-    params: Any = None,
-    output: Output | None = None,
-    parameters: Selection | None = None,
-    strategy: Strategy = "auto",
-    explain: bool = False,
-    memory_limit: int | str | None = None,
-    out: Path | str | None = None,
-    group: Group | None = None,
-    progress: Progress = silent,
-) -> FloatArray | dict[str, FloatArray]:
-    """Empirical neural tangent kernel K[n, m, c, d] = Σ_p J[n, c, p] J[m, d, p].
+) -> FloatArray:
+    """The empirical neural tangent kernel K[n, m, c, d] = Σ_p J[n, c, p] J[m, d, p].
 
     Parameters
     ----------
@@ -100,8 +58,6 @@ def entk(
         - ``"sum-of-logits"``: the mean over c and d of K[n, m, c, d], shape (N, M): the kernel
           of the mean output.
         - ``(c, d)``: K[n, m, c, d] of one pair of classes, shape (N, M).
-    by_layer
-        True returns the layerwise kernels, by dotted parameter name; they add up to the whole.
     params
         The parameter tree of a function; None for a module.
     output
@@ -115,17 +71,15 @@ def entk(
         x2 alone and applies that of x by forward mode. ``"structured-derivatives"`` finds out
         from the model's graph how each parameter is used, and contracts a weight matrix,
         convolution or embedding as (a·a′)(δ·δ′), so that its parameter axis never exists; it is
-        an error where that cannot be found out. ``"auto"`` takes the last for each parameter
+        an error if that cannot be found out. ``"auto"`` takes the last for each parameter
         that allows it, the first for the others. All agree to rounding.
-    explain
-        True prints a table first: each parameter, its strategy, FLOPs and bytes.
     memory_limit
-        Bytes that the call may take beside the model and its inputs, as a number or as
+        Bytes that the call may take, apart from the model and its inputs, as a number or as
         ``"4GB"``; by default half of what is available. It tiles over inputs and cotangents to
         stay within.
     out
-        A folder for the kernel, as ``kernel.npy`` or one ``.npy`` a parameter, for kernels
-        beyond the limit. The same call goes on after an interruption.
+        A folder for the kernel, as ``kernel.npy``, for kernels beyond the limit. The same call
+        goes on after an interruption.
     group
         Ranks of ``mx.distributed`` that share the tiles; each makes the same call and gets the
         whole. The limit is that of one rank, and ``out`` a folder that all of them see.
@@ -134,8 +88,8 @@ def entk(
 
     Returns
     -------
-    numpy.ndarray, or dict of them
-        float32, on the host; mapped from the files with ``out``.
+    numpy.ndarray
+        float32, on the host; mapped from the file with ``out``.
 
     Raises
     ------
@@ -146,7 +100,7 @@ def entk(
     Warns
     -----
     SlowPathWarning
-        Where a parameter goes by a backward pass for each input and output, because MLX's
+        If a parameter goes by a backward pass for each input and output, because MLX's
         ``vmap`` is wrong for it.
 
     Notes
@@ -159,11 +113,8 @@ def entk(
     for the trace or 2·N·M·(I + C²·O) for the full kernel; Jacobian contraction takes
     2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
     """
-    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy, by_layer)
-    if explain:
-        print(explanation_of(work))
-    kernels = _form(work, reduction, memory_limit, out, group, progress)
-    return kernels if by_layer else kernels[WHOLE]
+    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy)
+    return _form(work, reduction, memory_limit, out, group, progress)[WHOLE]
 
 
 def layerwise_entk(

@@ -246,15 +246,15 @@ def test_an_interrupted_kernel_goes_on_from_its_tiles(
 def test_how_a_kernel_is_computed_can_be_asked_beforehand() -> None:
     x = mx.random.normal((6, 5), key=mx.random.key(2))
 
-    found = explain(models.Superposition(), x, reduction="trace")
+    plan = explain(models.Superposition(), x, reduction="trace")
     by_jacobian = explain(models.Superposition(), x, strategy="jacobian-contraction")
 
-    header, weight, bias = str(found).splitlines()
+    header, weight, bias = str(plan).splitlines()
     assert header.split() == ["parameter", "shape", "strategy", "FLOPs", "bytes"]
     assert "2×5" in weight
     assert "structured" in weight
     assert "structured" in bias
-    assert [(row.name, row.shape) for row in found.rows] == [("W", (2, 5)), ("b", (5,))]
+    assert [(row.name, row.shape) for row in plan.rows] == [("W", (2, 5)), ("b", (5,))]
     assert {row.strategy for row in by_jacobian.rows} == {"Jacobian contraction"}
     assert min(row.flops for row in by_jacobian.rows) > 0
 

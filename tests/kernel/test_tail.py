@@ -4,7 +4,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_entk import entk
+from mlx_entk import entk, layerwise_entk
 from mlx_entk.kernel.tail import envelope
 from mlx_entk.tracing.functions import as_parametric
 from tests import models, reference
@@ -83,11 +83,11 @@ def chosen(function: Any) -> Params:
 def test_kernels_behind_the_last_nonlinearity_are_exact(function: Any, reduction: Any) -> None:
     shape = next(shape for f, shape, _ in FUNCTIONS if f is function)
     x, params = normal(6, *shape, key=9), chosen(function)
-    options: dict[str, Any] = {"params": params, "reduction": reduction, "by_layer": True}
+    options: dict[str, Any] = {"params": params, "reduction": reduction}
 
-    ours = entk(function, x, **options)
+    ours = layerwise_entk(function, x, **options)
 
-    formed = entk(function, x, **options, strategy="jacobian-contraction")
+    formed = layerwise_entk(function, x, **options, strategy="jacobian-contraction")
     for name in params:
         assert reference.relative_error(ours[name], formed[name]) < 1e-5, name
 
@@ -102,12 +102,12 @@ def test_what_needs_no_backward_pass_for_each_output_is_found(
 
     structure = find_structure(as_parametric(function, params), normal(2, *shape))
 
-    found = {
+    with_a_tail = {
         name
         for name, uses in structure.uses.items()
         if all(use.tap in structure.tails for use in uses)
     }
-    assert found == simple
+    assert with_a_tail == simple
 
 
 def test_outputs_beyond_a_bottleneck_take_as_many_backward_passes_as_it_has_entries() -> None:
