@@ -60,7 +60,7 @@ def _command(offer: _Offer, variants: Sequence[_Offer], is_group: bool) -> click
         click.Option([variant.command.flag], is_flag=True, help=variant.command.short_help)
         for variant in variants
     ]
-    options = [*map(_option, offer.settings), *flags, _out_option()]
+    options: list[click.Parameter] = [*map(_option, offer.settings), *flags, _out_option()]
     if offer.study.estimate is not None:
         options += _options_of(dry_run_option)
 

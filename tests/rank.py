@@ -27,8 +27,8 @@ def main(folder: Path, fatal: int) -> None:
     model, x = MLP([3, 32, 4]), mx.random.normal((60, 3), key=mx.random.key(0))
     if fatal:
         _die_after(fatal, number == size - 1)
-    in_files = mlx_entk.entk(
-        model, x, reduction="trace", by_layer=True, memory_limit=LIMIT, out=folder / "kernels",
+    in_files = mlx_entk.layerwise_entk(
+        model, x, reduction="trace", memory_limit=LIMIT, out=folder / "kernels",
         group=group,
     )  # fmt: skip
     tokens = mx.random.randint(0, 5, (13, 3), key=mx.random.key(1))

@@ -119,7 +119,7 @@ def test_the_overlap_table_shows_the_rows_of_the_results(run: Run) -> None:
     alignment = STUDY.results_of(run).alignment
     (row,) = [r for r in alignment if (r.kernel, r.modes, r.family) == wanted]
 
-    at = next(i for i, cells in enumerate(overlaps.rows) if cells[:2] == ("full", "1–8"))
+    at = next(i for i, cells in enumerate(overlaps.rows) if cells[:2] == ("whole", "1–8"))
     shown, chance = overlaps.rows[at : at + 2]
 
     column = overlaps.columns.index("sum")

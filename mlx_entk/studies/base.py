@@ -4,8 +4,9 @@ The command line, sweeps, reports, export, verification and regression know stud
 ``STUDIES`` alone, and ask the study for what they need.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
@@ -154,6 +155,8 @@ class Study(Generic[C, R]):
         regression of it is about; both are None if a run trains none, or several.
     takes_targets
         Whether ``problem`` needs targets from the user.
+    scratch
+        Folders inside a run that ``compute`` goes on from, and that a finished run needs no more.
     """
 
     name: str
@@ -167,7 +170,8 @@ class Study(Generic[C, R]):
     command: Command | None = None
     network: Callable[[Run, C], Network] | None = None
     problem: Callable[[Run, C, ArrayLike | None], RegressionProblem] | None = None
-    takes_targets: bool = field(default=False)
+    takes_targets: bool = False
+    scratch: Sequence[str] = ()
 
     def config_of(self, run: Run) -> C:
         """The configuration that a run folder was made for."""
@@ -203,6 +207,8 @@ class Study(Generic[C, R]):
         computed = self.compute(config, run, progress=progress, **given)
         if computed is not None:
             self.save(config, run, *computed)
+            for folder in self.scratch:
+                shutil.rmtree(run.path / folder, ignore_errors=True)
 
     def save(self, config: C, run: Run, results: R, arrays: Arrays) -> None:
         """Store results in a run folder, which is finished with that."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from mlx_entk.analysis import WHOLE
 from mlx_entk.features import Alignment
 from mlx_entk.report import Table, modes_cell
 from mlx_entk.spectrum import Modes
@@ -15,6 +16,11 @@ ALIGNMENT_CAPTION = (
     "kernel has learned. Overlap of each group of modes with each feature family, in per cent of "
     "the smaller of the two dimensions."
 )
+
+
+def kernel_name(kernel: str) -> str:
+    """What a kernel is called in a table: ``whole``, or the parameter's name."""
+    return "whole" if kernel == WHOLE else kernel
 
 
 def cliff_sentence(groups: Sequence[Modes]) -> str:
@@ -36,7 +42,7 @@ def cliff_table(
         ("kernel", "groups of modes that end at a cliff", "effective rank"),
         [
             (
-                kernel,
+                kernel_name(kernel),
                 ", ".join(map(modes_cell, groups)) or "none",
                 "" if (rank := ranks[kernel]) is None else f"{rank:.1f}",
             )
@@ -70,7 +76,9 @@ def alignment_table(
     lines: list[tuple[str, ...]] = []
     for kernel, modes in groups:
         cells = [by_family[kernel, modes, family] for family in shown]
-        lines.append((kernel, modes_cell(modes), *(f"{row.overlap:.2f}" for row in cells)))
+        lines.append(
+            (kernel_name(kernel), modes_cell(modes), *(f"{row.overlap:.2f}" for row in cells))
+        )
         lines.append(("", "chance", *(f"{row.chance:.2f}" for row in cells)))
     return [
         Table(

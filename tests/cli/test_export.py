@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from onnx import numpy_helper
 
-from mlx_entk import entk
+from mlx_entk import entk, layerwise_entk
 from mlx_entk.onnx import CHECKERS, export
 from mlx_entk.runs import Run
 from mlx_entk.studies.networks import network_of
@@ -118,7 +118,7 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
     assert kernel("--by-layer", "--out", "run")[0] == 0
     whole = np.load("run/kernels/layers.1.weight.npy")
     assert relative_error(
-        whole, entk(module, x, reduction="trace", by_layer=True)["layers.1.weight"]
+        whole, layerwise_entk(module, x, reduction="trace")["layers.1.weight"]
     ) < 1e-5  # fmt: skip
     Path("mine.onnx").rename("elsewhere.onnx")  # the run has a copy of its own
     assert mlx_entk("regress", "run", "--targets", "y.npz")[0] == 0

@@ -72,7 +72,7 @@ def test_json_is_one_document_of_the_tables(mlx_entk: Command) -> None:
     assert document["report"] == "run/report.html"
     overview, cliffs, overlaps = document["tables"]
     assert overview["rows"]["p, width"] == "5, 16"
-    assert cliffs["rows"][0]["kernel"] == "full"
+    assert cliffs["rows"][0]["kernel"] == "whole"
     assert isinstance(overlaps["rows"][0]["sum"], float)
     for command in (("show", "run"), ("runs", "."), ("doctor",), ("compare", "run", "run"),
                     ("regress", "run"), ("report", "run"), ("export", "run"),

@@ -9,7 +9,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_entk import InputError, entk, entk_operator, jacobian
+from mlx_entk import InputError, entk, entk_operator, jacobian, layerwise_entk
 from mlx_entk._parameters import Params
 from mlx_entk.tracing.functions import from_flat
 from mlx_entk.tracing.inputs import as_inputs, different
@@ -162,9 +162,9 @@ def test_what_a_model_returns_and_what_counts_have_to_fit(
 )
 def test_some_of_the_parameters(parameters: Any, names: set[str]) -> None:
     model = models.MLP([3, 4, 2])
-    every = entk(model, X, reduction="trace", by_layer=True)
+    every = layerwise_entk(model, X, reduction="trace")
 
-    kernels = entk(model, X, reduction="trace", by_layer=True, parameters=parameters)
+    kernels = layerwise_entk(model, X, reduction="trace", parameters=parameters)
 
     assert kernels.keys() == names
     for name in names:
@@ -178,7 +178,7 @@ def test_names_that_fit_no_parameter_are_said() -> None:
     with pytest.raises(InputError, match=r"parameters has head\.\*: the model has layers"):
         entk(models.MLP([3, 2]), X, parameters="head.*")
     with pytest.raises(InputError, match="parameters is 5: pass names, patterns or a predicate"):
-        entk(models.MLP([3, 2]), X, parameters=5)  # type: ignore[call-overload]
+        entk(models.MLP([3, 2]), X, parameters=5)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="parameters has a predicate that takes none"):
         entk(models.MLP([3, 2]), X, parameters=lambda name: False)
 
@@ -201,7 +201,7 @@ def test_whole_numbers_among_the_parameters_do_not_count() -> None:
     def model(params: Params, x: mx.array) -> mx.array:
         return (x @ params["W"])[:, params["order"]]
 
-    assert set(entk(model, X, params=params, by_layer=True)) == {"W"}
+    assert set(layerwise_entk(model, X, params=params)) == {"W"}
 
 
 def test_outputs_in_half_precision_have_kernels_in_single() -> None:
@@ -221,7 +221,7 @@ def test_names_of_parameters_are_no_paths(tmp_path: Path) -> None:
     function = from_flat(model, params)
     folder = tmp_path / "inner" / "kernels"
 
-    kernels = entk(function, X, reduction="trace", by_layer=True, out=folder)
+    kernels = layerwise_entk(function, X, reduction="trace", out=folder)
 
     assert kernels.keys() == params.keys()
     assert {path.name for path in folder.iterdir()} == {
@@ -238,7 +238,7 @@ def test_trees_of_any_shape_arrive_as_they_are() -> None:
     def model(params: Any, x: mx.array) -> Any:
         return x @ params[0]["a.b"] + params[2]["0"]
 
-    assert set(entk(model, X, params=params, by_layer=True)) == {"0.a.b", "2.0"}
+    assert set(layerwise_entk(model, X, params=params)) == {"0.a.b", "2.0"}
     with pytest.raises(InputError, match="two parameters of one dotted name"):
         entk(model, X, params={"a": {"b": mx.ones(1)}, "a.b": mx.ones(1)})
 

@@ -1,7 +1,7 @@
 """A tiny model of every architecture that the installed mlx-lm knows, in float32.
 
 Nothing here lists architectures: the modules are found, and their configurations are filled from
-the names and types of their fields. :data:`ODD` holds the fields that no rule can guess.
+the names and types of their fields. ``ODD`` holds the fields that no rule can guess.
 """
 
 import ast
@@ -62,7 +62,7 @@ def _top_level(source: Path) -> Iterator[str]:
 def build(name: str) -> nn.Module:
     """The tiny model of an architecture, in eval mode, with parameters that a seed fixes.
 
-    Its logits are of :data:`VOCABULARY` tokens, at least.
+    Its logits are of ``VOCABULARY`` tokens, at least.
 
     Raises
     ------

@@ -266,7 +266,7 @@ def _central(
 
 def compare_kernel(model: nn.Module, x: mx.array, J: Jacobian) -> Verdict:
     """The trace kernel by parameter against that of a Jacobian."""
-    found = mlx_entk.entk(model, x, reduction="trace", by_layer=True)
+    found = mlx_entk.layerwise_entk(model, x, reduction="trace")
     expected = {name: np.einsum("ncp,mcp->nm", rows, rows) / OUTPUTS for name, rows in J.items()}
     if found.keys() != expected.keys():
         missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()

@@ -37,6 +37,7 @@ from mlx_entk.studies.kernel.sources import (
     stored_weights,
 )
 from mlx_entk.studies.results import Groups, Ranks
+from mlx_entk.studies.words import kernel_name
 from mlx_entk.tracing.functions import Model, ParametricFunction, bind
 from mlx_entk.tracing.inputs import Inputs, count
 
@@ -291,7 +292,7 @@ def _stored_kernels(config: KernelConfig, folder: Path) -> dict[str, FloatArray]
 
 def headline(results: KernelResults) -> Headline:
     """The numbers of a run by which it is compared with others; overlaps in per cent."""
-    names = {kernel: "whole" if kernel == WHOLE else kernel for kernel in results.cliffs}
+    names = {kernel: kernel_name(kernel) for kernel in results.cliffs}
     ranks = {
         f"effective rank, {names[kernel]}": rank for kernel, rank in results.effective_rank.items()
     }

@@ -3,7 +3,7 @@
 from mlx_entk.studies.base import Study
 from mlx_entk.studies.language_model.records import METHODS, LMConfig, LMResults
 from mlx_entk.studies.language_model.show import SHOW, window_tables
-from mlx_entk.studies.language_model.study import compute, estimate, headline, prepare
+from mlx_entk.studies.language_model.study import PRODUCTS, compute, estimate, headline, prepare
 
 STUDY = Study(
     name="lm",
@@ -14,6 +14,7 @@ STUDY = Study(
     show=SHOW,
     estimate=estimate,
     headline=headline,
+    scratch=(PRODUCTS,),
 )
 
 __all__ = ["METHODS", "STUDY", "LMConfig", "LMResults", "estimate", "prepare", "window_tables"]

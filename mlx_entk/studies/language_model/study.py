@@ -5,7 +5,6 @@ the last position by the layer's weights and S = UᵀU of the unembedding U, has
 the layerwise eNTK of the logits (Lin, arXiv 2510.00468v4, section on language models).
 """
 
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -56,6 +55,9 @@ _PRODUCTS_PER_MODE = 2.4
 
 # The models whose modes are found.
 _TRAINED, _INITIAL = "trained", "initialisation"
+
+# The folder of a run that keeps every product until its layer is done.
+PRODUCTS = "modes"
 
 
 def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context]) -> LMConfig:
@@ -124,7 +126,7 @@ def compute(
     tokens = tokens_of(contexts)
     if is_first(group):
         write_contexts(contexts_file(run), contexts)
-    folder = run.path / "modes"
+    folder = run.path / PRODUCTS
     solver = LayerSolver(config, tokens, folder, limit, progress, group)
     models: dict[str, Callable[[], LanguageModel]] = {
         _TRAINED: lambda: model,
@@ -168,7 +170,6 @@ def compute(
         progress(f"labels, layer {layer}", 1, 1)
     if not is_first(group):
         return None
-    shutil.rmtree(folder, ignore_errors=True)
     results = LMResults(
         config=config,
         inputs=len(contexts),

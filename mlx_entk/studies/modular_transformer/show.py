@@ -30,7 +30,7 @@ from mlx_entk.studies.modular_transformer.study import (
     shown_modes,
 )
 from mlx_entk.studies.results import MIN_RISE
-from mlx_entk.studies.words import SPECTRA_CAPTION
+from mlx_entk.studies.words import SPECTRA_CAPTION, kernel_name
 
 # Families of n and m together at the key frequencies: what the table of localisation shows.
 _JOINT = [f for f in KEYED_FAMILIES if f.role is Role.JOINT and f.frequencies == "key"]
@@ -67,8 +67,8 @@ def _summary(results: TransformerResults) -> tuple[str, str]:
     row = main_rows(results)[UNEMBEDDING, expected_groups(len(keys))[0], SUM]
     ahead = [move for move in results.grokking.moves if move.lead > 0 and move.rose]
     first = (
-        f"{ahead[0].kernel} was the first to turn, {ahead[0].lead:.0f} epochs ahead of the test "
-        "accuracy"
+        f"{kernel_name(ahead[0].kernel)} was the first to turn, {ahead[0].lead:.0f} epochs ahead "
+        "of the test accuracy"
         if ahead
         else "no kernel turned to its family ahead of the test accuracy"
     )
@@ -122,7 +122,11 @@ def _localisation(results: TransformerResults) -> Table:
         "frequencies, %",
         ("kernel", "modes", *(family.name for family in _JOINT)),
         [
-            (kernel, modes_cell(modes), *(cell(kernel, modes, family) for family in _JOINT))
+            (
+                kernel_name(kernel),
+                modes_cell(modes),
+                *(cell(kernel, modes, family) for family in _JOINT),
+            )
             for kernel, modes in groups
         ],
         "In brackets: the same modes before training, and by chance. Per cent of the smaller "
@@ -137,7 +141,7 @@ def _moves(results: TransformerResults) -> Table:
         ("kernel", "modes", "family", "rise %", "half by epoch", "ahead"),
         [
             (
-                move.kernel,
+                kernel_name(move.kernel),
                 modes_cell(move.modes),
                 _SHORT[move.family],
                 f"{100 * move.rise:.0f}",
