@@ -10,15 +10,15 @@ help:  ## Show this list
 
 install: .venv/.installed  ## Install the package into .venv
 
-install-dev: .venv/.installed-dev  ## ... and what tests, lint and benchmarks need
+install-dev: .venv/.installed-dev  ## Install what tests, lint and benchmarks need as well
 
-demo: .venv/.installed  ## Run the modular-addition study; tables, figures and a report in runs/demo
+demo: .venv/.installed  ## Run the modular-addition study; writes results, figures and a report to runs/demo
 	$(BIN)/mlx-entk modular mlp --out runs/demo
 
-test: .venv/.installed-dev  ## Run the tests and the notebooks (about eight minutes on two cores)
+test: .venv/.installed-dev  ## Run the tests and the notebooks (about 13 minutes on two cores)
 	$(BIN)/pytest -n 2
 
-check-slow: .venv/.installed-dev  ## Run the long checks, at the paper's size and of faults (35 minutes)
+check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size and the whole fault suite (35 minutes)
 	$(BIN)/pytest -n 2 -m slow tests
 
 check-wheel: .venv/.installed-dev  ## Build wheel and sdist, and run a study with the wheel alone
@@ -30,7 +30,7 @@ lint: .venv/.installed-dev  ## Check format, lint, types and the direction of im
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: .venv/.installed-dev  ## Format and fix what ruff can fix
+format: .venv/.installed-dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
@@ -45,7 +45,7 @@ bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; wri
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.language_model
 
-clean:  ## Remove the environment and caches; runs/ stays
+clean:  ## Remove the environment and caches, but keep runs/
 	rm -rf .venv .venv-neural-tangents build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/bin/python:
