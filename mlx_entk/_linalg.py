@@ -1,10 +1,10 @@
 """Where dense linear algebra runs: the one module that knows.
 
 Matrix products belong to MLX on a GPU and wherever MLX has a fast BLAS (Accelerate, or one
-preloaded by :mod:`mlx_entk._blas`); with the reference BLAS of MLX's Linux wheel they go to
+preloaded by ``mlx_entk._blas``); with the reference BLAS of MLX's Linux wheel they go to
 NumPy, through views of the same memory. Eigenproblems and singular values are solved in
 float64 on the host by SciPy: Metal has no float64, and a spectrum of ten decades drowns in
-float32. What comes in may be an array of any library; :func:`as_floats` makes it one of NumPy.
+float32. What comes in may be an array of any library; ``as_floats`` makes it one of NumPy.
 """
 
 import operator
