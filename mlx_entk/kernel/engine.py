@@ -105,7 +105,7 @@ def entk(
 
     Notes
     -----
-    What is computed is held against plain gradients first; :mod:`mlx_entk.kernel.guard` says how,
+    What is computed is held against plain gradients first; ``mlx_entk.kernel.guard`` says how,
     and what that does not see. ``mx.stop_gradient`` and custom derivatives count as MLX's own
     reverse mode takes them.
 
@@ -137,20 +137,20 @@ def layerwise_entk(
     Parameters
     ----------
     model, x, x2, reduction, params, output, parameters, strategy, memory_limit, group, progress
-        As for :func:`entk`.
+        As for ``entk``.
     out
-        A folder, as for :func:`entk`; each kernel has a ``.npy`` file of its own.
+        A folder, as for ``entk``; each kernel has a ``.npy`` file of its own.
 
     Returns
     -------
     dict of numpy.ndarray
-        By dotted parameter name, each float32 and of the shape that :func:`entk` returns; they add
+        By dotted parameter name, each float32 and of the shape that ``entk`` returns; they add
         up to its kernel.
 
     Raises
     ------
     InputError
-        As :func:`entk` does.
+        As ``entk`` does.
     """
     work = _prepare(model, x, x2, reduction, params, output, parameters, strategy, by_layer=True)
     return _form(work, reduction, memory_limit, out, group, progress)
@@ -167,12 +167,12 @@ def explain(
     parameters: Selection | None = None,
     strategy: Strategy = "auto",
 ) -> Explanation:
-    """How :func:`entk` would compute a kernel: by parameter the strategy, FLOPs and bytes.
+    """How ``entk`` would compute a kernel: by parameter the strategy, FLOPs and bytes.
 
     Parameters
     ----------
     model, x, x2, reduction, params, output, parameters, strategy
-        As for :func:`entk`.
+        As for ``entk``.
 
     Returns
     -------
@@ -182,7 +182,7 @@ def explain(
     Raises
     ------
     InputError
-        As :func:`entk` does.
+        As ``entk`` does.
     """
     work = _prepare(model, x, x2, reduction, params, output, parameters, strategy)
     return explanation_of(work)
@@ -199,7 +199,7 @@ def _prepare(
     strategy: Strategy,
     by_layer: bool = False,
 ) -> Work:
-    """How a kernel is computed, with everything checked that :func:`entk` is given."""
+    """How a kernel is computed, with everything checked that ``entk`` is given."""
     function, rows = bind(model, x, params, output, parameters)
     columns = None if x2 is None else check_second(x, x2)
     C = check_model(function, rows, model)

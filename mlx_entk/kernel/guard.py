@@ -1,6 +1,6 @@
 """Which ways of computing a parameter's part of a kernel are right for it, found out beforehand.
 
-:mod:`mlx_entk.tracing.rules` finds the parameters whose gradient the model's graph tells in full,
+``mlx_entk.tracing.rules`` finds the parameters whose gradient the model's graph tells in full,
 whatever the inputs are. For the few of which it cannot tell, numbers are compared: the gradient
 over all inputs, along one random combination of the outputs. Then the rows that a parameter's
 structure gives, and those by ``vmap``, are compared with gradients one by one, for two different
@@ -9,7 +9,7 @@ inputs and two cotangents: some of MLX's ``vmap`` rules are wrong.
 A parameter whose structure fails goes by its exact Jacobian; one whose mapped rows fail too by a
 backward pass for each input and output, which is slow and right. What is not seen: a derivative
 that the comparison of graphs leaves open and that is hidden on so few of many inputs that their
-share of the whole gradient is below :data:`mlx_entk.tracing.jacobian.TOLERANCE`; and a rule of
+share of the whole gradient is below ``mlx_entk.tracing.jacobian.TOLERANCE``; and a rule of
 MLX that is wrong for some inputs and right for the two that are tried.
 """
 

@@ -30,7 +30,7 @@ BATCH = 256
 
 
 class EntkOperator(LinearOperator):  # type: ignore[misc]
-    """The eNTK of a model on N inputs as a SciPy operator; see :func:`entk_operator`.
+    """The eNTK of a model on N inputs as a SciPy operator; see ``entk_operator``.
 
     Attributes
     ----------
@@ -127,12 +127,12 @@ def entk_operator(
     Parameters
     ----------
     model, x, reduction, params, output
-        As for :func:`mlx_entk.entk`. A product with the full or the sum-of-logits kernel takes
+        As for ``mlx_entk.entk``. A product with the full or the sum-of-logits kernel takes
         one reverse and one forward pass, with the trace C of each.
     parameters
-        Which parameters count, as for :func:`mlx_entk.entk`. One name gives a layerwise kernel.
+        Which parameters count, as for ``mlx_entk.entk``. One name gives a layerwise kernel.
     batch
-        Inputs a pass; None for as many as ``memory_limit`` allows, at most :data:`BATCH`.
+        Inputs a pass; None for as many as ``memory_limit`` allows, at most ``BATCH``.
     memory_limit
         Bytes that a pass may take, as a number or as ``"4GB"``, found by trying it on one input,
         two, four, …

@@ -153,7 +153,7 @@ class Outer:
         return [(self.first.at(t), self.second.at(t)) for t in range(self.positions)]
 
     def flops(self, other: "Outer", paired: bool) -> int:
-        """FLOPs of :meth:`contract` for each pair of inputs.
+        """FLOPs of ``contract`` for each pair of inputs.
 
         Tokens are compared, not multiplied, and of fixed sides there is one product for all.
         """

@@ -29,7 +29,7 @@ def file_of_name(folder: Path, name: str, suffix: str) -> Path:
 
 
 def name_of_file(path: Path) -> str:
-    """The name that :func:`file_of_name` made a file's name of."""
+    """The name that ``file_of_name`` made a file's name of."""
     return unquote(path.stem)
 
 

@@ -179,7 +179,7 @@ def structure_of(function: ParametricFunction, graph: Graph) -> Structure:
     """Every use of every parameter in the graph of a function on one input.
 
     The graph does not tell of derivatives that a function hides; see
-    :mod:`mlx_entk.kernel.guard`.
+    ``mlx_entk.kernel.guard``.
     """
     values = graph.inputs[len(graph.inputs) - len(function.params) :]
     uses = {

@@ -64,11 +64,11 @@ def bind(
     Parameters
     ----------
     model, params, output
-        As for :func:`as_parametric`.
+        As for ``as_parametric``.
     x
-        As for :func:`mlx_entk.tracing.inputs.as_inputs`.
+        As for ``mlx_entk.tracing.inputs.as_inputs``.
     parameters
-        As for :func:`chosen_parameters`.
+        As for ``chosen_parameters``.
     """
     inputs, names = as_inputs(x)
     function = as_parametric(model, params, output=output, input_names=names)
@@ -84,7 +84,7 @@ def as_parametric(
     output: Output | None = None,
     input_names: Sequence[str] | None = None,
 ) -> ParametricFunction:
-    """View a module, or a function with a parameter tree, as a :class:`ParametricFunction`.
+    """View a module, or a function with a parameter tree, as a ``ParametricFunction``.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def _stopped(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
 
 
 def from_flat(function: Callable[..., mx.array], params: Params) -> ParametricFunction:
-    """View ``function(params, *inputs)`` of a flat dictionary as a :class:`ParametricFunction`.
+    """View ``function(params, *inputs)`` of a flat dictionary as a ``ParametricFunction``.
 
     Names may hold anything: no tree is made of them.
 

@@ -1,7 +1,7 @@
 """A function as a graph of MLX primitives that can be run again, with perturbations.
 
 ``mx.export_function`` reports every primitive of a function with its inputs, outputs and
-arguments. :mod:`mlx_entk.tracing.primitives` says what each computes, so that the graph can be
+arguments. ``mlx_entk.tracing.primitives`` says what each computes, so that the graph can be
 run under any MLX transform, with a perturbation added to any value inside it.
 """
 
@@ -62,7 +62,7 @@ class Graph:
         """Every value of the graph by name, with perturbations added as values appear.
 
         ``instead`` has operations to compute primitives by, such as
-        :data:`mlx_entk.tracing.primitives.MAPPABLE`.
+        ``mlx_entk.tracing.primitives.MAPPABLE``.
         """
         values = dict(self.constants)
         values.update(zip(self.inputs, inputs, strict=True))
@@ -84,7 +84,7 @@ def trace(function: Callable[..., mx.array], *inputs: mx.array) -> Graph:
     Raises
     ------
     UntraceableError
-        For a primitive that :mod:`mlx_entk.tracing.primitives` does not have or MLX cannot report.
+        For a primitive that ``mlx_entk.tracing.primitives`` does not have or MLX cannot report.
     """
     graph = record(function, *inputs)
     require_known(graph)

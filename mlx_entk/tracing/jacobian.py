@@ -40,7 +40,7 @@ def jacobian(
     Parameters
     ----------
     model, x, params, output, parameters
-        As for :func:`mlx_entk.entk`.
+        As for ``mlx_entk.entk``.
     cotangents
         Shape (R, C): returns the R combinations of the outputs that its rows ask for. None is
         the identity: R = C, the whole Jacobian.
@@ -49,7 +49,7 @@ def jacobian(
     -------
     dict
         By parameter name, shape (N, R, *parameter). Memory is N·R·P floats, time N·R
-        backward passes; :func:`mlx_entk.entk` is the way to kernels.
+        backward passes; ``mlx_entk.entk`` is the way to kernels.
     """
     function, inputs = bind(model, x, params, output, parameters)
     if cotangents is None:
@@ -204,7 +204,7 @@ def jacobian_rows(
     names: Iterable[str],
     looped: Collection[str] = (),
 ) -> Params:
-    """:func:`jacobian` for a part of the parameters of a function already resolved.
+    """``jacobian`` for a part of the parameters of a function already resolved.
 
     Those in ``looped`` go by a backward pass for each input and cotangent, the others by
     ``mx.vmap`` if MLX can.

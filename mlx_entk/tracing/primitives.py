@@ -236,7 +236,7 @@ def reverse_is_right(
 
     Of a transposed one (zeros between the entries of its input) it is not for padding beyond the
     kernel, such as output padding, nor for rows that the last stride leaves unused. Found by
-    trying 5,000 forms against :func:`patches`.
+    trying 5,000 forms against ``patches``.
     """
     stride, low, high, kernel_dilation, input_dilation, *_ = arguments
     for axis, size in enumerate(weight[1:-1]):

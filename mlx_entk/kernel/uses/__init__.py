@@ -1,6 +1,6 @@
 """The kinds of use of a parameter: how each is recognised, and what its Jacobian looks like.
 
-A new kind is a module with a class and a place in :data:`KINDS`.
+A new kind is a module with a class and a place in ``KINDS``.
 """
 
 from collections.abc import Sequence

@@ -112,7 +112,7 @@ class Kind(ABC):
 
     @abstractmethod
     def merges(self, use: Use) -> bool:
-        """Whether :attr:`Delta.merged` may stand for δ when a factor is contracted in pairs.
+        """Whether ``Delta.merged`` may stand for δ when a factor is contracted in pairs.
 
         It may if the contraction multiplies δ with δ′ entry by entry.
         """
@@ -131,7 +131,7 @@ def matrix_shape(parameter: mx.array) -> tuple[int, int]:
 def outer_product(
     parameter: mx.array, first: Side, second: Side, delta: Delta, blocks: mx.array | None = None
 ) -> Outers:
-    """The factor of one use that is an outer product; see :class:`Outer` for the arguments."""
+    """The factor of one use that is an outer product; see ``Outer`` for the arguments."""
     return Outers((Outer(first, second, delta.fixed, blocks),), matrix_shape(parameter))
 
 
