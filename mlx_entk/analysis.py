@@ -1,7 +1,7 @@
-"""From kernels to what they show: spectra, cliffs, groups of modes, alignment with features.
+"""Analysis of kernels: spectra, cliffs, groups of modes, and their alignment with features.
 
-Every study, ``mlx-entk kernel``, the tracker and the notebooks analyse kernels by
-``analyze_kernels``; they differ in which groups of modes they report.
+Every study, ``mlx-entk kernel`` and the notebooks analyse kernels with ``analyze_kernels``; they
+differ in the groups of modes that they report.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,16 +25,15 @@ from mlx_entk.spectrum import (
     mode_groups,
 )
 
-# What the kernel of all parameters together is called alongside those of each. Run folders have
-# it under this name.
+# The whole kernel's name among the kernels of single parameters, also in run folders.
 WHOLE = "full"
 
-# Up to this size a dense decomposition finds all modes; above it Lanczos finds the leading ones.
+# Up to this many rows a dense decomposition finds all modes; above, Lanczos finds the leading ones.
 DENSE = 4000
 
 
 def with_whole(by_layer: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """The layerwise kernels, and before them their sum, the kernel of all parameters."""
+    """The layerwise kernels, preceded by their sum, the whole kernel."""
     whole: FloatArray = np.sum(list(by_layer.values()), axis=0)
     return {WHOLE: whole, **by_layer}
 
@@ -49,12 +48,12 @@ def bases_of(
     features
         Families by name, shape (N, k) each.
     inputs
-        N, if it is known from elsewhere.
+        N, if it is known.
 
     Raises
     ------
     InputError
-        For families over another number of inputs, and NaN or infinite features.
+        For families over another number of inputs, and for NaN or infinite features.
     """
     bases: dict[str, Float64Array] = {}
     for name, family in features.items():
@@ -65,9 +64,41 @@ def bases_of(
     return bases
 
 
+class Families:
+    """Bases side by side, so that one product per spectrum serves every group and family."""
+
+    def __init__(self, bases: Mapping[str, ArrayLike]):
+        columns = [as_columns(basis, f"bases of {name}") for name, basis in bases.items()]
+        if len({basis.shape[0] for basis in columns}) > 1:
+            raise InputError("bases are over different inputs: pass one set of inputs")
+        self._together = np.concatenate(columns, axis=1) if columns else None
+        ends = np.cumsum([basis.shape[1] for basis in columns], dtype=int).tolist()
+        self._columns = dict(zip(bases, zip([0, *ends], ends, strict=False), strict=True))
+
+    def overlaps(
+        self, spectrum: Spectrum, groups: Sequence[Modes]
+    ) -> dict[tuple[Modes, str], float]:
+        """‖QᵀF‖_F² by (modes, family); 0 for a kernel of zeros, whose eigenvectors mean nothing."""
+        if self._together is None:
+            return {}
+        N = spectrum.vectors.shape[0]
+        if self._together.shape[0] != N:
+            raise InputError(
+                f"bases are over {self._together.shape[0]} inputs, the kernel over {N}"
+            )
+        squared_cosines = (spectrum.vectors.T @ self._together) ** 2
+        if spectrum.values[0] == 0:
+            squared_cosines[:] = 0
+        return {
+            (modes, family): float(squared_cosines[modes[0] : modes[1] + 1, start:end].sum())
+            for modes in groups
+            for family, (start, end) in self._columns.items()
+        }
+
+
 @dataclass(frozen=True)
 class TrainedAlignment(Alignment):
-    """An alignment after training, with what the same modes had before it.
+    """An alignment after training, alongside the overlap of the same modes before it.
 
     Attributes
     ----------
@@ -85,7 +116,7 @@ class TrainedAlignment(Alignment):
 
 @dataclass(frozen=True)
 class Analysis:
-    """What some kernels show, by the kernels' names.
+    """What an analysis of kernels shows; fields are by the kernels' names unless they say more.
 
     Attributes
     ----------
@@ -96,7 +127,7 @@ class Analysis:
     groups
         Groups of modes (first, last) that are aligned with the features.
     effective_ranks
-        None if not all eigenvalues are known.
+        Effective ranks; None if not all eigenvalues are known.
     bases
         Orthonormal bases of the centred feature families, by family.
     alignment
@@ -117,11 +148,11 @@ class Analysis:
 
     @cached_property
     def equivalent_families(self) -> list[list[str]]:
-        """Families that span the same space, which no overlap tells apart."""
+        """Families that span the same space, so that no overlap can tell them apart."""
         return equivalent_families(self.bases)
 
     def since(self, before: Mapping[str, FloatArray]) -> list[TrainedAlignment]:
-        """The alignment, with the overlaps of the same groups before training.
+        """The alignment, alongside the overlaps of the same groups before training.
 
         Parameters
         ----------
@@ -150,23 +181,23 @@ def analyze_kernels(
     Parameters
     ----------
     kernels
-        By name, shape (N, N), or (N, N, C, C) of the full class axes.
+        By name, shape (N, N), or (N, N, C, C) with full class axes.
     features
         Families of features over the N inputs, by name, shape (N, k) each.
     groups
-        The groups to report of a kernel, from the modes before which it has a cliff; by default
-        those that end at one.
+        Returns the groups to report for a kernel, given the modes before which a cliff lies; by
+        default the groups that end at a cliff.
     top
-        How many modes to keep. Kernels above ``DENSE`` rows are then decomposed by Lanczos,
-        and have no effective rank. None for all.
+        How many modes to keep; None for all. If it is given, Lanczos decomposes kernels of more
+        than ``DENSE`` rows, and they have no effective rank.
     progress
-        Told of every kernel.
+        Called for every kernel.
 
     Raises
     ------
     InputError
-        For kernels that are no eNTKs (see ``mlx_entk.eigendecompose``), features that are
-        not over their inputs, and groups beyond the modes that are kept.
+        For kernels that are not eNTKs (see ``mlx_entk.eigendecompose``), for features that are
+        not over their inputs, and for groups beyond the modes that are kept.
     """
     spectra: dict[str, Spectrum] = {}
     ranks: dict[str, float | None] = {}

@@ -1,6 +1,6 @@
-"""Kernels over training: spectra, overlaps, distances, and when they change."""
+"""Kernels over training: their spectra, overlaps and distances, and when these change."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,38 +9,39 @@ from mlx_entk._linalg import (
     ArrayLike,
     Float64Array,
     FloatArray,
-    as_columns,
     as_floats,
     require_finite,
     whole_number,
 )
+from mlx_entk.analysis import Families
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
-from mlx_entk.spectrum import Modes, Spectrum, eigendecompose
+from mlx_entk.spectrum import Modes, eigendecompose, require_modes
 
 ONSET_RULE = (
-    "least-squares fit of a ramp (level, straight rise, level) with its corners at checkpoints; "
-    "the onset is the first corner, the completion the second"
+    "the series is approximated by least squares with a ramp (level, straight rise, level) whose "
+    "corners are at checkpoints; the onset is the first corner, the completion the second"
 )
 
 
 def kernel_distance(kernel: ArrayLike, other: ArrayLike) -> float:
-    """1 − ⟨K, K′⟩ / (‖K‖ ‖K′‖) in Frobenius' inner product: 0 for the same shape, 1 at most.
+    """1 − ⟨K, K′⟩ / (‖K‖ ‖K′‖) in the Frobenius inner product, from 0 to 1.
 
-    The kernel distance of Fort et al., "Deep learning versus kernel learning" (2020). Blind to
-    scale. A kernel of zeros, which has no shape, is at 1 from every other and at 0 from zeros.
+    The kernel distance of Fort et al., "Deep learning versus kernel learning" (2020). It ignores
+    scale: proportional kernels have the distance 0. A kernel of zeros has the distance 1 from any
+    other kernel, and 0 from another kernel of zeros.
 
     Raises
     ------
     InputError
-        For kernels of different shapes, and NaN or infinite entries.
+        For kernels of different shapes, and for NaN or infinite entries.
     """
     a, b = (
         np.asarray(as_floats(k, name), dtype=np.float64)
         for k, name in ((kernel, "kernel"), (other, "other"))
     )
     if a.shape != b.shape or a.size == 0:
-        raise InputError(f"kernels have shapes {a.shape} and {b.shape}: pass two of one shape")
+        raise InputError(f"kernels have shapes {a.shape} and {b.shape}: pass two of the same shape")
     require_finite(a, "kernel", "rows")
     require_finite(b, "other", "rows")
     largest = [float(np.abs(k).max()) for k in (a, b)]
@@ -52,7 +53,7 @@ def kernel_distance(kernel: ArrayLike, other: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """What a set of kernels did over training.
+    """How a set of kernels changed over training.
 
     Attributes
     ----------
@@ -80,30 +81,34 @@ def track(
     top: int,
     progress: Progress = silent,
 ) -> Trajectory:
-    """Decompose the kernels of every checkpoint and overlap fixed mode groups with families.
+    """Decompose the kernels of every checkpoint, and overlap fixed groups of modes with families.
 
     Parameters
     ----------
     kernels_at
-        The kernels of an epoch by name, shape (N, N) each.
+        Returns the kernels of an epoch by name, shape (N, N) each.
+    epochs
+        The checkpoints.
     groups
         Groups of modes by kernel, the same at every epoch.
     bases
         Orthonormal bases of centred feature families.
     top
         How many eigenvalues to keep; at least the last mode of any group plus one.
+    progress
+        Called for every epoch.
 
     Raises
     ------
     InputError
-        For no epochs, groups beyond ``top`` or the kernels' modes, kernels that are missing or
-        of different sizes, and bases over other inputs.
+        For no epochs, for groups beyond ``top`` or the kernels' modes, for kernels that are
+        missing or of different sizes, and for bases over other inputs.
     """
     if len(epochs) == 0:
-        raise InputError("epochs are none: pass at least one checkpoint")
+        raise InputError("there are no epochs: pass at least one checkpoint")
     top = whole_number(top, "top")
     for modes in (modes for of_kernel in groups.values() for modes in of_kernel):
-        require_group(modes, top, f"the first {top}")
+        require_modes(modes, top, "a spectrum cut off at top")
     families = Families(bases)
     values: dict[str, list[Float64Array]] = {kernel: [] for kernel in groups}
     distances: dict[str, list[float]] = {kernel: [] for kernel in groups}
@@ -123,7 +128,7 @@ def track(
                 raise InputError(f"epoch {epoch} has no kernel {kernel}")
             spectrum = eigendecompose(kernels[kernel], top)
             for modes in modes_of:
-                require_group(modes, spectrum.values.size, f"the {spectrum.values.size}")
+                require_modes(modes, spectrum.values.size, f"kernel {kernel}")
             values[kernel].append(spectrum.values)
             distances[kernel].append(kernel_distance(kernels[kernel], first[kernel]))
             for (modes, family), overlap in families.overlaps(spectrum, modes_of).items():
@@ -137,61 +142,22 @@ def track(
     )
 
 
-class Families:
-    """Bases next to one another, so that one product a spectrum serves every group and family."""
-
-    def __init__(self, bases: Mapping[str, ArrayLike]):
-        columns = [as_columns(basis, f"bases of {name}") for name, basis in bases.items()]
-        if len({basis.shape[0] for basis in columns}) > 1:
-            raise InputError("bases are over different inputs: pass one set of inputs")
-        self._together = np.concatenate(columns, axis=1) if columns else None
-        ends = np.cumsum([basis.shape[1] for basis in columns], dtype=int).tolist()
-        self._columns = dict(zip(bases, zip([0, *ends], ends, strict=False), strict=True))
-
-    def overlaps(
-        self, spectrum: Spectrum, groups: Sequence[Modes]
-    ) -> dict[tuple[Modes, str], float]:
-        """‖QᵀF‖_F² by (modes, family); 0 of a kernel of zeros, in which no mode is a mode."""
-        if self._together is None:
-            return {}
-        N = spectrum.vectors.shape[0]
-        if self._together.shape[0] != N:
-            raise InputError(
-                f"bases are over {self._together.shape[0]} inputs, the kernel over {N}"
-            )
-        squared_cosines = (spectrum.vectors.T @ self._together) ** 2
-        if spectrum.values[0] == 0:
-            squared_cosines[:] = 0
-        return {
-            (modes, family): float(squared_cosines[modes[0] : modes[1] + 1, start:end].sum())
-            for modes in groups
-            for family, (start, end) in self._columns.items()
-        }
-
-
-def require_group(modes: Modes, size: int, of: str) -> None:
-    """Raise InputError for a group that does not lie within so many modes."""
-    first, last = modes
-    if not 0 <= first <= last < size:
-        raise InputError(f"modes {first}–{last} are no group of {of} modes")
-
-
 def derivative(epochs: ArrayLike, series: ArrayLike) -> Float64Array:
     """Change per epoch along the first axis, by central differences.
 
     Raises
     ------
     InputError
-        For fewer than two epochs, epochs that do not rise, and values that are not finite.
+        For fewer than two epochs, for epochs out of order, and for values that are not finite.
     """
     epochs, series = _series(epochs, series)
     if epochs.size < 2:
-        raise InputError(f"{epochs.size} checkpoints: a change needs at least two")
+        raise InputError(f"number of checkpoints is {epochs.size}: a change needs at least two")
     return np.gradient(series, epochs, axis=0)
 
 
 def _series(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    """Epochs that rise, shape (E,), and finite values by epoch, shape (E, …)."""
+    """Epochs in increasing order, shape (E,), and finite values for each, shape (E, …)."""
     times = np.asarray(as_floats(epochs, "epochs"), dtype=np.float64)
     values = np.asarray(as_floats(series, "series"), dtype=np.float64)
     if times.ndim != 1 or values.shape[:1] != times.shape or times.size == 0:
@@ -202,12 +168,14 @@ def _series(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64
     require_finite(values, "values", "checkpoints")
     stops = np.flatnonzero(np.diff(times) <= 0)
     if stops.size:
-        raise InputError(f"epochs do not rise after number {stops[0]}: sort them, each once")
+        raise InputError(
+            f"epochs do not increase after number {stops[0]}: sort them, and pass each once"
+        )
     return times, values
 
 
 def _line(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64Array]:
-    """``_series`` of one value an epoch."""
+    """As ``_series``, with one value for each epoch."""
     times, values = _series(epochs, series)
     if values.ndim != 1:
         raise InputError(f"series has shape {values.shape}: pass one value for each epoch")
@@ -216,12 +184,12 @@ def _line(epochs: ArrayLike, series: ArrayLike) -> tuple[Float64Array, Float64Ar
 
 @dataclass(frozen=True)
 class Transition:
-    """A rise from one level to another, by ``ONSET_RULE``.
+    """A change from one level to another, by ``ONSET_RULE``.
 
     Attributes
     ----------
     onset, completion
-        Where the rise begins and ends, in epochs.
+        Where the change begins and ends, in epochs.
     before, after
         The two levels.
     explained
@@ -241,16 +209,18 @@ class Transition:
 
 
 def transition(epochs: ArrayLike, series: ArrayLike) -> Transition:
-    """Find the one transition in a series, by ``ONSET_RULE``.
+    """Find the transition in a series, by ``ONSET_RULE``.
 
     Raises
     ------
     InputError
-        For fewer than three epochs, epochs that do not rise, and values that are not finite.
+        For fewer than three epochs, for epochs out of order, and for values that are not finite.
     """
     epochs, series = _line(epochs, series)
     if epochs.size < 3:
-        raise InputError(f"{epochs.size} checkpoints: a transition needs at least three")
+        raise InputError(
+            f"number of checkpoints is {epochs.size}: a transition needs at least three"
+        )
     corners = [(i, j) for i in range(epochs.size - 1) for j in range(i + 1, epochs.size)]
     first, second = epochs[np.array(corners)].T[:, :, None]
     ramps = np.clip((epochs - first) / (second - first), 0, 1)
@@ -275,14 +245,14 @@ HALF_RISE_RULE = "the first epoch at which a series is halfway from its first va
 
 
 def half_rise(epochs: ArrayLike, series: ArrayLike) -> float:
-    """Where a series has done half of its rise, by ``HALF_RISE_RULE``, interpolated.
+    """The epoch at which a series has made half of its rise, by ``HALF_RISE_RULE``.
 
-    The first epoch for a series that never rises.
+    It is interpolated between checkpoints. For a series that never rises it is the first epoch.
 
     Raises
     ------
     InputError
-        For no epochs, epochs that do not rise, and values that are not finite.
+        For no epochs, for epochs out of order, and for values that are not finite.
     """
     epochs, series = _line(epochs, series)
     level = (series[0] + series.max()) / 2

@@ -19,22 +19,22 @@ PROMINENCE = 8.0
 NEIGHBOURHOOD = 25
 
 CLIFF_RULE = (
-    f"a cliff lies before mode i where log10(λ[i-1]/λ[i]) ≥ log10({10**MIN_DROP:.4g}) and ≥ "
+    f"a cliff lies before mode i if log10(λ[i-1]/λ[i]) ≥ log10({10**MIN_DROP:.4g}) and ≥ "
     f"{PROMINENCE:g} × the median of the {NEIGHBOURHOOD} such steps to either side, among "
     "eigenvalues above the noise floor"
 )
 
 
-# What rounding may do to entries of a kernel, as a share of the largest: make them differ from
-# those across the diagonal, or those on it negative, which are sums of squares.
+# How much rounding may change the entries of a kernel, as a share of the largest. It may make them
+# differ from their mirror images, and those on the diagonal, which are sums of squares, negative.
 ROUNDING = 1e-4
-# What it may do to an eigenvalue, as a share of the trace: put it below zero. If entries K[n, m]
-# err by this much of √(K[n, n] K[m, m]), eigenvalues err by no more. Networks in float32 gave up
-# to 1e-7, sums over 10⁶ parameters one after another 2e-4, kernels of pairs of different classes
-# 0.02 and more.
+# How far rounding may push an eigenvalue below zero, as a share of the trace. If the entries
+# K[n, m] err by this share of √(K[n, n] K[m, m]), the eigenvalues err by no more. Networks in
+# float32 gave up to 1e-7, sequential sums over 10⁶ parameters 2e-4, and kernels of pairs of
+# different classes 0.02 and more.
 _NEGATIVE = 1e-3
 
-# The first and the last mode of a group, both included, from 0.
+# The first and the last mode of a group, both included, counted from 0.
 Modes = tuple[int, int]
 
 NOT_AN_ENTK = "it is not an eNTK (the kernel of a pair of different classes is not one)"
@@ -51,7 +51,7 @@ class Spectrum:
     vectors
         Orthonormal eigenvectors in columns, shape (N, k).
     noise_floor
-        Eigenvalues below this cannot be told from rounding of the kernel.
+        Eigenvalues below this cannot be told apart from rounding of the kernel.
     """
 
     values: Float64Array
@@ -66,28 +66,34 @@ class Spectrum:
         InputError
             For modes that the spectrum does not have.
         """
-        if not 0 <= first <= last < self.values.size:
-            raise InputError(f"modes {first}–{last}: the spectrum has {self.values.size} modes")
+        require_modes((first, last), self.values.size, "the spectrum")
         return self.vectors[:, first : last + 1]
 
 
+def require_modes(modes: Modes, size: int, owner: str) -> None:
+    """Raise InputError if a group does not lie within the ``size`` modes that its owner has."""
+    first, last = modes
+    if not 0 <= first <= last < size:
+        raise InputError(f"modes {first}–{last}: {owner} has {size} modes")
+
+
 def eigendecompose(kernel: ArrayLike, top: int | None = None) -> Spectrum:
-    """Eigenpairs of a kernel, all or the ``top`` largest.
+    """Eigenpairs of a kernel, all of them or the ``top`` largest.
 
     Parameters
     ----------
     kernel
-        Shape (N, N), symmetric positive semidefinite; a full kernel goes through
-        ``mlx_entk.flatten`` first. The noise floor is that of the type it is stored in.
+        Shape (N, N), symmetric positive semidefinite; pass a full kernel through
+        ``mlx_entk.flatten`` first. The noise floor follows from the type it is stored in.
     top
-        How many; None, or N and more, for all. With fewer, the others are not computed, but
-        that none of them is negative is (see ``mlx_entk._linalg.lowest_eigenvalue``).
+        How many to find; None, or N and more, for all. If it is less, the other eigenvalues are
+        not computed, only checked not to be negative.
 
     Raises
     ------
     InputError
-        For a kernel that is not square, not finite, or not symmetric to rounding; that has an
-        eigenvalue below zero by more than rounding; and for a ``top`` below 1.
+        For a kernel that is not square, not finite, or not symmetric up to rounding; for one that
+        has an eigenvalue below zero by more than rounding; and for a ``top`` below 1.
     """
     matrix = square(kernel, "kernel")
     size = matrix.shape[0]
@@ -95,10 +101,11 @@ def eigendecompose(kernel: ArrayLike, top: int | None = None) -> Spectrum:
     if count < 1:
         raise InputError(f"top is {count}: ask for at least one mode")
     if not np.isfinite(matrix).all():
-        # An input with NaN has it in its row and in its column, so in a part of every row.
+        # NaN from one input fills its row and its column, so it reaches every row; the diagonal
+        # tells which input it is.
         diagonal = np.diagonal(matrix)
         bad = linalg.rows_not_finite(matrix if np.isfinite(diagonal).all() else diagonal, "rows")
-        raise InputError(f"kernel: {bad} NaN or infinite entries: look at the model's weights")
+        raise InputError(f"kernel: {bad} NaN or infinite entries: check the model's weights")
     scale = float(np.abs(matrix).max())
     epsilon = linalg.epsilon_of(kernel)
     with np.errstate(over="ignore"):
@@ -118,9 +125,9 @@ def eigendecompose(kernel: ArrayLike, top: int | None = None) -> Spectrum:
 
 
 def noise_floor(size: int, scale: float, epsilon: float) -> float:
-    """The eigenvalue below which a kernel's spectrum cannot be told from rounding.
+    """The eigenvalue below which a kernel's spectrum cannot be told apart from rounding.
 
-    Each entry is rounded; spread over N modes like a random symmetric matrix.
+    Every entry is rounded, and the errors spread over N modes like a random symmetric matrix.
 
     Parameters
     ----------
@@ -129,13 +136,13 @@ def noise_floor(size: int, scale: float, epsilon: float) -> float:
     scale
         The kernel's largest entry.
     epsilon
-        Relative spacing of the type that it is stored in.
+        Relative spacing of the type that the kernel is stored in.
     """
     return float(2 * np.sqrt(size) * epsilon * scale)
 
 
 def square(kernel: ArrayLike, name: str) -> FloatArray:
-    """A kernel as float32 or float64 of shape (N, N); InputError for another shape."""
+    """A kernel as float32 or float64 of shape (N, N); raises InputError for any other shape."""
     matrix = linalg.as_floats(kernel, name)
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.size == 0:
         raise InputError(f"{name} has shape {matrix.shape}: a spectrum needs a square matrix")
@@ -145,25 +152,27 @@ def square(kernel: ArrayLike, name: str) -> FloatArray:
 def find_cliffs(values: ArrayLike, noise_floor: float = 0.0) -> list[int]:
     """Indices of the modes that open a new group: the spectrum drops sharply just before them.
 
-    The criterion is ``CLIFF_RULE``, on the steps of log₁₀ λ: a cliff must be steep in
-    itself and stand out from the decay around it. Eigenvalues at or below ``noise_floor`` take
-    no part, so the edge where the rank ends is no cliff, and a kernel of zeros has none.
+    The criterion is ``CLIFF_RULE``, on the steps of log₁₀ λ: a cliff must be steep in itself and
+    stand out from the decay around it. Eigenvalues at or below ``noise_floor`` are left out, so
+    the edge where the rank ends is not a cliff, and a kernel of zeros has none.
 
     Parameters
     ----------
     values
-        Eigenvalues, largest first.
+        Eigenvalues, largest first, shape (k,).
+    noise_floor
+        As in ``Spectrum``.
 
     Raises
     ------
     InputError
-        For values that are not numbers in a row, largest first.
+        If the values are not finite numbers of shape (k,), largest first.
     """
-    found = _eigenvalues(values)
-    rises = np.flatnonzero(found[1:] > found[:-1])
+    eigenvalues = _eigenvalues(values)
+    rises = np.flatnonzero(eigenvalues[1:] > eigenvalues[:-1])
     if rises.size:
         raise InputError(f"values rise after number {rises[0]}: pass the largest first")
-    above = found[found > max(noise_floor, 0.0)]
+    above = eigenvalues[eigenvalues > max(noise_floor, 0.0)]
     steps = -np.diff(np.log10(above))
     cliffs = []
     for i, step in enumerate(steps):
@@ -182,28 +191,28 @@ def mode_groups(cliffs: Sequence[int]) -> list[Modes]:
     Raises
     ------
     InputError
-        For cliffs that do not rise, or begin before mode 1.
+        If the cliffs are not in increasing order, or begin before mode 1.
     """
     edges = [0, *(linalg.whole_number(cliff, "cliff") for cliff in cliffs)]
     groups = list(pairwise(edges))
     if any(end <= start for start, end in groups):
-        raise InputError(f"cliffs are {edges[1:]}: they rise, from 1 on")
+        raise InputError(f"cliffs are {edges[1:]}: pass them in increasing order, from 1 on")
     return [(start, end - 1) for start, end in groups]
 
 
 def effective_rank(values: ArrayLike) -> float:
     """Exponential of the entropy of the normalised eigenvalues (Roy and Vetterli, 2007).
 
-    Runs from 1, for one mode, to N, for a flat spectrum; 0 for a kernel of zeros. Negative
-    eigenvalues are rounding and count as zero. Needs all the eigenvalues.
+    It runs from 1, for a single mode, to N, for a flat spectrum, and is 0 for a kernel of zeros.
+    Negative eigenvalues come from rounding and count as zero. All eigenvalues are needed.
 
     Raises
     ------
     InputError
-        For values that are not numbers in a row.
+        If the values are not finite numbers of shape (k,).
     """
-    found = _eigenvalues(values)
-    positive = found[found > 0]
+    eigenvalues = _eigenvalues(values)
+    positive = eigenvalues[eigenvalues > 0]
     if positive.size == 0:
         return 0.0
     shares = positive / positive.max()
@@ -211,8 +220,8 @@ def effective_rank(values: ArrayLike) -> float:
 
 
 def _eigenvalues(values: ArrayLike) -> Float64Array:
-    found: Float64Array = np.asarray(linalg.as_floats(values, "values"), dtype=np.float64)
-    if found.ndim != 1:
-        raise InputError(f"values have shape {found.shape}: pass eigenvalues, shape (k,)")
-    linalg.require_finite(found, "eigenvalues", "modes")
-    return found
+    eigenvalues: Float64Array = np.asarray(linalg.as_floats(values, "values"), dtype=np.float64)
+    if eigenvalues.ndim != 1:
+        raise InputError(f"values have shape {eigenvalues.shape}: pass eigenvalues, shape (k,)")
+    linalg.require_finite(eigenvalues, "eigenvalues", "modes")
+    return eigenvalues

@@ -1,4 +1,4 @@
-"""A callback for training loops that follows the kernels of a probe set."""
+"""A callback for training loops that follows the kernels on a probe set."""
 
 import json
 import time
@@ -7,78 +7,79 @@ from pathlib import Path
 from typing import Any
 
 from mlx_entk._linalg import FloatArray, whole_number
-from mlx_entk.analysis import WHOLE, bases_of, with_whole
-from mlx_entk.dynamics import Families, kernel_distance, require_group
+from mlx_entk.analysis import WHOLE, Families, bases_of, with_whole
+from mlx_entk.dynamics import kernel_distance
 from mlx_entk.errors import InputError
 from mlx_entk.features import FeatureBank
 from mlx_entk.kernel import layerwise_entk
 from mlx_entk.kernel.reduction import Reduction, require_kernel
-from mlx_entk.spectrum import Modes, effective_rank, eigendecompose
+from mlx_entk.spectrum import Modes, effective_rank, eigendecompose, require_modes
 from mlx_entk.tracing.functions import Model
 from mlx_entk.tracing.inputs import as_inputs, count
 
 
 class KernelTracker:
-    """A callback for a training loop: every so many steps, the kernels of a fixed probe set.
+    """A callback for a training loop that logs the kernels on a fixed probe set every few steps.
 
-    ::
-
-        tracker = KernelTracker(model, probe, every=100, features=bank, log=Path("kernels.jsonl"))
-        for step in range(steps):
-            tracker(step)
-            train_step()
-
-    It draws nothing at random and leaves the model as it was, so training goes on as without it.
+    It draws no random numbers and leaves the model as it was, so it does not affect the training.
 
     Parameters
     ----------
     model
         The module in training.
     probe
-        Inputs of the kernels, as x of ``mlx_entk.entk``, the same throughout.
+        Inputs of the kernels, like x of ``mlx_entk.entk``; they stay the same throughout.
     every
-        Steps between rows; step 0 has one.
+        Steps from one row to the next; step 0 has a row.
     reduction
-        As for ``mlx_entk.entk``, other than ``"full"`` and a pair of different classes.
+        As for ``mlx_entk.entk``, except ``"full"`` and a pair of different classes.
     by_layer
-        True follows the kernel of every parameter too.
+        Whether to follow the kernel of every parameter as well as the whole kernel.
     features
         Families of features over the probe set, shape (N, k) each.
     groups
         Groups of modes (first, last) to align with the families; by default the leading ``top``
-        as one.
+        modes as a single group.
     top
-        Eigenvalues to log; by default 20, or all of a smaller probe set.
+        How many eigenvalues to log; by default 20, or all of a smaller probe set.
     log
-        A file that every row is appended to as a line of JSON.
+        A file to which every row is appended as a line of JSON.
     memory_limit
         Bytes, as for ``mlx_entk.entk``.
     max_share
-        The largest share of the time since the first call that may go into rows; a row that is
-        due while they have taken more is left out, and counted in ``skipped``.
+        The largest share of the time since the first call that rows may take. If they have taken
+        more, a row that is due is left out and counted in ``skipped``.
 
     Attributes
     ----------
     rows
-        What was logged, one dictionary a row: ``step``, ``seconds``, and by kernel ``values``,
-        ``effective_rank``, ``distance_from_last``, ``distance_from_first`` (see
-        ``kernel_distance``) and ``alignment``: ``modes``, ``family``, ``overlap`` and
-        ``dimension``.
+        What was logged, one dictionary per row: ``step``, ``seconds`` and ``kernels``. The last
+        has, for each kernel, ``values``, ``effective_rank``, ``distance_from_last`` and
+        ``distance_from_first`` (see ``kernel_distance``), and ``alignment``, a list of ``modes``,
+        ``family``, ``overlap`` and ``dimension``.
     seconds
-        Time spent on all rows.
+        Seconds spent on all rows.
     skipped
-        Rows left out.
+        How many rows were left out.
 
     Raises
     ------
     InputError
-        For settings that do not fit together; the message names them.
+        For settings that are out of range or contradict the probe set; the message names them.
 
     Notes
     -----
-    A row costs one kernel computation on the probe set, one forward and up to C backward passes
-    and the contractions of ``mlx_entk.entk``, and one eigendecomposition of N × N a kernel,
-    about 9·N³ FLOPs; it holds two kernels of N² float32 a name between rows.
+    A row costs one computation of the kernels on the probe set (one forward pass, up to C
+    backward passes and the contractions of ``mlx_entk.entk``), and one eigendecomposition of an
+    N × N matrix for each kernel, about 9·N³ FLOPs. Between rows the tracker keeps two N × N
+    float32 matrices for each kernel.
+
+    Examples
+    --------
+    >>> tracker = KernelTracker(model, probe, every=100, features=bank, log=Path("kernels.jsonl"))
+    >>> for step in range(steps):
+    ...     tracker(step)
+    ...     train_step()
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class KernelTracker:
         max_share: float | None = None,
     ):
         if whole_number(every, "every") < 1:
-            raise InputError(f"every is {every}: rows are at least one step apart")
+            raise InputError(f"every is {every}: pass at least one step")
         if reduction == "full":
             raise InputError("reduction is full: follow trace, sum-of-logits or one class (c, c)")
         require_kernel(reduction)
@@ -106,7 +107,7 @@ class KernelTracker:
         if not 1 <= top <= N:
             raise InputError(f"top is {top}: the probe set has {N} modes")
         if max_share is not None and not 0 < max_share < 1:
-            raise InputError(f"max_share is {max_share}: a share of the time lies between 0 and 1")
+            raise InputError(f"max_share is {max_share}: pass a share of the time between 0 and 1")
         bases = bases_of(features or {}, inputs=N)
         self.rows: list[dict[str, Any]] = []
         self.seconds = 0.0
@@ -115,7 +116,7 @@ class KernelTracker:
         self._reduction, self._by_layer, self._memory_limit = reduction, by_layer, memory_limit
         self._groups = [(0, top - 1)] if groups is None else list(groups)
         for modes in self._groups:
-            require_group(modes, N, str(N))
+            require_modes(modes, N, "the probe set")
         self._families = Families(bases)
         self._dimensions = {name: basis.shape[1] for name, basis in bases.items()}
         self._log = log
@@ -125,7 +126,7 @@ class KernelTracker:
         self._began: float | None = None
 
     def __call__(self, step: int) -> dict[str, Any] | None:
-        """Log a row if one is due at this step; returns it."""
+        """Log a row if one is due at this step, and return it."""
         start = time.perf_counter()
         if self._began is None:
             self._began = start
@@ -137,11 +138,11 @@ class KernelTracker:
         kernels = self._kernels()
         self._first = self._first or kernels
         self._last = self._last or kernels
-        found = {name: self._describe(name, kernel) for name, kernel in kernels.items()}
+        described = {name: self._describe(name, kernel) for name, kernel in kernels.items()}
         self._last = kernels
         seconds = time.perf_counter() - start
         self.seconds += seconds
-        row = {"step": step, "seconds": round(seconds, 4), "kernels": found}
+        row = {"step": step, "seconds": round(seconds, 4), "kernels": described}
         self.rows.append(row)
         if self._log is not None:
             with self._log.open("a", encoding="utf-8") as file:

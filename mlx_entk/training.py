@@ -1,4 +1,4 @@
-"""Train a module with a compiled step, checkpoints and resume."""
+"""Training of a module with a compiled step, and with checkpoints from which it resumes."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,12 +19,12 @@ Stop = Callable[[Sequence[Json]], bool]
 
 
 def never(metrics: Sequence[Json]) -> bool:
-    """Train to the last epoch."""
+    """Never stop before the last epoch."""
     return False
 
 
 def held_since(metrics: Sequence[Json], metric: str, level: float) -> int | None:
-    """The epoch from which on a metric has been at ``level`` or above; None if it is below."""
+    """The epoch since which a metric has been at ``level`` or above; None if it is below now."""
     since: int | None = None
     for row in reversed(metrics):
         if row[metric] < level:
@@ -34,7 +34,7 @@ def held_since(metrics: Sequence[Json], metric: str, level: float) -> int | None
 
 
 def reached(metric: str, level: float, held: int) -> Stop:
-    """Stop once a metric has been at ``level`` or above for ``held`` epochs on end."""
+    """Stop once a metric has been at ``level`` or above for ``held`` epochs in a row."""
 
     def stop(metrics: Sequence[Json]) -> bool:
         since = held_since(metrics, metric, level)
@@ -59,23 +59,30 @@ def train(
 ) -> int:
     """Train in place for up to ``epochs`` epochs, from the run's last checkpoint if it has one.
 
-    Metrics go to the run at epoch 0, every ``evaluate_every`` epochs and at the end; model and
-    optimizer state at epoch 0, every ``checkpoint_every`` epochs and at the end. The same run
-    broken off and resumed ends with the same numbers, provided that ``batches`` depends on the
-    epoch alone.
+    Metrics are saved in the run at epoch 0, every ``evaluate_every`` epochs and at the end; the
+    states of model and optimizer at epoch 0, every ``checkpoint_every`` epochs and at the end. A
+    run that is interrupted and resumed ends with the same numbers, provided that ``batches``
+    depends on the epoch alone.
 
     Parameters
     ----------
     loss
         ``loss(model, *batch)``, a scalar.
     batches
-        The batches of an epoch, the first epoch being 0.
+        Returns the batches of an epoch; the first epoch is 0.
     evaluate
-        Scalar metrics of the model as it stands, by name.
+        Returns scalar metrics of the model in its current state, by name.
+    run
+        Where metrics and checkpoints are kept.
+    epochs
+        The last epoch.
     checkpoint_every, evaluate_every
-        The first a multiple of the second, so that every checkpoint has metrics.
+        In epochs; the first has to be a multiple of the second, so that every checkpoint has
+        metrics.
     stop
-        Told of all rows of metrics after each evaluation; true ends the training there.
+        Called with all rows of metrics after each evaluation; returning true ends the training.
+    progress
+        Called after each evaluation.
 
     Returns
     -------
@@ -85,9 +92,9 @@ def train(
     Raises
     ------
     RunFailedError
-        Where a metric is NaN or infinite.
+        If a metric is NaN or infinite.
     InputError
-        Where the last checkpoint is damaged or belongs to another model.
+        If the last checkpoint is damaged or belongs to another model.
     """
     optimizer.init(model.trainable_parameters())
     start = _resume(model, optimizer, run)
@@ -103,7 +110,7 @@ def train(
     measure = mx.compile(lambda: dict(evaluate()), inputs=[model.state])
 
     def record(epoch: int) -> bool:
-        """Evaluate, and tell whether that was the last epoch."""
+        """Evaluate, and return whether that was the last epoch."""
         values = measure()
         mx.eval(state, values)  # the one wait for the device between evaluations
         metrics = {name: float(value) for name, value in values.items()}
@@ -136,7 +143,7 @@ def train(
 
 
 def load_parameters(model: nn.Module, run: Run, epoch: int) -> None:
-    """Set a model to the parameters of a checkpoint."""
+    """Load the parameters of a checkpoint into a model."""
     stored = run.load_checkpoint(epoch)
     params = _part(stored, "model.")
     shapes = {name: value.shape for name, value in flatten_tree(model.parameters()).items()}

@@ -19,20 +19,20 @@ def test_the_transition_of_a_noisy_ramp_is_found_at_its_corners() -> None:
     series = np.interp(epochs, [70, 120], [2.0, 26.0])
     series += np.random.default_rng(0).normal(0, 0.2, epochs.size)
 
-    found = transition(epochs, series)
+    change = transition(epochs, series)
 
-    assert (found.onset, found.completion) == (70, 120)
-    assert found.before == pytest.approx(2, abs=0.2)
-    assert found.after == pytest.approx(26, abs=0.2)
-    assert found.explained > 0.99
+    assert (change.onset, change.completion) == (70, 120)
+    assert change.before == pytest.approx(2, abs=0.2)
+    assert change.after == pytest.approx(26, abs=0.2)
+    assert change.explained > 0.99
 
 
 def test_a_fall_ends_below_where_it_began() -> None:
-    found = transition(np.arange(4.0), np.array([1.0, 1, 0, 0]))
+    change = transition(np.arange(4.0), np.array([1.0, 1, 0, 0]))
 
-    assert (found.onset, found.completion) == (1, 2)
-    assert found.before == pytest.approx(1)
-    assert found.after == pytest.approx(0)
+    assert (change.onset, change.completion) == (1, 2)
+    assert change.before == pytest.approx(1)
+    assert change.after == pytest.approx(0)
 
 
 def test_a_flat_series_has_nothing_to_explain() -> None:
@@ -66,7 +66,7 @@ def test_tracking_overlaps_the_same_modes_at_every_epoch() -> None:
 
 
 def test_groups_beyond_the_modes_kept_are_refused() -> None:
-    with pytest.raises(InputError, match="modes 0–3 are no group of the first 3 modes"):
+    with pytest.raises(InputError, match="modes 0–3: a spectrum cut off at top has 3 modes"):
         track(lambda epoch: {}, [0], {"full": [(0, 3)]}, {}, top=3)
 
 
@@ -91,10 +91,10 @@ def test_no_families_have_no_overlaps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"epochs": []}, "epochs are none"),
+        ({"epochs": []}, "there are no epochs"),
         ({"groups": {"other": []}}, "epoch 0 has no kernel other"),
-        ({"groups": {"full": [(2, 3)]}, "top": 9}, "modes 2–3 are no group of the 3 modes"),
-        ({"groups": {"full": [(2, 1)]}}, "modes 2–1 are no group"),
+        ({"groups": {"full": [(2, 3)]}, "top": 9}, "modes 2–3: kernel full has 3 modes"),
+        ({"groups": {"full": [(2, 1)]}}, "modes 2–1: a spectrum cut off at top has 3 modes"),
         ({"bases": {"f": np.eye(4)}}, "bases are over 4 inputs, the kernel over 3"),
         ({"bases": {"f": np.eye(4), "g": np.eye(3)}}, "bases are over different inputs"),
         ({"bases": {"f": np.full((3, 1), np.nan)}}, "NaN or infinite bases of f"),
@@ -119,12 +119,12 @@ def test_what_cannot_be_tracked_is_refused(arguments: dict[str, Any], message: s
         (np.arange(4.0), np.ones(3), r"epochs have shape \(4,\), series \(3,\)"),
         (np.arange(4.0), np.array([1, np.nan, 1, 1]), r"1 of 4 checkpoints \(1\) has NaN"),
         (np.array([0, 1, np.nan, 3]), np.ones(4), r"1 of 4 checkpoints \(2\) has NaN"),
-        (np.array([0, 1, 1, 3]), np.ones(4), "epochs do not rise after number 1"),
-        (np.array([0, 2, 1, 3]), np.ones(4), "epochs do not rise after number 1"),
+        (np.array([0, 1, 1, 3]), np.ones(4), "epochs do not increase after number 1"),
+        (np.array([0, 2, 1, 3]), np.ones(4), "epochs do not increase after number 1"),
         (np.array([]), np.array([]), "pass a value for each epoch"),
     ],
 )
-def test_series_that_are_none_are_refused(
+def test_what_is_not_a_series_is_refused(
     epochs: np.ndarray, series: np.ndarray, message: str
 ) -> None:
     for measure in (transition, derivative, half_rise):
@@ -138,7 +138,7 @@ def test_series_of_any_kind_are_measured() -> None:
     np.testing.assert_allclose(derivative([0, 1, 2], np.array([[0], [2], [4]])), [[2], [2], [2]])
     with pytest.raises(InputError, match=r"series has shape \(3, 1\)"):
         half_rise([0, 1, 2], np.ones((3, 1)))
-    with pytest.raises(InputError, match="1 checkpoints: a change needs at least two"):
+    with pytest.raises(InputError, match="checkpoints is 1: a change needs at least two"):
         derivative([0], [1])
 
 

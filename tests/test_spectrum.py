@@ -297,7 +297,7 @@ def test_a_noise_floor_below_zero_lets_no_zeros_in() -> None:
         ("none", "values has type <U4"),
     ],
 )
-def test_what_are_no_eigenvalues_is_refused(values: Any, message: str) -> None:
+def test_what_is_not_eigenvalues_is_refused(values: Any, message: str) -> None:
     for measure in (effective_rank, find_cliffs):
         with pytest.raises(InputError, match=message):
             measure(values)
@@ -312,7 +312,7 @@ def test_groups_take_cliffs_of_any_kind_in_order() -> None:
     assert mode_groups([]) == []
     assert mode_groups(np.array([2, 5])) == [(0, 1), (2, 4)]  # type: ignore[arg-type]
     for cliffs in ([0], [3, 3], [5, 2], [-1]):
-        with pytest.raises(InputError, match="they rise, from 1 on"):
+        with pytest.raises(InputError, match="pass them in increasing order, from 1 on"):
             mode_groups(cliffs)
     with pytest.raises(InputError, match=r"cliff is 1\.5: pass a whole number"):
         mode_groups([1.5])  # type: ignore[list-item]

@@ -62,18 +62,18 @@ def test_its_numbers_are_those_of_the_kernels_themselves() -> None:
         fit(model, 3)
 
     for row, kernel, last in zip(tracker.rows, kernels, [kernels[0], *kernels], strict=False):
-        found = row["kernels"]["full"]
+        logged = row["kernels"]["full"]
         values, vectors = np.linalg.eigh(kernel.astype(np.float64))
-        np.testing.assert_allclose(found["values"], values[::-1][:5], rtol=1e-4)
+        np.testing.assert_allclose(logged["values"], values[::-1][:5], rtol=1e-4)
         shares = values[values > 0] / values[values > 0].sum()
         rank = np.exp(-(shares * np.log(shares)).sum())
-        assert found["effective_rank"] == pytest.approx(rank, rel=1e-3)
+        assert logged["effective_rank"] == pytest.approx(rank, rel=1e-3)
         for key, other in (("distance_from_last", last), ("distance_from_first", kernels[0])):
             cosine = (kernel * other).sum() / np.linalg.norm(kernel) / np.linalg.norm(other)
-            assert found[key] == pytest.approx(1 - cosine, abs=1e-5)
+            assert logged[key] == pytest.approx(1 - cosine, abs=1e-5)
         feature = bank["first"] - bank["first"].mean()
         overlap = ((vectors[:, ::-1][:, :3].T @ feature) ** 2).sum() / (feature**2).sum()
-        (aligned,) = found["alignment"]
+        (aligned,) = logged["alignment"]
         assert aligned["overlap"] == pytest.approx(overlap, abs=1e-3)
         assert aligned["dimension"] == 1
     assert tracker.rows[2]["kernels"]["full"]["distance_from_first"] > 1e-4
@@ -113,7 +113,7 @@ def test_the_time_it_takes_can_be_bounded() -> None:
         ({"features": {"f": np.full((12, 1), np.nan)}}, "12 of 12 inputs .* infinite features f"),
         ({"probe": [[1.0]]}, "probe is list"),
         ({"probe": mx.ones(())}, r"probe has shape \(\)"),
-        ({"groups": [(3, 12)]}, "modes 3–12 are no group of 12 modes"),
+        ({"groups": [(3, 12)]}, "modes 3–12: the probe set has 12 modes"),
     ],
 )
 def test_a_tracker_refuses_settings_that_do_not_fit(settings: dict[str, Any], message: str) -> None:
