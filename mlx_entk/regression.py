@@ -3,11 +3,11 @@
 Two predictors with the kernel K of a network f on inputs X with targets y (Lin, arXiv
 2510.00468; Lee et al., 2019):
 
-- linearised: f(x) + K(x, X)(K(X, X) + λ1)⁻¹(y − f(X)), the network moved on within its tangent
-  space;
-- pure kernel: K(x, X)(K(X, X) + λ1)⁻¹ y, which knows the network by its kernel alone.
+- linearised: f(x) + K(x, X)(K(X, X) + λ1)⁻¹(y − f(X)), the network trained further within its
+  tangent space;
+- pure kernel: K(x, X)(K(X, X) + λ1)⁻¹ y, which knows the network only through its kernel.
 
-In the eigenbasis of K(X, X) both are a sum over modes, so one decomposition serves every ridge λ
+In the eigenbasis of K(X, X) both are sums over modes, so one decomposition serves every ridge λ
 and every choice of modes.
 """
 
@@ -30,11 +30,11 @@ from mlx_entk._linalg import (
 from mlx_entk.errors import InputError
 from mlx_entk.spectrum import eigendecompose, noise_floor
 
-# The rule of thumb for "the eNTK describes this network", after Lin.
+# The rule of thumb for whether the eNTK describes a network, after Lin.
 MAX_LOSS_RATIO = 1.1
 MAX_ACCURACY_GAP = 0.02
 MIN_R2 = 0.8
-# Sums of squares stay finite below.
+# Below this, sums of squares stay finite.
 _LARGEST = 1e150
 VERDICT_RULE = (
     f"loss ratio ≤ {MAX_LOSS_RATIO:g}, accuracy gap ≤ {100 * MAX_ACCURACY_GAP:g} points, "
@@ -44,12 +44,12 @@ VERDICT_RULE = (
 
 @dataclass(frozen=True)
 class KernelModes:
-    """The kernel on training inputs in its eigenbasis, and its values on other inputs in it.
+    """The kernel in the eigenbasis of the training inputs, for these and for other inputs.
 
     Attributes
     ----------
     values
-        λᵢ, largest first, shape (k,); those lost in rounding are left out.
+        Eigenvalues λᵢ, largest first, shape (k,), without those that are lost in rounding.
     train
         Eigenvectors uᵢ of K(X, X) in columns, shape (R, k).
     other
@@ -62,24 +62,28 @@ class KernelModes:
 
     @property
     def mean_eigenvalue(self) -> float:
-        """The trace of K over R: the unit of the ridge."""
+        """The trace of K(X, X) divided by R, which is the unit of the ridge."""
         return float(self.values.sum() / self.train.shape[0])
 
 
 def modes_of_kernel(train: ArrayLike, other: ArrayLike, floor: float | None = None) -> KernelModes:
-    """Decompose K(X, X) of shape (R, R), and take K(x, X) of shape (S, R) into its eigenbasis.
+    """Decompose K(X, X), and express K(x, X) in its eigenbasis.
 
     A kernel of zeros has no modes.
 
     Parameters
     ----------
+    train
+        K(X, X), shape (R, R).
+    other
+        K(x, X), shape (S, R).
     floor
-        Eigenvalues below this are rounding; by default the kernel's own noise floor.
+        Eigenvalues up to this count as rounding; by default the kernel's own noise floor.
 
     Raises
     ------
     InputError
-        For a K(X, X) that is no kernel, shapes that do not fit, and NaN or infinite entries.
+        If K(X, X) is not a kernel or the shapes do not match, and for NaN or infinite entries.
     """
     spectrum = eigendecompose(train)
     others = as_columns(other, "kernels with the training inputs")
@@ -94,32 +98,38 @@ def modes_of_kernel(train: ArrayLike, other: ArrayLike, floor: float | None = No
 
 
 def modes_of_jacobian(train: ArrayLike, other: ArrayLike) -> KernelModes:
-    """The same from the Jacobians J of shape (R, P) and (S, P), by the smaller side of J.
+    """The modes of K = J Jᵀ from Jacobians, by decomposing J Jᵀ or Jᵀ J, whichever is smaller.
 
-    For flattened kernels, whose R = C·N is beyond what can be decomposed.
+    It serves flattened kernels whose R = C·N rows are too many to decompose.
+
+    Parameters
+    ----------
+    train, other
+        J on the training inputs and on the other ones, shapes (R, P) and (S, P).
 
     Raises
     ------
     InputError
-        For shapes that do not fit, and NaN or infinite entries.
+        If the shapes do not match, and for NaN or infinite entries.
     """
     rows = as_columns(train, "gradients of the training outputs")
     others = as_columns(other, "gradients of the other outputs")
     if rows.shape[1] != others.shape[1] or rows.shape[1] == 0:
         raise InputError(
-            f"Jacobians of shapes {rows.shape} and {others.shape} are not by the same parameters"
+            f"Jacobians have shapes {rows.shape} and {others.shape}: pass those by the same "
+            "parameters"
         )
     R, P = rows.shape
-    # The gradients were rounded, whatever type their products are computed in.
+    # Rounding happened in the type of the gradients, whatever type their products are computed in.
     largest = float(np.einsum("rp,rp->r", rows, rows).max())
     floor = noise_floor(R, largest, epsilon_of(train))
     if P >= R:
         return modes_of_kernel(rows @ rows.T, others @ rows.T, floor)
-    values, right = eigh(rows.T @ rows)
+    values, directions = eigh(rows.T @ rows)
     kept = values > floor
     lengths = np.sqrt(values[kept])
-    right = right[:, kept]
-    return KernelModes(values[kept], rows @ right / lengths, others @ right * lengths)
+    directions = directions[:, kept]
+    return KernelModes(values[kept], rows @ directions / lengths, others @ directions * lengths)
 
 
 def predict(
@@ -129,27 +139,29 @@ def predict(
     base: tuple[ArrayLike, ArrayLike] | None = None,
     chosen: Sequence[int] | None = None,
 ) -> tuple[Float64Array, Float64Array]:
-    """Predictions on the training and on the other inputs, shapes (R, q) and (S, q).
+    """Predictions on the training inputs and on the other ones, shapes (R, q) and (S, q).
 
-    Without modes, as of a kernel of zeros, they are 0, or the network's own outputs.
+    If there are no modes, as for a kernel of zeros, the predictions are ``base``, or 0 without it.
 
     Parameters
     ----------
+    modes
+        From ``modes_of_kernel`` or ``modes_of_jacobian``.
     targets
         y, shape (R, q).
     ridge
         λ in units of the mean eigenvalue, above 0.
     base
-        The network's own outputs on both, shapes (R, q) and (S, q): the linearised predictor.
-        None is the pure kernel predictor.
+        The network's own outputs on both, shapes (R, q) and (S, q), for the linearised predictor;
+        None for the pure kernel predictor.
     chosen
-        The modes that take part, by number; None for all.
+        Numbers of the modes to use; None for all.
 
     Raises
     ------
     InputError
-        For a ridge that is not above 0, modes that are not there or named twice, arrays over
-        other inputs, and NaN or infinite entries.
+        If the ridge is not above 0, if a mode does not exist or is named twice, if arrays are over
+        other inputs, and for NaN or infinite entries.
     """
     if not 0 < ridge < np.inf:
         raise InputError(f"ridge is {ridge}: it must be above 0")
@@ -170,45 +182,47 @@ def predict(
 
 
 def _outputs(values: ArrayLike, name: str, rows: int, columns: int | None = None) -> Float64Array:
-    """Finite values of so many inputs, and outputs where that is known, in float64."""
-    found = as_columns(values, name)
-    largest = float(np.abs(found).max(initial=0))
+    """Finite values in float64, with this many rows and, if it is given, this many columns."""
+    outputs = as_columns(values, name)
+    largest = float(np.abs(outputs).max(initial=0))
     if largest > _LARGEST:
-        raise InputError(f"{name} reach {largest:.1e}, whose squares overflow: leave those out")
-    if found.shape != (rows, found.shape[1] if columns is None else columns):
         raise InputError(
-            f"{name} have shape {found.shape}: "
-            f"the others are {rows} inputs" + ("" if columns is None else f", {columns} outputs")
+            f"{name} reach {largest:.1e}, whose squares overflow: leave those inputs out"
         )
-    return found
+    if outputs.shape != (rows, outputs.shape[1] if columns is None else columns):
+        raise InputError(
+            f"{name} have shape {outputs.shape}: pass {rows} inputs"
+            + ("" if columns is None else f" and {columns} outputs")
+        )
+    return outputs
 
 
 def _chosen(chosen: Sequence[int] | None, size: int) -> NDArray[np.intp]:
     if chosen is None:
         return np.arange(size)
     if np.asarray(chosen).dtype == np.bool_:
-        raise InputError("chosen are truth values: pass the numbers of modes")
+        raise InputError("chosen modes are true or false: pass their numbers")
     index = [whole_number(mode, "mode") for mode in chosen]
     if len(set(index)) < len(index) or not set(index) <= set(range(size)):
-        raise InputError(f"chosen modes are {index}: there are modes 0 to {size - 1}, each once")
+        raise InputError(f"chosen modes are {index}: pass some of 0 to {size - 1}, each once")
     return np.array(index, dtype=np.intp)
 
 
 @dataclass(frozen=True)
 class Quality:
-    """How near predictions come to a network, on the same inputs.
+    """How close predictions come to a network on the same inputs.
 
     Attributes
     ----------
     r2
-        1 − ‖prediction − network‖²/‖network − its mean‖²; of a network that gives all inputs the
-        same, 1 where the prediction does too, −∞ else.
+        1 − ‖prediction − network‖²/‖network − its mean‖². If the network's outputs do not depend
+        on the input, it is 1 for predictions that equal them, and −∞ otherwise.
     loss
-        Mean squared error of the predictions, outputs weighted.
+        Mean squared error of the predictions, with weighted outputs.
     loss_ratio
-        That over the network's own; None for a network without error.
+        ``loss`` divided by the network's own; None for a network without error.
     accuracy_gap
-        The network's accuracy less that of the predictions, from −1 to 1; None without labels.
+        The network's accuracy minus that of the predictions, from −1 to 1; None without labels.
     """
 
     r2: float
@@ -218,7 +232,7 @@ class Quality:
 
     @property
     def describes_network(self) -> bool:
-        """Whether the eNTK describes the network, by ``VERDICT_RULE``, as far as defined."""
+        """Whether the eNTK describes the network, by what is not None in ``VERDICT_RULE``."""
         return (
             (self.loss_ratio is None or self.loss_ratio <= MAX_LOSS_RATIO)
             and (self.accuracy_gap is None or self.accuracy_gap <= MAX_ACCURACY_GAP)
@@ -233,21 +247,22 @@ def quality(
     labels: ArrayLike | None = None,
     weights: ArrayLike | None = None,
 ) -> Quality:
-    """Compare predictions with a network.
+    """Measure how close predictions come to a network.
 
     Parameters
     ----------
     prediction, network, targets
         Shape (N, C).
     labels
-        Classes, shape (N,), where the network classifies.
+        Classes, shape (N,), if the network classifies.
     weights
-        Of the outputs in the loss, shape (C,); None for equal ones.
+        Weights of the outputs in the loss, shape (C,); None for equal weights.
 
     Raises
     ------
     InputError
-        For arrays of different shapes, NaN or infinite entries, and labels that are no classes.
+        For arrays of different shapes, for NaN or infinite entries, and for labels that are not
+        classes.
     """
     outputs = as_columns(network, "outputs")
     N, C = outputs.shape
@@ -268,8 +283,8 @@ def quality(
         classes = as_floats(labels, "labels")
         if classes.shape != (N,) or not np.isin(classes, np.arange(C)).all():
             raise InputError(f"labels are not {N} classes from 0 to {C - 1}")
-        right = [float((y.argmax(axis=1) == classes).mean()) for y in (outputs, predicted)]
-        gap = right[0] - right[1]
+        accuracy = [float((y.argmax(axis=1) == classes).mean()) for y in (outputs, predicted)]
+        gap = accuracy[0] - accuracy[1]
     return Quality(
         r2=1 - error / spread if spread > 0 else (1.0 if error == 0 else -np.inf),
         loss=loss,

@@ -103,10 +103,10 @@ def test_the_loss_can_weight_outputs() -> None:
     network = np.array([[1.0, 1.0]]).repeat(4, axis=0)
     prediction = np.array([[2.0, 1.0]]).repeat(4, axis=0)
 
-    found = quality(prediction, network, targets, weights=np.array([1.0, 0.0]))
+    measured = quality(prediction, network, targets, weights=np.array([1.0, 0.0]))
 
-    assert found.loss == pytest.approx(2.0)
-    assert found.loss_ratio == pytest.approx(4.0)
+    assert measured.loss == pytest.approx(2.0)
+    assert measured.loss_ratio == pytest.approx(4.0)
     assert quality(prediction, targets, targets).loss_ratio is None
 
 
@@ -114,7 +114,7 @@ def test_bad_input_is_named() -> None:
     J, J_other, targets = problem(20, 8)
     with pytest.raises(InputError, match="not over the same inputs"):
         modes_of_kernel(J @ J.T, J_other @ J_other.T)
-    with pytest.raises(InputError, match="not by the same parameters"):
+    with pytest.raises(InputError, match="pass those by the same parameters"):
         modes_of_jacobian(J, J_other[:, :3])
     modes = KernelModes(np.ones(1), np.ones((1, 1)), np.ones((1, 1)))
     with pytest.raises(InputError, match="ridge is 0"):
@@ -152,8 +152,8 @@ def test_arrays_of_any_kind_are_fitted() -> None:
     whole = [part.astype(np.int64) for part in (J, J_other, targets)]
 
     for J_, other, y in (whole, [mx.array(part) for part in whole]):
-        found = predict(modes_of_jacobian(J_, other), y, 0.1)
-        np.testing.assert_allclose(found[1], expected[1], rtol=1e-5, atol=1e-8)
+        predicted = predict(modes_of_jacobian(J_, other), y, 0.1)
+        np.testing.assert_allclose(predicted[1], expected[1], rtol=1e-5, atol=1e-8)
         kernels = np.array(J_) @ np.array(J_).T, np.array(other) @ np.array(J_).T
         np.testing.assert_allclose(
             predict(modes_of_kernel(*kernels), y, 0.1)[1], expected[1], rtol=1e-5, atol=1e-8
@@ -166,7 +166,7 @@ def test_arrays_of_any_kind_are_fitted() -> None:
         ({"ridge": np.nan}, "ridge is nan"),
         ({"ridge": np.inf}, "ridge is inf"),
         ({"targets": np.ones(20)}, r"targets have shape \(20,\)"),
-        ({"targets": np.ones((19, 2))}, r"targets have shape \(19, 2\): the others are 20 inputs"),
+        ({"targets": np.ones((19, 2))}, r"targets have shape \(19, 2\): pass 20 inputs"),
         (
             {"targets": np.r_[np.nan, np.ones(19)][:, None]},
             r"1 of 20 inputs \(0\) has NaN or infinite targets",
@@ -178,10 +178,10 @@ def test_arrays_of_any_kind_are_fitted() -> None:
         ({"base": (np.ones((20, 1)), np.ones((5, 2)))}, r"outputs have shape \(20, 1\)"),
         ({"base": (np.ones((20, 2)), np.ones((1, 2)))}, r"outputs have shape \(1, 2\)"),
         ({"base": (np.ones((20, 2)), np.full((5, 2), np.inf))}, "5 of 5 inputs"),
-        ({"chosen": [8]}, r"chosen modes are \[8\]: there are modes 0 to 7, each once"),
+        ({"chosen": [8]}, r"chosen modes are \[8\]: pass some of 0 to 7, each once"),
         ({"chosen": [-1]}, r"chosen modes are \[-1\]"),
         ({"chosen": [1, 1]}, r"chosen modes are \[1, 1\]"),
-        ({"chosen": [True] * 8}, "chosen are truth values"),
+        ({"chosen": [True] * 8}, "chosen modes are true or false"),
         ({"chosen": [1.5]}, "mode is 1.5: pass a whole number"),
     ],
 )
@@ -207,7 +207,7 @@ def test_kernels_that_are_not_finite_are_refused(bad: float) -> None:
     K[5, 5] = bad
     with pytest.raises(InputError, match=r"1 of 20 rows \(5\) has NaN or infinite entries"):
         modes_of_kernel(K, K_other)
-    with pytest.raises(InputError, match="not by the same parameters"):
+    with pytest.raises(InputError, match="pass those by the same parameters"):
         modes_of_jacobian(np.ones((3, 0)), np.ones((2, 0)))
 
 

@@ -1,4 +1,4 @@
-"""Ground-truth features, and how far an eigenspace holds them."""
+"""Ground-truth features, and how much of them an eigenspace holds."""
 
 from mlx_entk.features.alignment import (
     Alignment,

@@ -1,4 +1,4 @@
-"""How much of a feature family an eigenspace holds, beside what chance would give."""
+"""How much of a feature family an eigenspace holds, alongside what chance would give."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,17 +9,17 @@ from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, orthonormal_ba
 from mlx_entk.errors import InputError
 from mlx_entk.spectrum import Modes, Spectrum
 
-# How far the length of a column of a basis may be from 1: bases are also kept in float32.
+# How far the length of a basis column may be from 1: some bases are stored in float32.
 _UNIT = 1e-3
 
 
 def center(features: ArrayLike) -> Float64Array:
-    """Columns less their mean, shape (N, k): the constant function is no feature.
+    """Columns minus their means, shape (N, k): the constant function is not a feature.
 
     Raises
     ------
     InputError
-        For another shape, and NaN or infinite features.
+        For any other shape, and for NaN or infinite features.
     """
     columns = as_columns(features, "features")
     mean: Float64Array = columns.mean(axis=0)
@@ -27,7 +27,7 @@ def center(features: ArrayLike) -> Float64Array:
 
 
 def _as_basis(columns: ArrayLike, name: str, rows: int | None = None) -> Float64Array:
-    """Columns of length 1 over the inputs of others; InputError for anything else."""
+    """Columns of length 1, over as many inputs as the modes; InputError for anything else."""
     basis = as_columns(columns, name)
     if rows is not None and basis.shape[0] != rows:
         raise InputError(f"modes are over {rows} inputs, {name} over {basis.shape[0]}")
@@ -43,9 +43,9 @@ class Overlap:
     Attributes
     ----------
     singular_values
-        Of QᵀF, largest first: cosines of the principal angles.
+        Singular values of QᵀF, largest first: the cosines of the principal angles.
     dimension
-        The smaller of the two dimensions: the largest overlap there can be.
+        The smaller of the two dimensions, which is the largest possible overlap.
     chance
         The overlap expected of two random subspaces: d₁·d₂ over the rank of the space.
     """
@@ -76,25 +76,24 @@ def subspace_overlap(modes: ArrayLike, family: ArrayLike, rank: int) -> Overlap:
     Parameters
     ----------
     modes, family
-        Orthonormal columns, shapes (N, d₁) and (N, d₂); see
-        ``mlx_entk._linalg.orthonormal_basis``.
+        Orthonormal columns, shapes (N, d₁) and (N, d₂); see ``mlx_entk.orthonormal_basis``.
     rank
-        Dimension of the space both live in: N − 1 for centred functions of N inputs.
+        Dimension of the space that both lie in: N − 1 for centred functions of N inputs.
 
     Raises
     ------
     InputError
-        Where the two are not over the same inputs, one of them is empty, not finite or not
-        orthonormal, or where the rank is below 1.
+        If the two are not over the same inputs, if one of them is empty, not finite or not
+        orthonormal, or if the rank is below 1.
     """
-    left = _as_basis(modes, "modes")
-    right = _as_basis(family, "features", left.shape[0])
-    d1, d2 = left.shape[1], right.shape[1]
+    Q = _as_basis(modes, "modes")
+    F = _as_basis(family, "features", Q.shape[0])
+    d1, d2 = Q.shape[1], F.shape[1]
     if min(d1, d2) == 0:
         raise InputError("an overlap needs at least one mode and one feature that varies")
     if rank < 1:
         raise InputError(f"rank is {rank}: subspaces need a space of at least one dimension")
-    singular = np.linalg.svd(left.T @ right, compute_uv=False)
+    singular = np.linalg.svd(Q.T @ F, compute_uv=False)
     if singular[0] > 1 + _UNIT:
         raise InputError("modes or features are not orthonormal: pass them to orthonormal_basis")
     return Overlap(np.clip(singular, 0, 1), min(d1, d2), d1 * d2 / rank)
@@ -139,7 +138,7 @@ def align(
     Parameters
     ----------
     spectra
-        By kernel.
+        Spectra by kernel.
     groups
         Groups of modes by kernel.
     bases
@@ -148,7 +147,7 @@ def align(
     Raises
     ------
     InputError
-        If groups are missing or not of the spectrum's modes, and as for
+        If a kernel has no groups, if groups lie beyond its spectrum's modes, and as for
         ``subspace_overlap``.
     """
     rows: list[Alignment] = []
@@ -192,7 +191,7 @@ def equivalent_families(bases: Mapping[str, ArrayLike], rtol: float = 1e-6) -> l
     Raises
     ------
     InputError
-        For families over different inputs, that are not finite or not orthonormal.
+        For families that are over different inputs, not finite or not orthonormal.
     """
     groups: list[list[str]] = []
     columns: dict[str, Float64Array] = {}
@@ -230,7 +229,7 @@ def family_shares(
     Raises
     ------
     InputError
-        For families over other inputs than the modes', and what is not finite or not
+        If the families are over other inputs than the modes, or if either is not finite or not
         orthonormal.
     """
     columns = _as_basis(modes, "modes")
@@ -244,7 +243,7 @@ def family_shares(
 def frequency_shares(
     modes: ArrayLike, bank: Mapping[str, ArrayLike], families: Sequence[str]
 ) -> tuple[Float64Array, list[str]]:
-    """How much of each single mode is one frequency of one family: its squared alignment.
+    """How much of each single mode lies in each frequency of each family: squared alignments.
 
     Parameters
     ----------
@@ -253,7 +252,7 @@ def frequency_shares(
     bank
         Fourier families by name, shape (N, 2K) each, as for ``frequency_alignment``.
     families
-        Which of them.
+        Names of the families to use.
 
     Returns
     -------
@@ -263,13 +262,12 @@ def frequency_shares(
     Raises
     ------
     InputError
-        For no families, one that the bank lacks, and as for ``frequency_alignment``.
+        If there are no families or the bank lacks one, and as for ``frequency_alignment``.
     """
     missing = [family for family in families if family not in bank]
     if missing or not families:
-        raise InputError(
-            f"families are {', '.join(missing) or 'none'}: the bank has {', '.join(bank)}"
-        )
+        problem = f"the bank lacks {', '.join(missing)}" if missing else "there are no families"
+        raise InputError(f"{problem}: pass some of {', '.join(bank)}")
     shares = [frequency_alignment(modes, bank[family]) ** 2 for family in families]
     names = [
         f"{family}, k = {k + 1}"
@@ -280,14 +278,14 @@ def frequency_shares(
 
 
 def frequency_alignment(modes: ArrayLike, family: ArrayLike) -> Float64Array:
-    """|cosine| of each mode with each frequency of a Fourier family, whatever the phase.
+    """|cosine| of each mode with each frequency of a Fourier family, regardless of phase.
 
     Parameters
     ----------
     modes
         Orthonormal columns, shape (N, d).
     family
-        Cosines of all frequencies, then the sines, shape (N, 2K), as
+        The cosines of all frequencies, then the sines, shape (N, 2K), as
         ``mlx_entk.features.bank.fourier_family`` gives them.
 
     Returns
@@ -299,14 +297,14 @@ def frequency_alignment(modes: ArrayLike, family: ArrayLike) -> Float64Array:
     Raises
     ------
     InputError
-        For a family of an odd number of columns, or over other inputs than the modes', and what
-        is not finite; for modes that are not orthonormal.
+        If the family has an odd number of columns or is over other inputs than the modes, if
+        either is not finite, and if the modes are not orthonormal.
     """
     columns, centered = _as_basis(modes, "modes"), center(family)
     if centered.shape[0] != columns.shape[0] or centered.shape[1] % 2:
         raise InputError(
-            f"family has shape {centered.shape}: over the modes' {columns.shape[0]} inputs it has "
-            "a cosine and a sine for each frequency"
+            f"family has shape {centered.shape}: pass a cosine and a sine for each frequency, "
+            f"over the modes' {columns.shape[0]} inputs"
         )
     K = centered.shape[1] // 2
     lengths = np.empty((columns.shape[1], K))

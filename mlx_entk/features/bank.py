@@ -17,13 +17,13 @@ class Role(StrEnum):
 
     SUMMAND = "functions of n alone or of m alone"
     JOINT = "functions of n and m together"
-    TASK = "what the task itself speaks of"
+    TASK = "properties of the task itself"
     CONTROL = "random columns"
 
 
 @dataclass(frozen=True)
 class Family:
-    """A feature family of modular addition: what it is called and what it stands for.
+    """A feature family of modular addition: its name, and what it stands for.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class Family:
     role
         What it stands for.
     frequencies
-        Which frequencies of the Fourier family it has: ``"key"`` or ``"other"``; empty for all.
+        Which frequencies of the Fourier family it has, ``"key"`` or ``"other"``; empty for all.
     """
 
     name: str
@@ -55,7 +55,7 @@ _FOURIER = (
 )
 RANDOM = Family("random", Role.CONTROL)
 
-# The families of frequency_features; those at other frequencies are missing if all are key.
+# The families of frequency_features; those of the other frequencies are missing if all are key.
 KEYED_FAMILIES = (
     *(
         Family(family.name, family.role, frequencies)
@@ -65,28 +65,28 @@ KEYED_FAMILIES = (
     RANDOM,
 )
 
-# Families of single frequencies that differ from one another: 2n and 2m only permute those of
-# n and m, and the others are unions, sums, indicators and controls.
+# Families of single frequencies that differ from one another: 2n and 2m only permute the
+# frequencies of n and m, and the others are unions, sums, indicators and controls.
 FREQUENCY_FAMILIES = ("n", "m", "sum", "difference")
 
 
 def fourier_family(values: ArrayLike, p: int) -> Float64Array:
-    """cos(2πkv/p) for k = 1…⌊p/2⌋, then sin likewise: shape (N, 2⌊p/2⌋).
+    """cos(2πkv/p) for k = 1…⌊p/2⌋, then the sines, shape (N, 2⌊p/2⌋).
 
     Raises
     ------
     InputError
-        For values that are not N whole numbers, and a p below 1.
+        If the values are not N whole numbers, or p is below 1.
     """
     values = _whole_numbers(values, "values")
     if whole_number(p, "p") < 1:
-        raise InputError(f"p is {p}: a cycle has at least one number")
+        raise InputError(f"p is {p}: a cycle needs at least one number")
     angles = 2 * np.pi * np.outer(values, np.arange(1, p // 2 + 1)) / p
     return np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
 
 
 def _whole_numbers(values: ArrayLike, name: str) -> NDArray[np.int64]:
-    """N whole numbers of any type as int64, in which differences do not wrap around."""
+    """N whole numbers of any type as int64, so that differences do not wrap around."""
     floats = as_floats(values, name)
     whole = floats.astype(np.int64) if np.isfinite(floats).all() else np.zeros(0, dtype=np.int64)
     if floats.ndim != 1 or floats.size == 0 or not np.array_equal(whole, floats):
@@ -97,7 +97,9 @@ def _whole_numbers(values: ArrayLike, name: str) -> NDArray[np.int64]:
 def _summands(n: ArrayLike, m: ArrayLike, p: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     pair = _whole_numbers(n, "n"), _whole_numbers(m, "m")
     if pair[0].size != pair[1].size:
-        raise InputError(f"n and m are of {pair[0].size} and {pair[1].size} inputs: pass as many")
+        raise InputError(
+            f"n and m have {pair[0].size} and {pair[1].size} inputs: pass the same number"
+        )
     for name, values in zip("nm", pair, strict=True):
         if values.min() < 0 or values.max() >= p:
             raise InputError(f"{name} has numbers outside 0…{p - 1}: p is {p}")
@@ -123,7 +125,7 @@ def frequency_families(n: ArrayLike, m: ArrayLike, p: int) -> FeatureBank:
     Raises
     ------
     InputError
-        For n and m that are not N numbers from 0 to p − 1 each.
+        If n and m are not N numbers from 0 to p − 1 each.
     """
     n, m = _summands(n, m, p)
     of_n, of_m = fourier_family(n, p), fourier_family(m, p)
@@ -138,7 +140,7 @@ def frequency_families(n: ArrayLike, m: ArrayLike, p: int) -> FeatureBank:
 
 
 def indicators(values: NDArray[np.int64], count: int) -> Float64Array:
-    """One column for each of the values 0…count−1, 1 where it is taken: shape (N, count)."""
+    """One column for each value from 0 to count − 1, 1 on the inputs that have it: (N, count)."""
     taken: Float64Array = np.equal.outer(values, np.arange(count)).astype(np.float64)
     return taken
 
@@ -146,9 +148,10 @@ def indicators(values: NDArray[np.int64], count: int) -> Float64Array:
 def modular_features(n: ArrayLike, m: ArrayLike, p: int, seed: int = 0) -> FeatureBank:
     """Families of modular addition, after Lin, arXiv 2510.00468.
 
-    Fourier families of n, m, n+m ("sum"), n−m ("difference"), 2n and 2m; the union of n and m;
-    n and m added or subtracted as functions ("axis sum", "axis difference"); what the task
-    itself speaks of: digit identities, parities, the carry; and random columns as control.
+    They are the Fourier families of n, m, n+m ("sum"), n−m ("difference"), 2n and 2m; the union
+    of n and m; n and m added or subtracted as functions ("axis sum", "axis difference");
+    properties of the task itself (digit identities, parities, the carry); and random
+    columns as a control.
 
     Parameters
     ----------
@@ -156,14 +159,14 @@ def modular_features(n: ArrayLike, m: ArrayLike, p: int, seed: int = 0) -> Featu
         The summands of each input, shape (N,).
     p
         The modulus, odd and at least 3: for even p the sine of frequency p/2 is zero and 2 has
-        no inverse, so the families' dimensions are others.
+        no inverse, so the families have other dimensions.
     seed
-        Of the random control.
+        Seed of the random control.
 
     Raises
     ------
     InputError
-        For a p that is even or below 3, and n and m that are not N numbers from 0 to p − 1 each.
+        If p is even or below 3, or n and m are not N numbers from 0 to p − 1 each.
     """
     if whole_number(p, "p") < 3 or p % 2 == 0:
         raise InputError(f"p is {p}: Fourier families need an odd p of at least 3")

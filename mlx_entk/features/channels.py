@@ -1,7 +1,7 @@
 """Features that have an output of their own, and the modes that hold them.
 
-For an autoencoder, feature j is the function that puts the j-th input into the j-th output and
-nothing into the others: the indicator column z_j of Lin, arXiv 2510.00468.
+For an autoencoder, feature j is the function that copies the j-th input to the j-th output and
+gives 0 at the others: the indicator column z_j of Lin, arXiv 2510.00468.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from mlx_entk._linalg import (
 )
 from mlx_entk.errors import InputError
 
-# |cosine| above which a mode is more this feature than everything else together.
+# The |cosine| above which a mode holds more of a feature than of everything else together.
 RECOVERED = float(np.sqrt(0.5))
 RECOVERY_RULE = f"a feature is recovered if one mode has cos² ≥ {RECOVERED**2:.2g} with it"
 
 
 def channel_alignment(modes: ArrayLike, x: ArrayLike) -> Float64Array:
-    """Cosine of each mode with each feature's indicator column, shape (k, C); 0 of an absent one.
+    """Cosine of each mode with each feature's indicator column, 0 if it is absent; shape (k, C).
 
     Parameters
     ----------
@@ -36,20 +36,20 @@ def channel_alignment(modes: ArrayLike, x: ArrayLike) -> Float64Array:
     Raises
     ------
     InputError
-        Where the modes are not over C·N rows, and NaN or infinite entries.
+        If the modes do not have C·N rows, and for NaN or infinite entries.
     """
     columns, directions = as_columns(x, "features"), as_columns(modes, "modes")
     N, C = columns.shape
     rows, k = directions.shape
     if rows != C * N:
-        raise InputError(f"modes have {rows} rows, {C} outputs of {N} inputs {C * N}")
+        raise InputError(f"modes have {rows} rows: {C} outputs of {N} inputs make {C * N}")
     columns = columns / _lengths(columns)
     cosines = np.einsum("cnk,nc->kc", directions.reshape(C, N, k), columns)
     return np.asarray(cosines)
 
 
 def _lengths(columns: Float64Array) -> Float64Array:
-    """Of columns, 1 of a column of zeros."""
+    """Lengths of the columns, 1 for a column of zeros."""
     lengths: Float64Array = np.linalg.norm(columns, axis=0)
     return np.where(lengths > 0, lengths, 1.0)
 
@@ -57,14 +57,14 @@ def _lengths(columns: Float64Array) -> Float64Array:
 def constant_alignment(x: ArrayLike) -> Float64Array:
     """Cosine of each feature with the constant function of its own output, shape (C,).
 
-    A bias gives every output a mode that is constant on it. Where features are mostly present,
-    that alone resembles them: whoever counts recovered features has to know how many of them
-    are recovered so. An absent feature has the cosine 0.
+    A bias gives every output a mode that is constant on it. If features are mostly present, that
+    mode alone resembles them, so a count of recovered features has to say how many of them this
+    explains. An absent feature has the cosine 0.
 
     Raises
     ------
     InputError
-        For another shape than (N, C), and NaN or infinite entries.
+        For any shape other than (N, C), and for NaN or infinite entries.
     """
     columns = as_columns(x, "features")
     return np.asarray(columns.sum(axis=0) / _lengths(columns) / np.sqrt(len(columns)))
@@ -81,10 +81,10 @@ class Recovery:
     contained
         Length of each feature's projection on all the modes together, shape (C,).
     rotated
-        How many a random rotation of the same modes recovers: what the eigenvectors add to
-        their span.
+        How many features a random rotation of the same modes recovers; the eigenvectors add the
+        rest to their span.
     random
-        How many random modes recover.
+        How many features random modes recover.
     """
 
     best: Float64Array
@@ -94,14 +94,14 @@ class Recovery:
 
     @property
     def count(self) -> int:
-        """Features recovered."""
+        """How many features are recovered."""
         return int((self.best >= RECOVERED).sum())
 
 
 def recovery(cosines: ArrayLike, rows: int, seed: int = 0) -> Recovery:
-    """Count the features that single modes recover, beside two kinds of chance.
+    """Count the features that single modes recover, alongside two kinds of chance.
 
-    Where there are no modes, as of a kernel of zeros, none is recovered.
+    If there are no modes, as for a kernel of zeros, no feature is recovered.
 
     Parameters
     ----------
@@ -110,12 +110,12 @@ def recovery(cosines: ArrayLike, rows: int, seed: int = 0) -> Recovery:
     rows
         Dimension of the space, C·N.
     seed
-        Of the rotation and of the random modes.
+        Seed of the rotation and of the random modes.
 
     Raises
     ------
     InputError
-        For cosines of another shape or that are not finite, and fewer rows than modes.
+        If the cosines have another shape or are not finite, or there are fewer rows than modes.
     """
     cosines = np.asarray(as_floats(cosines, "cosines"), dtype=np.float64)
     if cosines.ndim != 2:
@@ -123,10 +123,10 @@ def recovery(cosines: ArrayLike, rows: int, seed: int = 0) -> Recovery:
     require_finite(cosines, "cosines", "modes")
     k = cosines.shape[0]
     if whole_number(rows, "rows") < max(k, 1):
-        raise InputError(f"rows is {rows}: a space of {k} modes has at least as many dimensions")
+        raise InputError(f"rows is {rows}: {k} modes need at least {max(k, 1)}")
     generator = np.random.default_rng(seed)
     rotation = np.linalg.qr(generator.standard_normal((k, k)))[0]
-    # k random directions of a space of `rows`: their cosines with a feature are the first k
+    # The cosines of k random directions in `rows` dimensions with a feature are the first k
     # entries of a random unit vector.
     drawn = generator.standard_normal((rows, cosines.shape[1]))
     by_chance = np.abs(drawn[:k] / np.linalg.norm(drawn, axis=0))

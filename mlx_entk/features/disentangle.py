@@ -5,8 +5,8 @@ their space. The graph Laplacian L of a cycle picks the basis of pure frequencie
 ℤ_p it has the eigenvalue 2 − 2cos(2πk/p) on frequency k.
 
 Those eigenvalues crowd together at both ends, where a mode with 2% of itself outside its
-frequency is already nearer to a wrong one. We diagonalise (p/2π)·arccos(1 − L/2) instead: the
-same eigenvectors, with k itself as the eigenvalue.
+frequency is already nearer to a wrong one. We diagonalise (p/2π)·arccos(1 − L/2) instead, which
+has the same eigenvectors, and k itself as the eigenvalue.
 """
 
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ from mlx_entk.errors import InputError
 # A cycle on ℤ_p²: along n at fixed m, along m at fixed n, along both at fixed m − n.
 Axis = Literal["n", "m", "diagonal"]
 
-# In turn they tell apart functions of n, of m, of n+m and of n−m: the frequencies of a
-# function of n−m along n and m are those of a function of n+m, but it is constant along the
+# One after the other they tell apart functions of n, of m, of n+m and of n−m: along n and m, a
+# function of n−m has the same frequencies as one of n+m, but only it is constant along the
 # diagonal.
 AXES: tuple[Axis, ...] = ("n", "m", "diagonal")
 
@@ -36,7 +36,7 @@ def cycle_frequency(functions: ArrayLike, p: int, axis: Axis) -> Float64Array:
     p
         The modulus.
     axis
-        The cycle whose graph Laplacian is meant.
+        The cycle along which the frequencies are taken.
 
     Returns
     -------
@@ -47,7 +47,7 @@ def cycle_frequency(functions: ArrayLike, p: int, axis: Axis) -> Float64Array:
     Raises
     ------
     InputError
-        Where the functions are not over p² inputs, NaN or infinite, or the cycle is unknown.
+        If the functions are not over p² inputs or not finite, or if the cycle is unknown.
     """
     columns = as_columns(functions, "functions")
     rows, d = columns.shape
@@ -70,9 +70,9 @@ def cycle_frequency(functions: ArrayLike, p: int, axis: Axis) -> Float64Array:
 def disentangle(modes: ArrayLike, p: int, axes: Sequence[Axis] = AXES) -> Float64Array:
     """Rotate an eigenspace into modes of one frequency along each cycle in turn.
 
-    The first cycle's frequency is diagonalised within the space; where it rises by half a
-    frequency or more from one mode to the next, a new group begins, and the next cycle is
-    diagonalised within each group.
+    The frequency along the first cycle is diagonalised within the space. Whenever it rises by
+    half a frequency or more from one mode to the next, a new group begins, and the next cycle's
+    frequency is diagonalised within each group.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def disentangle(modes: ArrayLike, p: int, axes: Sequence[Axis] = AXES) -> Float6
 
 def _split(group: Float64Array, p: int, axis: Axis) -> list[Float64Array]:
     values, rotation = np.linalg.eigh(group.T @ cycle_frequency(group, p, axis))
-    # The part of a mode outside its frequency shifts all values towards the middle ones, so a
-    # rise tells more than the nearest whole number.
+    # The part of a mode outside its frequency pulls all values towards the middle, so a rise says
+    # more than the nearest whole number.
     rises = np.flatnonzero(np.diff(values) >= 0.5) + 1
     return np.split(group @ rotation, rises, axis=1)

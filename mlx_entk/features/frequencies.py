@@ -1,4 +1,4 @@
-"""Which frequencies a network uses, read off its embedding or off the modes of its kernel."""
+"""The frequencies that a network uses, read off its embedding or the modes of its kernel."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from mlx_entk.features.bank import KEYED_FAMILIES, RANDOM, FeatureBank, frequenc
 from mlx_entk.spectrum import Spectrum
 
 KEY_RULE = (
-    "a frequency is key where it has more than the uniform share 1/⌊p/2⌋ of the power of all "
+    "a frequency is key if it has more than the uniform share 1/⌊p/2⌋ of the power of all "
     "frequencies from 1 to ⌊p/2⌋"
 )
 
@@ -27,12 +27,12 @@ def embedding_power(embedding: ArrayLike) -> Float64Array:
     Returns
     -------
     numpy.ndarray
-        Shape (⌊p/2⌋,), of frequencies 1…⌊p/2⌋; sums to 1.
+        Shape (⌊p/2⌋,), for the frequencies 1…⌊p/2⌋; sums to 1.
 
     Raises
     ------
     InputError
-        For an even p, NaN or infinite entries, and rows that are all the same.
+        For an even p, for NaN or infinite entries, and for rows that are all the same.
     """
     rows = center(embedding)
     if len(rows) % 2 == 0:
@@ -54,13 +54,12 @@ def kernel_power(spectrum: Spectrum, family: ArrayLike) -> Float64Array:
     Returns
     -------
     numpy.ndarray
-        Shape (K,), of frequencies 1…K; sums to 1.
+        Shape (K,), for the frequencies 1…K; sums to 1.
 
     Raises
     ------
     InputError
-        Where no frequency has any power, and as for
-        ``mlx_entk.features.frequency_alignment``.
+        If no frequency has any power, and as for ``mlx_entk.features.frequency_alignment``.
     """
     squared = frequency_alignment(spectrum.vectors, family) ** 2
     return _shares(np.maximum(spectrum.values, 0) @ squared)
@@ -78,24 +77,24 @@ def _shares(power: Float64Array) -> Float64Array:
 
 
 def key_frequencies(shares: ArrayLike) -> list[int]:
-    """The frequencies, from 1 on, that a network uses, by ``KEY_RULE``.
+    """The frequencies that a network uses, counted from 1, by ``KEY_RULE``.
 
     Raises
     ------
     InputError
-        For shares that are not numbers in a row.
+        If the shares are not finite numbers, one for each frequency.
     """
-    found = as_floats(shares, "shares")
-    if found.ndim != 1:
-        raise InputError(f"shares have shape {found.shape}: pass one for each frequency")
-    require_finite(found, "shares", "frequencies")
-    return [k + 1 for k, share in enumerate(found) if share > 1 / found.size]
+    power = as_floats(shares, "shares")
+    if power.ndim != 1:
+        raise InputError(f"shares have shape {power.shape}: pass one for each frequency")
+    require_finite(power, "shares", "frequencies")
+    return [k + 1 for k, share in enumerate(power) if share > 1 / power.size]
 
 
 def frequency_features(
     n: ArrayLike, m: ArrayLike, p: int, keys: Sequence[int], seed: int = 0
 ) -> FeatureBank:
-    """Fourier families of modular addition at the key frequencies, and at the others as control.
+    """Fourier families of modular addition: at the key frequencies, and at the others as controls.
 
     The bank has the ``mlx_entk.features.bank.KEYED_FAMILIES`` by label; the random control
     has as many columns as a family at the key frequencies.
@@ -109,12 +108,12 @@ def frequency_features(
     keys
         Frequencies from 1 to ⌊p/2⌋.
     seed
-        Of the random control.
+        Seed of the random control.
 
     Raises
     ------
     InputError
-        For n and m that are not N numbers from 0 to p − 1 each, and keys beyond ⌊p/2⌋ or twice.
+        If n and m are not N numbers from 0 to p − 1 each, or keys are beyond ⌊p/2⌋ or repeated.
     """
     every = frequency_families(n, m, p)
     K = p // 2

@@ -28,21 +28,21 @@ def random_basis(N: int, d: int, seed: int) -> np.ndarray:
 def test_overlap_and_angles_equal_those_of_scipy() -> None:
     Q, F = random_basis(30, 5, 0), random_basis(30, 3, 1)
 
-    found = subspace_overlap(Q, F, rank=29)
+    measured = subspace_overlap(Q, F, rank=29)
 
-    assert found.overlap == pytest.approx(np.linalg.norm(Q.T @ F) ** 2)
+    assert measured.overlap == pytest.approx(np.linalg.norm(Q.T @ F) ** 2)
     expected = np.degrees(np.sort(scipy.linalg.subspace_angles(Q, F)))
-    np.testing.assert_allclose(found.angles, expected, atol=1e-6)
-    assert (found.dimension, found.chance) == (3, 5 * 3 / 29)
+    np.testing.assert_allclose(measured.angles, expected, atol=1e-6)
+    assert (measured.dimension, measured.chance) == (3, 5 * 3 / 29)
 
 
 def test_a_subspace_overlaps_one_that_holds_it_completely() -> None:
     Q = random_basis(30, 5, 0)
 
-    found = subspace_overlap(Q, Q[:, :2], rank=29)
+    measured = subspace_overlap(Q, Q[:, :2], rank=29)
 
-    assert found.percent == pytest.approx(100)
-    assert found.angles.max() < 1e-5
+    assert measured.percent == pytest.approx(100)
+    assert measured.angles.max() < 1e-5
 
 
 def test_chance_is_what_random_subspaces_overlap_on_average() -> None:
@@ -95,7 +95,7 @@ def test_bases_in_single_precision_overlap_too() -> None:
         (np.array([["a"]]), "features has type <U1"),
     ],
 )
-def test_features_that_are_none_are_refused(features: np.ndarray, message: str) -> None:
+def test_what_is_not_a_feature_is_refused(features: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
         center(features)
 
@@ -117,15 +117,15 @@ TWO = {"f": Q4, "g": np.eye(5)[:, :2]}
         (lambda: equivalent_families({"f": 2 * Q4}), "features f are not orthonormal"),
         (lambda: family_shares(Q4, TWO), "modes are over 4 inputs, features g over 5"),
         (lambda: family_shares(Q4, {"f": Q4 * np.nan}), "infinite features f"),
-        (lambda: frequency_shares(Q4, TWO, ["h"]), "families are h: the bank has f, g"),
-        (lambda: frequency_shares(Q4, TWO, []), "families are none: the bank has f, g"),
+        (lambda: frequency_shares(Q4, TWO, ["h"]), "the bank lacks h: pass some of f, g"),
+        (lambda: frequency_shares(Q4, TWO, []), "there are no families: pass some of f, g"),
         (lambda: frequency_alignment(Q4, np.eye(5)[:, :2]), r"family has shape \(5, 2\)"),
         (lambda: frequency_alignment(Q4, np.eye(4)[:, :3]), r"family has shape \(4, 3\)"),
         (lambda: frequency_alignment(Q4, np.full((4, 2), np.nan)), "NaN or infinite features"),
         (lambda: frequency_alignment(3 * Q4, Q4), "modes are not orthonormal"),
     ],
 )
-def test_families_that_do_not_fit_are_refused(call: Any, message: str) -> None:
+def test_families_that_do_not_match_are_refused(call: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         call()
 

@@ -71,8 +71,8 @@ def test_summands_of_any_kind_have_the_same_families(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("first", "second", "p", "message"),
     [
-        (n, m[:-1], P, "n and m are of 49 and 48 inputs"),
-        (n, m[:1], P, "n and m are of 49 and 1 inputs"),
+        (n, m[:-1], P, "n and m have 49 and 48 inputs"),
+        (n, m[:1], P, "n and m have 49 and 1 inputs"),
         (n + 1, m, P, r"n has numbers outside 0…6: p is 7"),
         (n, -m, P, r"m has numbers outside 0…6"),
         (n + 0.5, m, P, "n are not whole numbers, one for each input"),
@@ -82,6 +82,6 @@ def test_summands_of_any_kind_have_the_same_families(kind: Any) -> None:
         (n, m, 7.0, "p is 7.0: pass a whole number"),
     ],
 )
-def test_summands_that_are_none_are_refused(first: Any, second: Any, p: Any, message: str) -> None:
+def test_what_is_not_a_summand_is_refused(first: Any, second: Any, p: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         modular_features(first, second, p)

@@ -29,12 +29,12 @@ def test_features_as_modes_are_recovered_and_their_rotation_is_not() -> None:
     x = np.random.default_rng(1).random((30, 20))
     modes = np.linalg.qr(indicator_columns(x))[0]
 
-    found = recovery(channel_alignment(modes, x), rows=600)
+    recovered = recovery(channel_alignment(modes, x), rows=600)
 
-    assert found.count == 20
-    assert found.random == 0
-    assert found.rotated < 3
-    np.testing.assert_allclose(found.contained, 1)
+    assert recovered.count == 20
+    assert recovered.random == 0
+    assert recovered.rotated < 3
+    np.testing.assert_allclose(recovered.contained, 1)
 
 
 def test_half_a_feature_is_on_the_edge() -> None:
@@ -64,10 +64,10 @@ def test_a_kernel_of_zeros_recovers_no_features() -> None:
     x = np.random.default_rng(0).random((6, 3))
     spectrum, _ = jacobian_modes(np.zeros((18, 5)), 4)
 
-    found = recovery(channel_alignment(spectrum.vectors, x), rows=18)
+    recovered = recovery(channel_alignment(spectrum.vectors, x), rows=18)
 
-    assert found.best.tolist() == found.contained.tolist() == [0, 0, 0]
-    assert (found.count, found.rotated, found.random) == (0, 0, 0)
+    assert recovered.best.tolist() == recovered.contained.tolist() == [0, 0, 0]
+    assert (recovered.count, recovered.rotated, recovered.random) == (0, 0, 0)
 
 
 def test_features_of_any_kind_are_aligned() -> None:
@@ -94,7 +94,7 @@ nan = np.array([[1, 2], [np.nan, 1]])
         (lambda: constant_alignment(np.zeros((0, 2))), r"features have shape \(0, 2\)"),
         (lambda: recovery(nan, 9), r"1 of 2 modes \(1\) has NaN or infinite cosines"),
         (lambda: recovery(np.ones(3), 9), r"cosines have shape \(3,\)"),
-        (lambda: recovery(np.ones((3, 2)), 2), "rows is 2: a space of 3 modes"),
+        (lambda: recovery(np.ones((3, 2)), 2), "rows is 2: 3 modes need at least 3"),
         (lambda: recovery(np.zeros((0, 2)), 0), "rows is 0"),
     ],
 )

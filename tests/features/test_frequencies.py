@@ -91,7 +91,7 @@ def test_arrays_of_any_kind_have_frequencies() -> None:
         (lambda: frequency_features(n, m, p, [0, 1]), r"keys are \[0, 1\]"),
         (lambda: frequency_features(n, m, p, [2, 2]), r"keys are \[2, 2\]"),
         (lambda: frequency_features(n, m, p, [2.5]), "key is 2.5: pass a whole number"),  # type: ignore[list-item]
-        (lambda: frequency_features(n, m[:3], p, [2]), "n and m are of 169 and 3 inputs"),
+        (lambda: frequency_features(n, m[:3], p, [2]), "n and m have 169 and 3 inputs"),
         (lambda: fourier_family(np.arange(3), 0), "p is 0"),
         (lambda: fourier_family(np.array([0.5]), 3), "values are not whole numbers"),
     ],
