@@ -55,7 +55,7 @@ def test_the_report_needs_no_network(run: Run) -> None:
     page = page_of(run)
 
     assert set(re.findall(r'(?:src|href)="([^"]{8})', page)) <= {"data:ima", "#overlap"} | {
-        found for found in re.findall(r'href="([^"]{8})', page) if found.startswith("#")
+        link for link in re.findall(r'href="([^"]{8})', page) if link.startswith("#")
     }
     assert "default-src 'none'" in page
     assert not re.search(r"@import|<link|url\((?!#)", page)

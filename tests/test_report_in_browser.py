@@ -203,12 +203,12 @@ def test_the_hint_stays_with_its_mark_when_the_page_scrolls(
 
     def distance() -> float:
         """From the mark down to the hint, in pixels."""
-        found: float = browser.execute_script(
+        pixels: float = browser.execute_script(
             "const top = (e) => e.getBoundingClientRect().top;"
             "return top(document.getElementById('hint'))"
             " - top(document.querySelector('#spectra .mark'))"
         )
-        return found
+        return pixels
 
     before = distance()
     browser.execute_async_script(

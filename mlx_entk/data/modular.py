@@ -13,16 +13,16 @@ EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
 
 @dataclass(frozen=True)
 class ModularAddition:
-    """All p² problems in row-major order of (n, m), and which of them are trained on.
+    """All p² problems in row-major order of (n, m), and their split into training and test.
 
     Attributes
     ----------
     n, m, labels
         The summands and (n + m) mod p, shape (p²,).
     x
-        Embedding of n beside embedding of m, shape (p², 2p), float32.
+        The embedding of n followed by that of m, shape (p², 2p), float32.
     train, test
-        Indices of the two parts, in random order.
+        Indices of the problems to train on and of the others, in random order.
     """
 
     n: NDArray[np.int64]
@@ -34,7 +34,7 @@ class ModularAddition:
 
     @property
     def tokens(self) -> NDArray[np.int32]:
-        """n, m and "=", which is the token p: shape (p², 3)."""
+        """The tokens n, m and "=" (which is p) of each problem, shape (p², 3)."""
         equals = np.full_like(self.n, math.isqrt(self.n.size))
         return np.stack([self.n, self.m, equals], axis=1).astype(np.int32)
 
@@ -42,7 +42,7 @@ class ModularAddition:
 def modular_addition(
     p: int, train_fraction: float, seed: int, embedding: Embedding = "one-hot"
 ) -> ModularAddition:
-    """Draw the split, and embed the pairs.
+    """Make the problems: embed all pairs, and draw the split.
 
     Parameters
     ----------
@@ -51,10 +51,10 @@ def modular_addition(
     train_fraction
         Share of the p² pairs to train on, rounded to a whole number of pairs.
     seed
-        Of the split and of the cyclic embedding.
+        Seed of the split and of the cyclic embedding.
     embedding
-        ``"one-hot"``, or ``"cyclic"``: n is the n-th cyclic shift of one random vector of unit
-        length, which keeps the cycle but breaks the symmetry between frequencies.
+        ``"one-hot"``, or ``"cyclic"``: n becomes the n-th cyclic shift of a random unit vector,
+        which keeps the cycle but breaks the symmetry between frequencies.
     """
     generator = np.random.default_rng(seed)
     n, m = np.divmod(np.arange(p * p), p)

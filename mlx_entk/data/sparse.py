@@ -1,4 +1,4 @@
-"""Sparse features: most of them absent from any one input."""
+"""Sparse features, most of which are absent from any one input."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,21 +7,23 @@ from numpy.typing import NDArray
 def sparse_features(
     rows: int, n: int, sparsity: float, generator: np.random.Generator, normalised: bool = True
 ) -> NDArray[np.float32]:
-    """Draw inputs of which each feature is 0 with a probability, else uniform between 0 and 1.
+    """Draw inputs whose features are absent (0) with some probability, else uniform on [0, 1).
 
-    Elhage et al. (2022) draw them so; Henighan et al., "Superposition, Memorization, and Double
-    Descent" (2023), scale each input to unit length.
+    Elhage et al. (2022) draw them this way; Henighan et al., "Superposition, Memorization, and
+    Double Descent" (2023), also scale each input to unit length.
 
     Parameters
     ----------
     rows
-        Inputs.
+        How many inputs to draw.
     n
-        Features.
+        How many features an input has.
     sparsity
         The probability that a feature is absent.
+    generator
+        Draws the random numbers.
     normalised
-        Whether to scale; an input without any feature stays zero.
+        Whether to scale inputs to unit length; an input without any feature stays zero.
 
     Returns
     -------

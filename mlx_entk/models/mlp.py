@@ -1,4 +1,4 @@
-"""The two-layer network with a quadratic activation that learns modular addition."""
+"""A two-layer network with a quadratic activation that learns modular addition."""
 
 import math
 
@@ -15,11 +15,11 @@ class QuadraticMLP(nn.Module):
     Parameters
     ----------
     p
-        Classes; inputs have 2p entries.
+        The number of classes; inputs have 2p entries.
     width
         H, the number of hidden units.
     seed
-        Of the weights.
+        Seed of the weights.
     """
 
     def __init__(self, p: int, width: int, seed: int = 0):

@@ -7,18 +7,18 @@ import mlx.nn as nn
 
 
 class ToyModel(nn.Module):
-    """f(x) = ReLU(WᵀW x + b), W drawn by Xavier's normal rule, b = 0.
+    """f(x) = ReLU(WᵀW x + b), with W from Xavier's normal distribution and b = 0 at first.
 
-    The ReLU output model of Elhage et al., "Toy Models of Superposition" (2022). W enters twice.
+    The ReLU output model of Elhage et al., "Toy Models of Superposition" (2022). W is used twice.
 
     Parameters
     ----------
     n
-        Features: inputs and outputs.
+        The number of features, which are both inputs and outputs.
     m
-        Hidden units.
+        The number of hidden units.
     seed
-        Of W.
+        Seed of W.
     """
 
     def __init__(self, n: int, m: int, seed: int = 0):

@@ -1,30 +1,30 @@
-"""The one-layer transformer that learns modular addition."""
+"""A one-layer transformer that learns modular addition."""
 
 import mlx.core as mx
 import mlx.nn as nn
 
 
 class ModularTransformer(nn.Module):
-    """Tokens n, m, "=" through one attention and one ReLU layer to p logits at the last position.
+    """One attention layer and one ReLU layer from tokens n, m, "=" to p logits at the last one.
 
     The network of Nanda et al., "Progress measures for grokking via mechanistic
-    interpretability" (2023): no biases, no layer norm, learned positions, normal weights with
-    variance one over the residual width (unembedding: one over p). Only the last position is
-    read out and there is one layer, so its query alone is computed; the causal mask hides
-    nothing from it.
+    interpretability" (2023): no biases, no layer norm, learned positions, and normal weights
+    whose variance is one over the residual width (one over p for the unembedding). Only the last
+    position is read out and there is only one layer, so only that position's query is computed;
+    the causal mask hides nothing from it.
 
     Parameters
     ----------
     p
-        Classes; the tokens are 0…p−1 and p for "=".
+        The number of classes; the tokens are 0…p−1, and p for "=".
     d_model
         Width of the residual stream, a multiple of ``heads``.
     heads
-        Attention heads.
+        The number of attention heads.
     d_mlp
-        Hidden units of the ReLU layer.
+        The number of hidden units of the ReLU layer.
     seed
-        Of the weights.
+        Seed of the weights.
     """
 
     def __init__(self, p: int, d_model: int = 64, heads: int = 4, d_mlp: int = 256, seed: int = 0):
@@ -54,7 +54,7 @@ class ModularTransformer(nn.Module):
         return last @ self.unembedding.T
 
     def _attention(self, last: mx.array, x: mx.array) -> mx.array:
-        """What the last position gathers from all, shape (N, d_model)."""
+        """What the last position gathers from all positions, shape (N, d_model)."""
 
         def by_head(projected: mx.array) -> mx.array:
             return projected.reshape(*projected.shape[:-1], self.heads, -1)

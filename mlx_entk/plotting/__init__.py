@@ -1,4 +1,4 @@
-"""Charts from results, without computation: each function returns a matplotlib Figure."""
+"""Figures of results, without computation: each function returns a ``Drawing``."""
 
 from mlx_entk.plotting.drawing import CaptionedFigure, Drawing
 from mlx_entk.plotting.heatmaps import plot_alignment

@@ -1,4 +1,4 @@
-"""A figure that knows what its marks stand for, so that a report can say it under the pointer."""
+"""A figure that knows what its marks stand for, so that a report can show it at the pointer."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Points:
-    """Marks at places (x, y) of an axis, a text each."""
+    """Marks at places (x, y) of some axes, each with a text."""
 
     axes: Axes
     x: NDArray[Any]
@@ -25,7 +25,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of an image: what its rows and columns are called, and the value of each.
+    """The cells of an image: the names of its rows and columns, and the value of each cell.
 
     Cell (i, j) is centred on (x, y) = (j, i), where ``imshow`` puts it.
     """
@@ -39,7 +39,7 @@ class Cells:
 
 @dataclass(frozen=True)
 class Frames:
-    """Marks that move from frame to frame: y has a row a frame, ``labels`` name them."""
+    """Marks that move from frame to frame: y has a row and ``labels`` a name for each frame."""
 
     axes: Axes
     x: NDArray[Any]
@@ -49,7 +49,7 @@ class Frames:
 
 @dataclass
 class Hints:
-    """All that a figure has to say beyond its picture."""
+    """Everything that a figure can tell beyond its picture."""
 
     points: list[Points] = field(default_factory=list)
     cells: list[Cells] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Hints:
 
 
 class Drawing(Figure):
-    """A matplotlib figure with ``Hints``; without a report it is like any other."""
+    """A matplotlib figure with ``Hints``; outside a report it is like any other."""
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -67,22 +67,22 @@ class Drawing(Figure):
     # of a report.
 
     def write_png(self, path: Path) -> None:
-        """Write the figure as it stands; lay it out before, see ``settle``."""
+        """Write the figure as PNG, as it stands; lay it out first (see ``settle``)."""
         FigureCanvasAgg(self).print_png(path)
 
     def write_svg(self, target: Path | IO[str]) -> None:
-        """The same as SVG."""
+        """Write the figure as SVG; see ``write_png``."""
         FigureCanvasSVG(self).print_svg(target, metadata={"Date": None})
 
     def settle(self) -> None:
-        """Lay the figure out, once for all files that it is written to."""
+        """Lay the figure out, once for all the files that it is written to."""
         self.draw_without_rendering()
         self.set_layout_engine("none")
 
     def hint_points(
         self, axes: Axes, x: Sequence[float] | NDArray[Any], y: Any, texts: Sequence[str]
     ) -> None:
-        """Say a text at each of the places (x, y)."""
+        """Show a text at each of the places (x, y)."""
         self.hints.points.append(Points(axes, np.asarray(x), np.asarray(y), texts))
 
     def hint_cells(
@@ -93,7 +93,7 @@ class Drawing(Figure):
         values: NDArray[Any],
         quantity: str,
     ) -> None:
-        """Say row, column and value of each cell of an image."""
+        """Show the row, the column and the value of each cell of an image."""
         self.hints.cells.append(Cells(axes, rows, columns, values, quantity))
 
     def add_frames(
@@ -105,12 +105,12 @@ class Drawing(Figure):
 
 @dataclass(frozen=True)
 class CaptionedFigure:
-    """A figure of a run, with what to see in it.
+    """A figure of a run, with its name and caption.
 
     Attributes
     ----------
     name
-        Of its files in a run folder, and of its place in a report.
+        Name of its files in a run folder, and of its place in a report.
     drawing
         The figure.
     caption

@@ -1,4 +1,4 @@
-"""Which group of modes of which kernel holds which feature family."""
+"""Figures that show which group of modes of which kernel holds which feature family."""
 
 from collections.abc import Sequence
 
@@ -19,10 +19,15 @@ from mlx_entk.plotting.style import (
 
 @styled
 def plot_alignment(rows: Sequence[Alignment]) -> Drawing:
-    """Overlap in per cent of the smaller dimension: kernel and mode group × family.
+    """Draw the overlap of each kernel's mode groups (rows) with each family (columns).
 
-    What chance gives is a panel of its own and, of rows that have it, what the same modes held
-    before training.
+    Overlaps are in per cent of the smaller dimension. Those expected by chance have a panel of
+    their own, and so have those of the same modes before training, if the rows have them.
+
+    Parameters
+    ----------
+    rows
+        From ``mlx_entk.features.align``, or ``mlx_entk.Analysis.since``.
     """
     groups = list(dict.fromkeys((row.kernel, row.modes) for row in rows))
     families = list(dict.fromkeys(row.family for row in rows))
@@ -33,16 +38,16 @@ def plot_alignment(rows: Sequence[Alignment]) -> Drawing:
     for row, by_panel in zip(rows, panels, strict=True):
         i, j = groups.index((row.kernel, row.modes)), families.index(row.family)
         percent[:, i, j] = [by_panel[title] for title in shown]
-    # Panels side by side where they are high, one below the other where they are wide.
-    beside = len(groups) > len(families)
-    across, down = (len(shown), 1) if beside else (1, len(shown))
+    # Panels stand side by side if they are tall, and one below the other if they are wide.
+    side_by_side = len(groups) > len(families)
+    across, down = (len(shown), 1) if side_by_side else (1, len(shown))
     figure, axes = new_figure(
         2.0 + 0.4 * len(families) * across,
         1.6 + (0.2 + 0.27 * len(groups)) * down,
         down,
         across,
-        sharex=not beside,
-        sharey=beside,
+        sharex=not side_by_side,
+        sharey=side_by_side,
     )
     for axis, title, values in zip(axes, shown, percent, strict=True):
         image = axis.imshow(values, cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")

@@ -1,4 +1,4 @@
-"""Spectra of kernels, with their cliffs, and over training."""
+"""Figures of spectra, with their cliffs or over training."""
 
 from collections.abc import Mapping, Sequence
 
@@ -29,19 +29,19 @@ def plot_spectra(
     shares: Mapping[str, Float64Array] | None = None,
     features: Sequence[str] = (),
 ) -> Drawing:
-    """Leading eigenvalues of each kernel on a log scale, the groups that end at a cliff shaded.
+    """Draw each kernel's leading eigenvalues on a log scale, with the groups at cliffs shaded.
 
     Parameters
     ----------
     values
         Eigenvalues by kernel, largest first.
     cliffs
-        (first, last) modes of each group, by kernel.
+        Groups of modes (first, last) that end at a cliff, by kernel.
     shown
-        How many modes.
+        How many modes to draw.
     shares, features
-        How much of each mode lies in each feature, by kernel, and the features' names; for what
-        a report says under the pointer.
+        How much of each mode lies in each feature, by kernel, and the features' names; a report
+        shows them at the pointer.
     """
     figure, axes = _panels(len(values))
     for axis, (kernel, of_kernel) in zip(axes, values.items(), strict=True):
@@ -81,20 +81,20 @@ def plot_spectra_over_training(
     shown: int,
     labels: Sequence[str],
 ) -> Drawing:
-    """Leading eigenvalues of each kernel at some epochs of training, in a report at each.
+    """Draw each kernel's leading eigenvalues at some epochs; a report shows all of them.
 
     Parameters
     ----------
     values
-        By kernel, shape (epochs, modes).
+        Eigenvalues by kernel, shape (epochs, modes).
     epochs
-        Of the rows of ``values``.
+        The epochs of the rows of ``values``.
     chosen
         The epochs to draw.
     shown
-        How many modes.
+        How many modes to draw.
     labels
-        What to say of each of the epochs.
+        What a report calls each of the epochs.
     """
     figure, axes = _panels(len(values))
     shades = colormaps[SEQUENTIAL](np.linspace(0.3, 0.9, len(chosen)))
@@ -112,7 +112,7 @@ def plot_spectra_over_training(
 
 
 def _panels(count: int) -> tuple[Drawing, list[Axes]]:
-    """One panel a kernel, at most five in a row."""
+    """One panel for each kernel, at most five in a row."""
     columns = min(count, 5)
     rows = -(-count // columns)
     figure, axes = new_figure(3.6 * columns, 3.4 * rows, rows, columns)

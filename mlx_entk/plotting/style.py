@@ -1,4 +1,4 @@
-"""One look for all figures: colours that the colour-blind can tell apart, no global state."""
+"""One look for all figures, in colours that colour-blind people can tell apart."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -16,12 +16,12 @@ from mlx_entk.spectrum import Modes
 # Okabe and Ito (2008), in an order that keeps neighbours apart in lightness too.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MUTED = "#6B6B6B"
-# Text on bright cells, dark in every theme: plain black stands for the page's ink in a report.
+# Text on bright cells, dark in every theme: in a report plain black becomes the page's own ink.
 ON_BRIGHT = "#111111"
 SEQUENTIAL = "cividis"
 DIVERGING = "PuOr"
 
-_RC: Any = {  # matplotlib types its keys one by one
+_RC: Any = {  # matplotlib's own type lists every key
     "font.size": 9.5,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
@@ -36,7 +36,7 @@ P = ParamSpec("P")
 
 
 def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
-    """Draw in the common look, and leave the user's own settings alone."""
+    """Draw in the common look, and leave the user's matplotlib settings alone."""
 
     @wraps(draw)
     def in_style(*args: P.args, **kwargs: P.kwargs) -> Drawing:
@@ -49,7 +49,7 @@ def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Drawing, list[Axes]]:
-    """A figure of a size in inches and its axes, row by row; ``options`` go to ``subplots``."""
+    """A figure (size in inches) and its axes, row by row; ``options`` go to ``subplots``."""
     figure = Drawing(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
@@ -59,17 +59,17 @@ def new_figure(
 def mode_texts(
     values: NDArray[Any], shares: NDArray[Any] | None = None, features: Sequence[str] = ()
 ) -> list[str]:
-    """What to say of each mode: its number, its eigenvalue, and the feature that it holds most of.
+    """A text for each mode: its number, its eigenvalue, and the feature it holds most of.
 
     Parameters
     ----------
     values
         Eigenvalues, largest first, shape (k,).
     shares
-        How much of the mode lies in each feature, from 0 to 1, shape (k, features); None where
-        no features are known.
+        How much of each mode lies in each feature, from 0 to 1, shape (k, features); None if
+        there are no features.
     features
-        Their names.
+        The features' names.
     """
     texts = [f"mode {number}: eigenvalue {value:.3g}" for number, value in enumerate(values)]
     if shares is None:
@@ -82,11 +82,11 @@ def mode_texts(
 
 
 def modes_label(modes: Modes) -> str:
-    """``modes 1–56``."""
+    """A group of modes as text: ``modes 1–56``, or ``mode 3``."""
     first, last = modes
     return f"mode {first}" if first == last else f"modes {first}–{last}"
 
 
 def kernel_label(kernel: str) -> str:
-    """The parameter's name, or ``whole kernel`` for that of all parameters."""
+    """The name of a kernel in figures: its parameter's name, or ``whole kernel``."""
     return "whole kernel" if kernel == WHOLE else kernel

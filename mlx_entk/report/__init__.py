@@ -1,4 +1,4 @@
-"""Tables, and pages of tables and figures: one file each that needs no network."""
+"""Tables, and pages of tables and figures; each page is one file that needs no network."""
 
 from mlx_entk.report.page import (
     ComparedFigure,

@@ -1,4 +1,4 @@
-"""Reports as HTML: one file each, with its style, its script and its figures inside."""
+"""Reports as HTML; each is one file with its style, script and figures inside."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from mlx_entk.report.table import Table
 
 @dataclass(frozen=True)
 class PlacedFigure:
-    """A figure as it stands in a page.
+    """A figure that has its place in a page.
 
     Attributes
     ----------
     identifier
         Unique within the page.
     svg, hints
-        The picture, and what the page's script says of its marks.
+        The picture, and what the page's script shows for its marks.
     moments
         Names of the frames that a slider moves through; empty for a figure without one.
     caption
@@ -38,19 +38,20 @@ class PlacedFigure:
 
 
 def place(figure: CaptionedFigure, identifier: str = "", caption: str = "") -> PlacedFigure:
-    """Draw a figure into a page.
+    """Prepare a figure for its place in a page.
 
     Parameters
     ----------
     figure
-        One that is laid out (see ``mlx_entk.plotting.drawing.Drawing.settle``).
+        A figure that is laid out (see ``mlx_entk.plotting.drawing.Drawing.settle``).
     identifier, caption
-        If they differ from the figure's own; a screen reader then says both captions.
+        Given if they differ from the figure's own name and caption; a screen reader then reads
+        both captions.
     """
     identifier = identifier or figure.name
     label = f"{caption}: {figure.caption}" if caption else figure.caption
     svg, hints = inline_svg(figure.drawing, identifier, label)
-    # Both are made by us, with every text in them escaped.
+    # inline_svg made both, and escaped every text in them.
     return PlacedFigure(
         identifier,
         Markup(svg),
@@ -62,20 +63,20 @@ def place(figure: CaptionedFigure, identifier: str = "", caption: str = "") -> P
 
 @dataclass(frozen=True)
 class Report:
-    """What the report of a run says.
+    """The contents of a run's report.
 
     Attributes
     ----------
     title
-        Of the page.
+        Title of the page.
     summary
-        What was found, in two sentences.
+        What the run found, in two sentences.
     overview
         The table at the top.
     command
-        What to type to repeat the run.
+        The command that repeats the run.
     figures, tables
-        In the order in which they are shown.
+        Figures and tables, in the order in which they are shown.
     """
 
     title: str
@@ -88,7 +89,7 @@ class Report:
 
 @dataclass(frozen=True)
 class ComparedFigure:
-    """One figure of several runs: its name, the runs' versions of it, and what to see in it."""
+    """One figure of several runs: its name, each run's version of it, and its caption."""
 
     name: str
     versions: Sequence[PlacedFigure]
@@ -97,18 +98,18 @@ class ComparedFigure:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What a page about several runs says.
+    """The contents of a page that compares several runs.
 
     Attributes
     ----------
     title
-        Of the page.
+        Title of the page.
     overview
         The runs' settings and headline numbers.
     summaries
-        What each run found, with the run's name.
+        The name of each run, and what it found.
     figures
-        Each figure of all the runs.
+        Each figure, in the versions of all runs.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""A figure as SVG inside a page: in the page's colours and font, with its hints as data.
+"""A figure as SVG inside a page, in the page's colours and font, with its hints as data.
 
-matplotlib draws; what the page's script adds (the text under the pointer, the marks that a slider
-moves) needs to know only where the axes are, which the transforms of the drawn figure say.
+matplotlib draws the figure. What the page's script adds (the text at the pointer, the marks that a
+slider moves) depends only on where the axes are, and the transforms of the drawn figure tell that.
 """
 
 import io
@@ -29,31 +29,34 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
 
     Parameters
     ----------
+    figure
+        A figure that is laid out.
     name
         Unique within the page: it keeps the identifiers of several figures apart.
     label
-        What a screen reader says of the figure.
+        What a screen reader reads out for the figure.
 
     Returns
     -------
     str, dict
-        The element; and ``panels``, a list with ``box`` (left, top, right, bottom), and
-        ``points`` or ``cells`` or ``frames``, and ``labels`` of the frames.
+        The element; and a dictionary of ``panels``, which have a ``box`` (left, top, right,
+        bottom) and ``points``, ``cells`` or ``frames`` each, and ``labels``, which name the
+        frames.
     """
     buffer = io.StringIO()
     for patch in [figure.patch, *(axes.patch for axes in figure.axes)]:
-        patch.set_alpha(0)  # the page's own background shows
+        patch.set_alpha(0)  # so that the page's own background shows
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         figure.write_svg(buffer)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'<style type="text/css">.*?</style>', "", text, flags=re.DOTALL)
-    text = re.sub(r'(<image [^>]*?)\bid="[^"]*" ?', r"\1", text)  # equal images share theirs
+    text = re.sub(r'(<image [^>]*?)\bid="[^"]*" ?', r"\1", text)  # equal images share an id
     text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"#[0-9a-f]{6}\b", lambda found: _COLORS.get(found[0], found[0]), text)
+    text = re.sub(r"#[0-9a-f]{6}\b", lambda color: _COLORS.get(color[0], color[0]), text)
     width, height = figure.get_size_inches() * _POINTS
-    # Hardly below the size at which it was drawn, so that text stays readable: a page scrolls it.
+    # Hardly smaller than it was drawn, so that text stays readable; on a narrow page it scrolls.
     smallest, largest = 0.85 * width, 1.4 * width
     head = (
         f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" '
@@ -73,7 +76,7 @@ def _hints(figure: Drawing) -> Json:
     hints = figure.hints
     for frames in hints.frames:
         x, _ = _places(figure, frames.axes, frames.x, np.ones_like(frames.x, dtype=float))
-        # Values, not places: the script says them, and places them by this line in log10.
+        # Values, not places: the script shows them, and places them along this line in log10.
         _, ends = _places(figure, frames.axes, np.ones(2), np.array([1.0, 10.0]))
         panel(frames.axes)["frames"] = {
             "x": _rounded(x),
@@ -93,35 +96,35 @@ def _hints(figure: Drawing) -> Json:
     explicit = {*panels, *(points.axes for points in hints.points)}
     for points in [*hints.points, *_lines(figure, explicit)]:
         x, y = _places(figure, points.axes, points.x, points.y)
-        found = panel(points.axes).setdefault("points", {"x": [], "y": [], "texts": []})
-        there = np.isfinite(x) & np.isfinite(y)
-        found["x"] += _rounded(x[there])
-        found["y"] += _rounded(y[there])
-        found["texts"] += [text for text, keep in zip(points.texts, there, strict=True) if keep]
+        marks = panel(points.axes).setdefault("points", {"x": [], "y": [], "texts": []})
+        finite = np.isfinite(x) & np.isfinite(y)
+        marks["x"] += _rounded(x[finite])
+        marks["y"] += _rounded(y[finite])
+        marks["texts"] += [text for text, keep in zip(points.texts, finite, strict=True) if keep]
     labels = hints.frames[0].labels if hints.frames else []
     return {"panels": list(panels.values()), "labels": list(labels)}
 
 
 def _lines(figure: Drawing, explicit: set[Axes]) -> list[Points]:
-    """What the lines of axes without hints of their own stand for: their label and their data."""
-    found = []
+    """Hints for the lines of axes that have none of their own: the line's label and its data."""
+    points = []
     for axes in figure.axes:
         if axes in explicit:
             continue
         for line in axes.lines:
             if line.get_transform() != axes.transData:
-                continue  # a line across the axes marks a place, and is no data
+                continue  # a line across the axes marks a place and is not data
             x, y = (np.asarray(line.get_data()[i], dtype=float) for i in (0, 1))
             label = str(line.get_label())
             name = "" if label.startswith("_") else f"{label}: "
             of_x = axes.get_xlabel() or "x"
             texts = [f"{name}{of_x} {a:g}, {b:.4g}" for a, b in zip(x, y, strict=True)]
-            found.append(Points(axes, x, y, texts))
-    return found
+            points.append(Points(axes, x, y, texts))
+    return points
 
 
 def _places(figure: Drawing, axes: Axes, x: Any, y: Any) -> tuple[Any, Any]:
-    """Data coordinates in those of the SVG, whose y grows downwards."""
+    """Convert data coordinates to those of the SVG, whose y grows downwards."""
     with np.errstate(divide="ignore", invalid="ignore"):
         pixels = axes.transData.transform(np.column_stack([x, y]))
     places = pixels / figure.dpi * _POINTS
@@ -148,7 +151,7 @@ def _rounded(values: Any) -> list[float]:
 
 
 def _significant(values: Any) -> list[float]:
-    """Three digits: what a hint shows."""
+    """Values rounded to three digits, which is what a hint shows."""
     return [float(f"{value:.3g}") for value in values]
 
 

@@ -1,4 +1,4 @@
-"""Tables for people, the same in the terminal and in a report."""
+"""Tables for people to read, the same in the terminal and in a report."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from mlx_entk._files import Json
 
 @dataclass(frozen=True)
 class Table:
-    """A table for people.
+    """A table for people to read.
 
     Attributes
     ----------
     title
-        A line above it.
+        The line above the table.
     columns
-        Its head; empty strings for a table of names and values, which has none.
+        Names of the columns; empty strings for a table of names and values, which has no head.
     rows
-        A text for each column.
+        Rows of cells, one text for each column.
     note
-        What to know when reading it.
+        What to know when reading the table.
     """
 
     title: str
@@ -33,14 +33,14 @@ class Table:
         return any(self.columns)
 
     def is_numeric(self, column: int) -> bool:
-        """Whether every cell of a column is empty or a number, so that it is set to the right."""
+        """Whether a column has numbers and empty cells only, so that it is aligned right."""
         cells = [row[column] for row in self.rows if row[column]]
         return bool(cells) and all(
             cell.removeprefix("-").replace(".", "", 1).isdigit() for cell in cells
         )
 
     def as_json(self) -> Json:
-        """Title, note, and the rows by column; of a table without a head, values by name."""
+        """Title, note, and the rows by column; for a table without a head, the values by name."""
         rows: Json | list[Json]
         if self.has_head:
             names = [column or "name" for column in self.columns]
@@ -51,7 +51,7 @@ class Table:
 
 
 def _value(cell: str) -> str | int | float | None:
-    """What a cell says, for JSON: a number if it is one, None if it is empty."""
+    """The value of a cell for JSON: a number if it is one, None if it is empty."""
     for parse in (int, float):
         try:
             return parse(cell) if cell.isascii() else cell
@@ -61,13 +61,13 @@ def _value(cell: str) -> str | int | float | None:
 
 
 def modes_cell(modes: tuple[int, int]) -> str:
-    """A group of modes in a table: ``3``, or ``1–56``."""
+    """A group of modes as a cell: ``3``, or ``1–56``."""
     first, last = modes
     return str(first) if first == last else f"{first}–{last}"
 
 
 def number_cell(value: float | None) -> str:
-    """A number of unknown size in a table: whole ones and large ones without decimals."""
+    """A number of any size as a cell, without decimals if it is whole or large."""
     if value is None:
         return "–"
     digits = 0 if abs(value) >= 100 or float(value).is_integer() else 1
