@@ -1,11 +1,12 @@
 """Give MLX a fast BLAS on Linux, before MLX is imported.
 
-MLX's Linux wheel links the reference BLAS and LAPACK, whose float32 matrix product runs some
-30 times slower than OpenBLAS on the same cores. A library loaded with ``RTLD_GLOBAL`` comes
-first when the wheel's ``cblas_sgemm`` is resolved, so loading OpenBLAS, MKL or BLIS before the
-first ``import mlx.core`` is enough. On macOS MLX uses Accelerate and nothing is done.
+MLX's Linux wheel links the reference BLAS and LAPACK, whose float32 matrix product is about
+30 times slower than that of OpenBLAS on the same cores. A library loaded with ``RTLD_GLOBAL``
+takes precedence when the wheel's ``cblas_sgemm`` is resolved, so it is enough to load OpenBLAS,
+MKL or BLIS before the first ``import mlx.core``. On macOS MLX uses Accelerate, and this module
+does nothing.
 
-``MLX_ENTK_BLAS=off`` turns this off; ``MLX_ENTK_BLAS=/path/to/lib.so`` names the library.
+``MLX_ENTK_BLAS=off`` turns this off; ``MLX_ENTK_BLAS=/path/to/lib.so`` names the library to load.
 """
 
 import ctypes
@@ -16,12 +17,12 @@ from pathlib import Path
 
 VARIABLE = "MLX_ENTK_BLAS"
 
-# NumPy, SciPy and MLX bring an OpenBLAS each, and the threads of one wait for work in a busy
-# loop of 2^26 cycles while another computes. 2^20 cycles (under a millisecond) are enough to
-# bridge successive calls: the modular-addition study took 37 s with it and 58 s without.
+# NumPy, SciPy and MLX each bring an OpenBLAS, and while one computes, the threads of the others
+# wait for work in a busy loop of 2^26 cycles. 2^20 cycles (under a millisecond) are enough to
+# bridge successive calls: the modular-addition study took 37 s with this limit, 58 s without.
 _THREAD_TIMEOUT = ("OPENBLAS_THREAD_TIMEOUT", "20")
 
-# Names with 32-bit integers (LP64), as MLX expects; the 64-bit builds carry other names.
+# Builds with 32-bit integers (LP64), which MLX expects; 64-bit builds have other names.
 _CANDIDATES = ("libopenblas.so.0", "libmkl_rt.so.3", "libmkl_rt.so.2", "libblis.so.4")
 
 _TOO_LATE = (
@@ -44,9 +45,9 @@ def preload() -> str | None:
     Returns
     -------
     str or None
-        The library that was loaded; None where none is needed (not Linux), wanted
-        (``MLX_ENTK_BLAS=off``), found, or possible any more (MLX is already imported, which
-        warns once).
+        The library that was loaded. None if none is needed (not on Linux), wanted
+        (``MLX_ENTK_BLAS=off``) or installed, or if it is too late because MLX is already
+        imported, which warns once.
     """
     wanted = os.environ.get(VARIABLE, "")
     if sys.platform != "linux" or wanted.lower() == "off":
@@ -59,10 +60,12 @@ def preload() -> str | None:
         if _load(wanted):
             return wanted
         warnings.warn(
-            f"{VARIABLE}={wanted} is no BLAS that can be loaded", RuntimeWarning, stacklevel=2
+            f"{VARIABLE}={wanted} is not a BLAS that can be loaded: name a library file, or off",
+            RuntimeWarning,
+            stacklevel=2,
         )
         return None
-    # pip and conda put libraries into the environment's own lib folder, off the search path.
+    # pip and conda put libraries into the environment's own lib folder, which is not searched.
     environment = Path(sys.prefix) / "lib"
     for name in _CANDIDATES:
         for path in (name, str(environment / name)):

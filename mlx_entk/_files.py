@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all, and that say so where they come back otherwise.
+"""Files that appear whole or not at all, and are refused if they were damaged.
 
-A file is written under a temporary name beside its place, brought to the disk, and renamed. What
-is read may have been cut off, altered or made by somebody else: every reader raises
-``mlx_entk.errors.InputError`` for that, and none loads a pickle.
+A file is written under a temporary name in the same folder, flushed to the disk, and renamed. A
+file that is read may have been truncated, altered or made by someone else: every function that
+reads one raises ``mlx_entk.errors.InputError`` if it is damaged, and none loads a pickle.
 """
 
 import errno
@@ -24,7 +24,7 @@ from mlx_entk.errors import InputError
 Arrays = dict[str, NDArray[Any]]
 Json = dict[str, Any]
 
-# Names of files on their way.
+# Matches the temporary names of files that are being written.
 TEMPORARY = ".*.tmp*"
 
 # The key under which a JSON file keeps the digest of everything else in it.
@@ -32,12 +32,12 @@ _DIGEST = "sha256"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it into place.
+    """Let ``write`` fill a temporary file next to ``path``, then rename it to ``path``.
 
     Raises
     ------
     InputError
-        Where the place cannot be written or the disk is full; nothing is left there.
+        If the file cannot be written or the disk is full; nothing is left behind.
     """
     temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -54,7 +54,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a text file; raises InputError where that cannot be done."""
+    """Append a line to a text file; raises InputError if that fails."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
@@ -63,22 +63,22 @@ def append_line(path: Path, line: str) -> None:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Take room for a file that will be written through memory.
+    """Reserve disk space for a file that will be written through a memory map.
 
-    A mapped file of which the disk has not all ends the process with a bus error, so the room is
-    taken before.
+    If the disk fills up while a mapped file is written, a bus error ends the process, so the
+    space is reserved first.
 
     Raises
     ------
     InputError
-        Where there is not as much.
+        If there is not enough space.
     """
     try:
         free = shutil.disk_usage(path.parent).free
         if free < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with path.open("r+b") as file:
-            if hasattr(os, "posix_fallocate"):  # macOS has none
+            if hasattr(os, "posix_fallocate"):  # macOS lacks it
                 os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         raise InputError(
@@ -90,8 +90,8 @@ def reserve(path: Path, size: int) -> None:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Write a JSON object atomically, with NaN refused, and the digest of the rest as a key."""
-    plain = json.loads(json.dumps(value, allow_nan=False))  # as it will come back
+    """Write a JSON object atomically, with a digest of the rest as a key; NaN is refused."""
+    plain = json.loads(json.dumps(value, allow_nan=False))  # as it will be read back
     sealed = {**plain, _DIGEST: _digest_of_json(plain)}
     text = json.dumps(sealed, indent=1, ensure_ascii=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -103,7 +103,7 @@ def read_json(path: Path) -> Json:
     Raises
     ------
     InputError
-        Where the file is missing, is no JSON object, or was altered.
+        If the file is missing, is not a JSON object, or was altered.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -112,7 +112,7 @@ def read_json(path: Path) -> Json:
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} is damaged: it holds no JSON object")
+        raise InputError(f"{path} is damaged: it does not hold a JSON object")
     if _DIGEST not in value:
         raise InputError(
             f"{path} is damaged: it has no digest, so it was altered, or an earlier version of "
@@ -143,12 +143,12 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
 
 
 def read_arrays(path: Path) -> Arrays:
-    """The arrays of an .npz that anybody may have made; no pickles.
+    """The arrays of an .npz from any source; pickles are refused.
 
     Raises
     ------
     InputError
-        Where the file is missing, damaged, or holds something else than arrays.
+        If the file is missing or damaged, or holds anything but arrays.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
@@ -156,10 +156,10 @@ def read_arrays(path: Path) -> Arrays:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file makes zipfile and NumPy raise almost anything
-        raise InputError(f"{path} is no .npz of arrays: {error}") from error
+        raise InputError(f"{path} is not an .npz of arrays: {error}") from error
     for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # another file in the archive comes as its bytes
-            raise InputError(f"{path} is no .npz of arrays: {name} is none")
+        if not isinstance(array, np.ndarray):  # any other file in the archive comes as bytes
+            raise InputError(f"{path} is not an .npz of arrays: {name} is not an array")
     return arrays
 
 
@@ -169,14 +169,14 @@ def map_array(path: Path) -> NDArray[Any]:
     Raises
     ------
     InputError
-        Where the file is missing or damaged.
+        If the file is missing or damaged.
     """
     try:
         return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # see read_arrays
-        raise InputError(f"{path} is no .npy of an array: {error}") from error
+        raise InputError(f"{path} is not an .npy of an array: {error}") from error
 
 
 def write_tensors(path: Path, arrays: dict[str, mx.array], metadata: dict[str, str]) -> None:
@@ -185,7 +185,7 @@ def write_tensors(path: Path, arrays: dict[str, mx.array], metadata: dict[str, s
     def write(temporary: Path) -> None:
         try:
             mx.save_safetensors(str(temporary), arrays, metadata)
-        except RuntimeError as error:  # MLX's own for a full disk and for a place it cannot write
+        except RuntimeError as error:  # MLX raises it if the disk is full or the file not writable
             raise OSError(errno.EIO, f"{error} ({format_bytes(_free(path))} free)") from error
 
     write_atomically(path, write)
@@ -201,17 +201,17 @@ def read_tensors(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     Raises
     ------
     InputError
-        Where the file is missing or damaged.
+        If the file is missing or damaged.
     """
     try:
-        found: Any = mx.load(str(path), return_metadata=True)
-        return found[0], found[1]
+        stored: Any = mx.load(str(path), return_metadata=True)
+        return stored[0], stored[1]
     except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(f"{path} is no .safetensors, or is damaged: {error}") from error
+        raise InputError(f"{path} is not a .safetensors, or is damaged: {error}") from error
 
 
 def digest(arrays: dict[str, mx.array]) -> str:
-    """SHA-256 of names, types, shapes and contents."""
+    """SHA-256 of the names, types, shapes and contents of arrays."""
     hash_ = hashlib.sha256()
     for name in sorted(arrays):
         array = arrays[name]
@@ -221,12 +221,12 @@ def digest(arrays: dict[str, mx.array]) -> str:
 
 
 def digest_of_file(path: Path) -> str:
-    """SHA-256 of a file's content.
+    """SHA-256 of a file's contents.
 
     Raises
     ------
     InputError
-        Where it cannot be read.
+        If the file cannot be read.
     """
     try:
         with path.open("rb") as file:

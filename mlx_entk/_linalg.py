@@ -1,10 +1,10 @@
-"""Where dense linear algebra runs: the one module that knows.
+"""Dense linear algebra; no other module decides where it runs.
 
-Matrix products belong to MLX on a GPU and wherever MLX has a fast BLAS (Accelerate, or one
-preloaded by ``mlx_entk._blas``); with the reference BLAS of MLX's Linux wheel they go to
-NumPy, through views of the same memory. Eigenproblems and singular values are solved in
-float64 on the host by SciPy: Metal has no float64, and a spectrum of ten decades drowns in
-float32. What comes in may be an array of any library; ``as_floats`` makes it one of NumPy.
+Matrix products run in MLX on a GPU, and wherever MLX has a fast BLAS (Accelerate, or one
+preloaded by ``mlx_entk._blas``); with the reference BLAS of MLX's Linux wheel they run in NumPy,
+on views of the same memory. SciPy solves eigenproblems and singular values in float64 on the
+host: Metal has no float64, and float32 cannot resolve a spectrum that spans ten decades. Input
+may be an array of any library; ``as_floats`` turns it into a NumPy array.
 """
 
 import operator
@@ -22,45 +22,46 @@ from mlx_entk.errors import InputError, first_line
 
 FloatArray = NDArray[np.floating[Any]]
 Float64Array = NDArray[np.float64]
-# What NumPy makes an array of, and the arrays of MLX.
+# Whatever NumPy turns into an array, and MLX arrays.
 ArrayLike = npt.ArrayLike | mx.array
 
-# Spacing of the numbers next to 1, by the name that NumPy, MLX, PyTorch and ml_dtypes share.
+# Spacing of the numbers just above 1, by the type's name in NumPy, MLX, PyTorch and ml_dtypes.
 _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
 
-# Rows that a message names.
+# How many rows a message names.
 _NAMED_ROWS = 5
 
 
 def matmul_backend() -> str:
-    """``"mlx"`` or ``"numpy"``: who multiplies large matrices on MLX's default device."""
+    """``"mlx"`` or ``"numpy"``: which one multiplies large matrices on MLX's default device."""
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     slow_blas = sys.platform == "linux" and _blas.LIBRARY is None
     return "numpy" if slow_blas and not on_gpu else "mlx"
 
 
 def gram(a: mx.array, b: mx.array | None = None) -> mx.array:
-    """The product a bᵀ of float32 shapes (n, k) and (m, k), or a aᵀ if b is None.
+    """The product a bᵀ of float32 arrays of shapes (n, k) and (m, k), or a aᵀ if b is None.
 
-    Its shape is (n, m), and it takes 2·n·m·k FLOPs. For a aᵀ NumPy takes half of that on a CPU: it
-    calls ``ssyrk``, which MLX does not. If k is small its copies cost more than they save.
+    The result has shape (n, m) and takes 2·n·m·k FLOPs. For a aᵀ NumPy needs only half of them on
+    a CPU, because it calls ``ssyrk``, which MLX does not. If k is small, the copies to and from
+    NumPy cost more than that saves.
     """
     on_gpu = mx.default_device().type == mx.DeviceType.gpu
     halved = b is None and 8 * a.shape[1] >= a.shape[0]
     if matmul_backend() == "mlx" and (on_gpu or not halved):
         return a @ (a if b is None else b).T
     rows = as_numpy(a)
-    # NumPy sees the symmetry by the memory of both: they have to be views of one array.
+    # NumPy recognises a aᵀ by the memory of its operands: both have to be views of one array.
     columns = rows if b is None else as_numpy(b)
-    # As MLX does, without a warning: who decomposes the kernel says that it is not finite.
+    # Like MLX, without a warning: whoever decomposes the kernel reports that it is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         return mx.array(rows @ columns.T)
 
 
 def as_numpy(a: mx.array) -> NDArray[Any]:
-    """View an MLX array as NumPy, without a copy where the memory is shared with the host.
+    """View an MLX array as a NumPy array, without a copy if the host shares its memory.
 
-    bfloat16, which NumPy lacks, comes as float32.
+    bfloat16, which NumPy lacks, becomes float32.
     """
     if a.dtype == mx.bfloat16:
         a = a.astype(mx.float32)
@@ -69,21 +70,21 @@ def as_numpy(a: mx.array) -> NDArray[Any]:
 
 
 def as_floats(values: ArrayLike, name: str) -> FloatArray:
-    """Real numbers as an array of float32 or float64 on the host.
+    """Real numbers as a float32 or float64 array on the host.
 
     Parameters
     ----------
     values
-        What NumPy makes an array of, or an MLX array. float32 and float64 stay as they are,
-        without a copy where that can be; float16 and bfloat16 become float32, whole numbers and
-        truth values float64.
+        Anything that NumPy turns into an array, or an MLX array. float32 and float64 keep their
+        type, and are not copied if that is possible; float16 and bfloat16 become float32,
+        integers and booleans float64.
     name
-        What messages call it.
+        What messages call the values.
 
     Raises
     ------
     InputError
-        For what is no array of real numbers.
+        If the values are not an array of real numbers.
     """
     if np.ma.is_masked(values):
         raise InputError(f"{name} has masked entries: leave their inputs out, or fill them")
@@ -101,7 +102,7 @@ def as_floats(values: ArrayLike, name: str) -> FloatArray:
 
 
 def epsilon_of(values: ArrayLike) -> float:
-    """Relative spacing of the type that numbers are stored in, that of float64 for whole ones."""
+    """Relative spacing of the type that values are stored in; that of float64 for integers."""
     name = str(getattr(values, "dtype", "")).rpartition(".")[2]
     return _EPSILON.get(name, float(np.finfo(np.float64).eps))
 
@@ -112,7 +113,7 @@ def as_columns(values: ArrayLike, name: str) -> Float64Array:
     Raises
     ------
     InputError
-        For another shape, no inputs, and NaN or infinite entries.
+        For any other shape, for no inputs, and for NaN or infinite entries.
     """
     columns: Float64Array = np.asarray(as_floats(values, name), dtype=np.float64)
     if columns.ndim != 2 or columns.shape[0] == 0:
@@ -122,13 +123,13 @@ def as_columns(values: ArrayLike, name: str) -> Float64Array:
 
 
 def require_finite(values: FloatArray, name: str, rows: str = "inputs") -> None:
-    """Raise InputError where entries are NaN or infinite, with the rows that have them."""
+    """Raise InputError if entries are NaN or infinite, and name the rows that have them."""
     if not np.isfinite(values).all():
         raise InputError(f"{rows_not_finite(values, rows)} NaN or infinite {name}")
 
 
 def rows_not_finite(values: FloatArray, rows: str) -> str:
-    """How many rows have NaN or infinite entries, and which: ``2 of 9 inputs (3, 5) have``."""
+    """Say how many rows have NaN or infinite entries, and which: ``2 of 9 inputs (3, 5) have``."""
     bad = np.flatnonzero(~np.isfinite(values.reshape(len(values), -1)).all(axis=1))
     named = [*map(str, bad[:_NAMED_ROWS]), *["…"] * (bad.size > _NAMED_ROWS)]
     verb = "has" if bad.size == 1 else "have"
@@ -136,7 +137,7 @@ def rows_not_finite(values: FloatArray, rows: str) -> str:
 
 
 def whole_number(value: SupportsIndex, name: str) -> int:
-    """An argument that counts something, as an int; InputError for 2.0 or None."""
+    """An argument that counts something, as an int; raises InputError for 2.0 or None."""
     try:
         return operator.index(value)
     except TypeError as error:
@@ -149,15 +150,15 @@ def eigh(matrix: FloatArray, top: int | None = None) -> tuple[Float64Array, Floa
     Parameters
     ----------
     matrix
-        Shape (N, N), finite. Only its symmetric part counts.
+        Shape (N, N), finite. Only its symmetric part is used.
     top
-        How many of the largest eigenpairs; None for all.
+        How many of the largest eigenpairs to find; None for all.
 
     Returns
     -------
     values, vectors
-        Shapes (k,) and (N, k), float64; the sign of each vector makes its entry of largest
-        magnitude positive, so that equal input gives equal output.
+        Shapes (k,) and (N, k), float64. Each vector's entry of largest magnitude is positive, so
+        that equal input gives equal output.
     """
     size = matrix.shape[0]
     symmetric = _symmetric(matrix)
@@ -173,22 +174,22 @@ def eigh(matrix: FloatArray, top: int | None = None) -> tuple[Float64Array, Floa
 
 
 def lowest_eigenvalue(matrix: FloatArray, above: float) -> float | None:
-    """The smallest eigenvalue of a symmetric matrix; None where it is above a limit.
+    """The smallest eigenvalue of a symmetric matrix, or None if it is above a limit.
 
-    A Cholesky factorisation tells, in N³/3 multiplications, a tenth of the time of an
-    eigendecomposition; only where it fails the eigenvalue is computed.
+    A Cholesky factorisation tells whether it is, in N³/3 multiplications and a tenth of the time
+    of an eigendecomposition; the eigenvalue is computed only if the factorisation fails.
 
     Parameters
     ----------
     matrix
-        Shape (N, N), finite. Only its symmetric part counts.
+        Shape (N, N), finite. Only its symmetric part is used.
     above
         The limit.
     """
     shifted = _symmetric(matrix)
     shifted[np.diag_indices_from(shifted)] -= above
     try:
-        # Of the transpose, the same matrix, LAPACK needs no copy.
+        # The transpose is the same matrix, and LAPACK needs no copy of it.
         scipy.linalg.cholesky(shifted.T, overwrite_a=True, check_finite=False)
     except scipy.linalg.LinAlgError:
         (lowest,) = scipy.linalg.eigvalsh(_symmetric(matrix), subset_by_index=(0, 0))
@@ -204,10 +205,10 @@ def _symmetric(matrix: FloatArray) -> Float64Array:
 
 
 def orthonormal_basis(columns: ArrayLike, rtol: float = 1e-8) -> Float64Array:
-    """Orthonormal basis of the span of the columns, by singular values.
+    """Orthonormal basis of the span of the columns, by singular value decomposition.
 
-    Directions whose singular value is below ``rtol`` times the largest are dropped, so the
-    number of columns returned is the numerical rank, 0 for zeros; shape (N, rank), float64.
+    Directions whose singular value is at most ``rtol`` times the largest are dropped. The basis
+    has shape (N, rank) and type float64; its rank is the numerical one, 0 for zeros.
 
     Raises
     ------
@@ -215,7 +216,7 @@ def orthonormal_basis(columns: ArrayLike, rtol: float = 1e-8) -> Float64Array:
         For columns that are not of shape (N, k), and for NaN or infinite entries.
     """
     wide = as_columns(columns, "columns")
-    left, singular, _ = scipy.linalg.svd(wide, full_matrices=False)
+    vectors, singular, _ = scipy.linalg.svd(wide, full_matrices=False)
     if singular.size == 0 or singular[0] == 0:
         return np.zeros((wide.shape[0], 0))
-    return np.ascontiguousarray(left[:, singular > rtol * singular[0]])
+    return np.ascontiguousarray(vectors[:, singular > rtol * singular[0]])

@@ -1,4 +1,4 @@
-"""How much memory there is, and sizes as people write them."""
+"""The memory that is available, and sizes as people write them."""
 
 import re
 
@@ -6,28 +6,28 @@ import psutil
 
 from mlx_entk.errors import InputError
 
-# The share of available memory that a computation may take unless told otherwise.
+# The share of the available memory that a computation may take by default.
 DEFAULT_SHARE = 0.5
 
 _UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def parse_bytes(text: str) -> int:
-    """The bytes of ``4GB``, ``500 MB`` or ``100000``; units are decimal.
+    """The number of bytes in ``4GB``, ``500 MB`` or ``100000``; units are decimal.
 
     Raises
     ------
     InputError
-        For anything else.
+        If the text is not a size.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
     if match is None or match[2].lower() not in _UNITS:
-        raise InputError(f"{text!r} is no size: write 500MB or 4GB")
+        raise InputError(f"{text!r} is not a size: write 500MB or 4GB")
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
 def format_bytes(size: float) -> str:
-    """``1.5 GB`` for 1500000000."""
+    """A number of bytes as text: ``1.5 GB`` for 1500000000."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"
@@ -36,22 +36,22 @@ def format_bytes(size: float) -> str:
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping."""
+    """Memory that can be used without swapping, in bytes."""
     return int(psutil.virtual_memory().available)
 
 
 def default_limit() -> int:
-    """Half of the available memory."""
+    """Half of the available memory, in bytes."""
     return int(DEFAULT_SHARE * available_bytes())
 
 
 def limit_of(memory_limit: int | str | None) -> int | None:
-    """The bytes of a ``memory_limit`` as a user gives it: a number, text such as ``4GB``, or None.
+    """A user's ``memory_limit`` in bytes: a number, text such as ``4GB``, or None.
 
     Raises
     ------
     InputError
-        For text that is no size, and for 0 or less.
+        For text that is not a size, and for a limit of 0 or less.
     """
     limit = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
     if limit is not None and limit <= 0:

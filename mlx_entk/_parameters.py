@@ -1,4 +1,4 @@
-"""Parameter trees by dotted name, as MLX's own files and errors write them."""
+"""Parameter trees by dotted name, as in MLX's own files and errors."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a result was made with."""
+"""The provenance of a result: the versions, device and code that it was made with."""
 
 import platform
 import shlex
@@ -25,14 +25,14 @@ def installed_version(package: str) -> str | None:
 
 
 def device() -> str:
-    """MLX's default device and the chip behind it, for a person."""
+    """MLX's default device and the chip behind it, for people to read."""
     info = mx.device_info(mx.default_device())
     name = info.get("device_name") or platform.processor() or platform.machine()
     return f"{mx.default_device().type.name}: {name}"
 
 
 def git_revision() -> str | None:
-    """Revision of the checkout this package runs from, "-dirty" if edited; None outside one."""
+    """Revision of the checkout that this package runs from, "-dirty" if edited, or None."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str | None:
@@ -48,7 +48,7 @@ def git_revision() -> str | None:
             return None
         return done.stdout.strip()
 
-    # An installed copy may lie inside somebody else's checkout, as an ignored file.
+    # An installed copy may lie inside another project's checkout, as an ignored file.
     if git("ls-files", "--error-unmatch", here.name) is None:
         return None
     revision = git("rev-parse", "HEAD")

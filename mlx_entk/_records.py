@@ -1,7 +1,7 @@
-"""Typed records and the JSON that stands for them on disk.
+"""Typed records, and the JSON that stands for them on disk.
 
-A record is a frozen dataclass whose fields are the keys of a JSON object. What comes back from
-disk may have been altered by anybody: every value is checked against its field's type.
+A record is a frozen dataclass whose fields are the keys of a JSON object. A file may have been
+altered since it was written, so every value that is read is checked against its field's type.
 """
 
 import json
@@ -20,7 +20,7 @@ Unset = msgspec.UnsetType
 
 
 def to_json(record: object) -> Any:
-    """A record, or a list of them, as plain JSON: dictionaries, lists, strings, numbers and None.
+    """Turn a record, or a list of them, into dictionaries, lists, strings, numbers and None.
 
     Raises
     ------
@@ -34,18 +34,20 @@ def to_json(record: object) -> Any:
 def _as_builtin(value: object) -> object:
     if isinstance(value, np.generic):
         return value.item()
-    raise NotImplementedError(f"{type(value).__name__} has no form in JSON")
+    raise NotImplementedError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def from_json(kind: type[Record], value: object, source: str) -> Record:
-    """A record of a kind again.
+    """Turn plain JSON back into a record of type ``kind``.
 
     Parameters
     ----------
+    kind
+        The type of the record.
     value
-        What ``to_json`` made. Keys that the record does not have are ignored.
+        What ``to_json`` returned. Keys that the record does not have are ignored.
     source
-        What messages call the place that the value comes from.
+        Where the value comes from, as messages call it.
 
     Raises
     ------

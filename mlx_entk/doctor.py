@@ -1,4 +1,4 @@
-"""What this machine has, what is missing, and the command that installs it."""
+"""Examine a machine: what it has, what it lacks, and how to install that."""
 
 import importlib.util
 import shutil
@@ -13,7 +13,7 @@ import numpy as np
 from mlx_entk import _blas
 from mlx_entk._provenance import PACKAGES, device, installed_version
 
-# Below this share of NumPy's rate, MLX's matrix product is that of the reference BLAS.
+# If MLX multiplies matrices at less than this share of NumPy's rate, it uses the reference BLAS.
 _SLOW = 0.25
 
 _EXTRAS = {
@@ -25,7 +25,7 @@ _EXTRAS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's report: what was looked at, what was found, what to do."""
+    """One line of the doctor's report: what was examined, what was found, and what to do."""
 
     subject: str
     found: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at versions, device, BLAS, the matrix product's rate, the compiler and the extras."""
+    """Examine versions, device, BLAS, the rate of matrix products, the compiler and the extras."""
     findings = [Finding("Python", sys.version.split()[0])]
     for package in PACKAGES:
         version = installed_version(package)
@@ -49,7 +49,7 @@ def examine() -> list[Finding]:
 
 
 def matmul_rates(size: int = 1500, repeats: int = 5) -> tuple[float, float]:
-    """GFLOP/s of a float32 matrix product of this size: by MLX, and by NumPy."""
+    """The rates at which MLX and NumPy multiply float32 matrices of this size, in GFLOP/s."""
     a = mx.random.normal((size, size), key=mx.random.key(0))
     b = np.array(a)
     flops = 2 * size**3
@@ -97,7 +97,7 @@ def _compiler() -> list[Finding]:
     return [
         Finding(
             "C++ compiler",
-            compiler or "missing: mx.compile runs unfused, training takes longer",
+            compiler or "missing: mx.compile cannot fuse operations, so training takes longer",
             compiler is not None,
             "apt install g++" if sys.platform == "linux" else "xcode-select --install",
         )

@@ -1,20 +1,20 @@
-"""The errors that a reader can cause, each with the exit code the command line gives it."""
+"""The errors that a user can cause, each with the exit code that the command line gives it."""
 
 
 class MlxEntkError(Exception):
-    """Base of every error raised on purpose; its message is one line for a person."""
+    """Base of every error raised on purpose; its message is one line for people to read."""
 
     exit_code = 1
 
 
 class InputError(MlxEntkError, ValueError):
-    """The caller asked for something that cannot be done: bad argument, file or folder."""
+    """The caller asked for something that cannot be done: an argument, file or folder is bad."""
 
     exit_code = 2
 
 
 class RunFailedError(MlxEntkError, RuntimeError):
-    """The request was sound, but the computation broke down (a loss that became NaN, say)."""
+    """The request was sound, but the computation broke down: a loss became NaN, for example."""
 
     exit_code = 1
 
@@ -24,5 +24,5 @@ class SlowPathWarning(UserWarning):
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, on one line."""
+    """The first line of an error's message, or the error's type if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,14 +1,14 @@
-"""How long computations tell what they are at."""
+"""The protocol by which long computations report their progress."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called as work goes on; the library itself prints nothing."""
+    """A function that is called as work proceeds; the library itself prints nothing."""
 
     def __call__(self, stage: str, done: int, total: int, note: str = "") -> None:
-        """``done`` of ``total`` steps of ``stage`` are done; ``note`` is for a person."""
+        """Report that ``done`` of ``total`` steps of ``stage`` are done; people read ``note``."""
 
 
 def silent(stage: str, done: int, total: int, note: str = "") -> None:
-    """A progress that nobody watches."""
+    """Report nothing."""

@@ -1,8 +1,8 @@
 """The run folder: configuration, checkpoints, metrics, results, figures, provenance.
 
-Files appear whole or not at all: each is written under a temporary name and renamed. The
-results come last, so a folder without ``results.json`` is unfinished, and the same command
-goes on from its last checkpoint.
+Files appear whole or not at all: each is written under a temporary name and renamed. The results
+are written last, so a folder without ``results.json`` is unfinished, and the same command goes on
+from its last checkpoint.
 """
 
 import fcntl
@@ -39,24 +39,24 @@ from mlx_entk.errors import InputError
 _ARRAYS_DIGEST = "spectra_sha256"
 # The key under which a row of metrics keeps its checksum.
 _CHECKSUM = "crc32"
-# Counts up when a run folder of an earlier version can no longer be read.
+# Raised by one whenever the run folders of earlier versions can no longer be read.
 FORMAT = 1
 
 
 class Picture(Protocol):
-    """A figure, of which a run needs to know only how it is written."""
+    """A figure; all that a run needs to know about it is how to write it."""
 
     def write_png(self, path: Path, /) -> None:
-        """Write it as pixels."""
+        """Write the figure as PNG."""
 
     def write_svg(self, path: Path, /) -> None:
-        """Write it as curves."""
+        """Write the figure as SVG."""
 
 
 class Run:
     """One experiment on disk.
 
-    Make one with ``create`` (a new or unfinished run) or ``load`` (to read).
+    Use ``create`` for a new or unfinished run, and ``load`` to read one.
     """
 
     def __init__(self, path: Path, study: str, config: Json):
@@ -66,12 +66,12 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, study: str, config: Json) -> Self:
-        """Open a folder for writing: a new one, or one that the same configuration began.
+        """Open a folder for writing: a new one, or one that has the same configuration.
 
         Raises
         ------
         InputError
-            Where the folder holds something else, another configuration, or cannot be written.
+            If the folder holds something else or another configuration, or cannot be written.
         """
         run = cls(path, study, config)
         try:
@@ -84,7 +84,7 @@ class Run:
             raise InputError(f"cannot write to {path}: {error.strerror or error}") from error
         if foreign:
             raise InputError(
-                f"{path} is no run folder (it holds {foreign[0]}): choose another --out"
+                f"{path} is not a run folder (it holds {foreign[0]}): choose another --out"
             )
         write_json(run._config_file, {"format": FORMAT, "study": study, "config": config})
         return run
@@ -96,16 +96,16 @@ class Run:
         Raises
         ------
         InputError
-            Where there is none.
+            If the path is not a run folder, or another version wrote it in another format.
         """
         try:
             is_folder, is_run = path.is_dir(), (path / "config.json").exists()
         except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
-            raise InputError(f"{str(path)[:80]!r} is no folder: {error}") from error
+            raise InputError(f"{str(path)[:80]!r} is not a folder: {error}") from error
         if not is_folder:
-            raise InputError(f"{path} is no folder: `mlx-entk runs` lists the runs there are")
+            raise InputError(f"{path} is not a folder: `mlx-entk runs` lists the existing runs")
         if not is_run:
-            raise InputError(f"{path} is no run folder: it has no config.json")
+            raise InputError(f"{path} is not a run folder: it has no config.json")
         stored = read_json(path / "config.json")
         if stored.get("format") != FORMAT:
             raise InputError(
@@ -131,14 +131,14 @@ class Run:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Hold the folder while writing to it, and keep account of it in provenance.json.
+        """Hold the folder while writing to it, and record the session in provenance.json.
 
         An interruption, such as KeyboardInterrupt, gets a note with the folder's path.
 
         Raises
         ------
         InputError
-            Where another process holds the folder.
+            If another process holds the folder.
         """
         with self._locked():
             for left_over in self.path.rglob(TEMPORARY):
@@ -153,7 +153,7 @@ class Run:
             try:
                 yield
             except BaseException as error:
-                if not isinstance(error, Exception):  # an interruption, of which main tells
+                if not isinstance(error, Exception):  # an interruption, which main reports
                     error.add_note(str(self.path))
                 raise
             session["wall_seconds"] = round(time.perf_counter() - start, 3)
@@ -161,7 +161,7 @@ class Run:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other processes out; the lock falls with the process, however that ends."""
+        """Keep other processes out; the lock is released however the process ends."""
         try:
             lock = (self.path / ".lock").open("a+")
         except OSError as error:
@@ -177,7 +177,7 @@ class Run:
                 raise InputError(
                     f"{self.path} cannot be locked: {error.strerror or error}"
                 ) from error
-            with suppress(OSError):  # on a full disk the number is missing, the lock holds
+            with suppress(OSError):  # if the disk is full, the lock holds without the number
                 lock.truncate(0)
                 lock.write(str(os.getpid()))
                 lock.flush()
@@ -185,7 +185,7 @@ class Run:
 
     @property
     def sessions(self) -> list[Json]:
-        """What each process that wrote to the folder was, in order; see ``session``."""
+        """A record of each process that wrote to the folder, in order; see ``session``."""
         sessions: list[Json] = read_json(self._provenance_file)["sessions"]
         return sessions
 
@@ -207,7 +207,7 @@ class Run:
         Raises
         ------
         InputError
-            Where the file is missing, truncated or altered.
+            If the file is missing, truncated or altered.
         """
         path = self._checkpoint_file(epoch)
         try:
@@ -222,7 +222,7 @@ class Run:
             )
         return arrays
 
-    # The model and its inputs, where the run did not train it
+    # The model and its inputs, if the run did not train it
 
     def save_model(self, parameters: dict[str, mx.array], inputs: Arrays) -> None:
         """Store model.safetensors and inputs.npz."""
@@ -243,12 +243,12 @@ class Run:
 
     @property
     def metrics(self) -> list[Json]:
-        """Rows of metrics.jsonl; a last line cut off by a kill does not count.
+        """Rows of metrics.jsonl, without a last line that a kill cut off.
 
         Raises
         ------
         InputError
-            Where another line is damaged, or the file cannot be read.
+            If another line is damaged, or the file cannot be read.
         """
         try:
             text = self._metrics_file.read_bytes().decode(errors="replace")
@@ -260,20 +260,20 @@ class Run:
             ) from error
         lines = text.split("\n")[:-1]
         rows = [_unsealed(line) for line in lines]
-        whole = [row for row in rows if row is not None]
-        if len(whole) < len(rows):
+        intact = [row for row in rows if row is not None]
+        if len(intact) < len(rows):
             raise InputError(
                 f"{self._metrics_file} is damaged at line {rows.index(None) + 1}: run the same "
                 "command with another --out"
             )
-        return whole
+        return intact
 
     def append_metrics(self, row: Json) -> None:
         """Add a row to metrics.jsonl, with its checksum."""
         append_line(self._metrics_file, _sealed(row))
 
     def cut_metrics(self, epoch: int) -> None:
-        """Drop the rows after an epoch, which a resumed run makes again."""
+        """Drop the rows after an epoch, which a resumed run writes again."""
         kept = [row for row in self.metrics if row["epoch"] <= epoch]
         text = "".join(f"{_sealed(row)}\n" for row in kept)
         write_atomically(self._metrics_file, lambda temporary: temporary.write_text(text))
@@ -282,37 +282,37 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether the results are there."""
+        """Whether the results were written."""
         return self._results_file.exists()
 
     def save_results(self, results: Json, arrays: Arrays) -> None:
-        """Write spectra.npz, then results.json, whose presence says that all is there."""
+        """Write spectra.npz, then results.json, whose presence means that the run is complete."""
         write_arrays(self._arrays_file, arrays)
         sealed = {**results, _ARRAYS_DIGEST: digest_of_file(self._arrays_file)}
         write_json(self._results_file, sealed)
 
     def save_regression(self, regression: Json) -> None:
-        """Write regression.json, which comes after the results."""
+        """Write regression.json, which is added after the results."""
         write_json(self.path / "regression.json", regression)
 
     @property
     def regression(self) -> Json | None:
-        """What ``save_regression`` wrote, None where nothing did."""
+        """What ``save_regression`` wrote, or None if it was not called."""
         path = self.path / "regression.json"
         return read_json(path) if path.exists() else None
 
     def save_verification(self, verification: Json) -> None:
-        """Write verification.json, which comes after the results."""
+        """Write verification.json, which is added after the results."""
         write_json(self.path / "verification.json", verification)
 
     @property
     def verification(self) -> Json | None:
-        """What ``save_verification`` wrote, None where nothing did."""
+        """What ``save_verification`` wrote, or None if it was not called."""
         path = self.path / "verification.json"
         return read_json(path) if path.exists() else None
 
     def graph_file(self, name: str) -> Path:
-        """Where the ONNX graph of a name belongs."""
+        """Where the ONNX graph of this name belongs."""
         return self.path / "onnx" / f"{name}.onnx"
 
     def require_finished(self) -> None:
@@ -335,12 +335,12 @@ class Run:
         Raises
         ------
         InputError
-            Where the file is missing, or not what the results came with.
+            If the file is missing, or is not the one that was written with the results.
         """
         self.require_finished()
         if digest_of_file(self._arrays_file) != read_json(self._results_file)[_ARRAYS_DIGEST]:
             raise InputError(
-                f"{self._arrays_file} is damaged: it is not what the results came with"
+                f"{self._arrays_file} is damaged: it was not written with these results"
             )
         return read_arrays(self._arrays_file)
 
@@ -351,7 +351,7 @@ class Run:
 
     @property
     def figures(self) -> list[Path]:
-        """The PNG figures, in order of name."""
+        """The PNG figures, sorted by name."""
         return sorted((self.path / "figures").glob("[!.]*.png"))
 
     @property
@@ -383,13 +383,13 @@ class Run:
 
 
 def _sealed(row: Json) -> str:
-    """A row of metrics as a line, with its checksum."""
+    """A row of metrics as a line of JSON, with its checksum."""
     plain = json.dumps(row, allow_nan=False)
     return json.dumps({**row, _CHECKSUM: zlib.crc32(plain.encode())})
 
 
 def _unsealed(line: str) -> Json | None:
-    """A row of metrics again, None where the line was altered."""
+    """Turn a line back into a row of metrics; None if the line was altered."""
     try:
         row = json.loads(line)
         checksum = row.pop(_CHECKSUM)
@@ -400,19 +400,19 @@ def _unsealed(line: str) -> Json | None:
 
 
 def _holder(lock: IO[str]) -> str:
-    """Which process holds a lock, as far as it has said so."""
+    """The number of the process that holds a lock, in brackets, or nothing if it is unknown."""
     lock.seek(0)
     number = lock.read(20).strip()
     return f" ({number})" if number.isdigit() else ""
 
 
 def list_runs(root: Path) -> list[Run]:
-    """Every run folder below ``root``, by path; not the parts that a run keeps inside itself."""
+    """Every run folder below ``root``, sorted by path, without those inside another run."""
     folders = sorted(path.parent for path in root.glob("**/config.json"))
     outermost = [path for path in folders if not any(parent in folders for parent in path.parents)]
     return [Run.load(path) for path in outermost]
 
 
 def arrays_below(arrays: Arrays, prefix: str) -> Arrays:
-    """The arrays whose name begins with a prefix, by the rest of their name."""
+    """The arrays whose names begin with a prefix, by the rest of their names."""
     return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}

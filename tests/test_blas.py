@@ -38,7 +38,7 @@ def test_a_named_library_that_is_no_blas_warns() -> None:
     done = outcome("import mlx_entk; print(mlx_entk._blas.LIBRARY)", "/nowhere/libblas.so")
 
     assert done.stdout.strip() == "None"
-    assert "MLX_ENTK_BLAS=/nowhere/libblas.so is no BLAS that can be loaded" in done.stderr
+    assert "MLX_ENTK_BLAS=/nowhere/libblas.so is not a BLAS that can be loaded" in done.stderr
 
 
 KERNEL = """

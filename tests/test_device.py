@@ -43,10 +43,10 @@ def test_kernels_are_the_same_on_every_device(default_device: mx.DeviceType) -> 
 def test_products_run_where_the_device_wants_them(default_device: mx.DeviceType) -> None:
     a = mx.random.normal((30, 40), key=mx.random.key(0))
 
-    found = np.array(gram(a))
+    product = np.array(gram(a))
 
     host = np.array(a, dtype=np.float64)
-    np.testing.assert_allclose(found, host @ host.T, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(product, host @ host.T, rtol=1e-4, atol=1e-3)
     assert default_device == mx.cpu or matmul_backend() == "mlx"
     assert device().startswith(f"{default_device.name}: ")
 

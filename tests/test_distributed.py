@@ -67,13 +67,13 @@ def test_several_ranks_give_what_one_gives(
 
     assert [code for code, _, _ in outcomes] == [0] * count, outcomes
     for rank in range(count):
-        found = results(tmp_path, rank)
+        arrays = results(tmp_path, rank)
         for name in ("layers.0.weight", "layers.1.weight", "memory", "uneven"):
-            assert relative_error(found[name], alone[name]) < 1e-6
-        np.testing.assert_allclose(found["values"], alone["values"], rtol=1e-5)
-        overlap = np.abs((found["vectors"] * alone["vectors"]).sum(axis=0))
+            assert relative_error(arrays[name], alone[name]) < 1e-6
+        np.testing.assert_allclose(arrays["values"], alone["values"], rtol=1e-5)
+        overlap = np.abs((arrays["vectors"] * alone["vectors"]).sum(axis=0))
         assert overlap.min() > 1 - 1e-6
-        np.testing.assert_array_equal(found["again"], found["vectors"])
+        np.testing.assert_array_equal(arrays["again"], arrays["vectors"])
     left = {path.name for path in (tmp_path / "kernels").iterdir()}
     assert left == {f"layers.{i}.{kind}.npy" for i in (0, 1) for kind in ("weight", "bias")}
 
@@ -85,7 +85,7 @@ def test_a_rank_that_dies_loses_no_tile(alone: dict[str, NDArray[Any]], tmp_path
     code, _, errors = outcomes[0]
     assert code == 1
     assert "Error: a rank is gone" in errors
-    assert "the same command goes on" in errors
+    assert "run the same command to go on" in errors
     kept = sum(
         len(json.loads(path.read_text())["tiles"])
         for path in (tmp_path / "kernels").glob("tiles*.json")
@@ -94,6 +94,6 @@ def test_a_rank_that_dies_loses_no_tile(alone: dict[str, NDArray[Any]], tmp_path
 
     # One process goes on with what both have left.
     assert launch(1, tmp_path, ["-m", "tests.rank", str(tmp_path), "0"])[0][0] == 0
-    found = results(tmp_path, 0)
+    arrays = results(tmp_path, 0)
     for name in ("layers.0.weight", "layers.1.bias"):
-        assert relative_error(found[name], alone[name]) < 1e-6
+        assert relative_error(arrays[name], alone[name]) < 1e-6

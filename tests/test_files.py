@@ -68,9 +68,9 @@ def test_what_is_no_array_is_said(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npy").write_bytes(content)
     (tmp_path / "a.npz").write_bytes(content)
 
-    with pytest.raises(InputError, match=r"a\.npy is no \.npy of an array"):
+    with pytest.raises(InputError, match=r"a\.npy is not an \.npy of an array"):
         map_array(tmp_path / "a.npy")
-    with pytest.raises(InputError, match=r"a\.npz is no \.npz of arrays"):
+    with pytest.raises(InputError, match=r"a\.npz is not an \.npz of arrays"):
         read_arrays(tmp_path / "a.npz")
     with pytest.raises(InputError, match="cannot read"):
         map_array(tmp_path / "missing.npy")
@@ -83,7 +83,9 @@ def test_other_files_in_an_archive_and_pickles_are_refused(tmp_path: Path) -> No
         archive.writestr("x.txt", "text")
     np.savez(tmp_path / "pickle.npz", x=np.array([{}], dtype=object))
 
-    with pytest.raises(InputError, match=r"is no \.npz of arrays: x\.txt is none"):
+    with pytest.raises(InputError, match=r"is not an \.npz of arrays: x\.txt is not an array"):
         read_arrays(tmp_path / "other.npz")
-    with pytest.raises(InputError, match=r"is no \.npz of arrays: Object arrays cannot be loaded"):
+    with pytest.raises(
+        InputError, match=r"is not an \.npz of arrays: Object arrays cannot be loaded"
+    ):
         read_arrays(tmp_path / "pickle.npz")

@@ -49,10 +49,10 @@ def test_a_basis_drops_directions_that_the_columns_repeat() -> None:
 
 
 def test_arrays_in_bfloat16_come_as_float32() -> None:
-    found = linalg.as_numpy(mx.array([1.0, 2.5]).astype(mx.bfloat16))
+    array = linalg.as_numpy(mx.array([1.0, 2.5]).astype(mx.bfloat16))
 
-    assert found.dtype == np.float32
-    assert found.tolist() == [1, 2.5]
+    assert array.dtype == np.float32
+    assert array.tolist() == [1, 2.5]
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_arrays_in_bfloat16_come_as_float32() -> None:
     ],
 )  # fmt: skip
 def test_numbers_of_any_library_become_floats(values: Any, dtype: Any) -> None:
-    found = linalg.as_floats(values, "values")
+    array = linalg.as_floats(values, "values")
 
-    assert found.dtype == dtype
-    assert found.tolist() == [1, 1]
+    assert array.dtype == dtype
+    assert array.tolist() == [1, 1]
 
 
 def test_what_a_mask_hides_is_no_number() -> None:

@@ -13,7 +13,7 @@ def test_sizes_are_read(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "GB", "4 gigs", "-1GB", "1e9"])
 def test_what_is_no_size_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is no size: write 500MB or 4GB"):
+    with pytest.raises(InputError, match="is not a size: write 500MB or 4GB"):
         parse_bytes(text)
 
 

@@ -42,7 +42,7 @@ def test_a_folder_of_another_run_is_refused(
 def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
 
-    with pytest.raises(InputError, match=r"is no run folder \(it holds thesis.tex\)"):
+    with pytest.raises(InputError, match=r"is not a run folder \(it holds thesis.tex\)"):
         Run.create(tmp_path, "study", CONFIG)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -58,7 +58,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("{", "is damaged"),
-        ("[]", "holds no JSON object"),
+        ("[]", "does not hold a JSON object"),
         ("{}", "has no digest, so it was altered"),
         ('{"a": 1, "sha256": ""}', "is not what mlx-entk wrote there"),
         ("[" * 100_000, "is damaged"),
@@ -72,7 +72,7 @@ def test_a_damaged_configuration_is_said(run: Run, text: str, message: str) -> N
 
 
 def test_folders_that_are_no_runs_are_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="is no folder"):
+    with pytest.raises(InputError, match="is not a folder"):
         Run.load(tmp_path / "nothing")
     with pytest.raises(InputError, match=r"has no config\.json"):
         Run.load(tmp_path)
@@ -108,7 +108,7 @@ def test_a_folder_of_another_version_says_so(run: Run) -> None:
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\0b"])
 def test_names_that_no_file_can_have_are_said(tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match="is no folder: "):
+    with pytest.raises(InputError, match="is not a folder: "):
         Run.load(tmp_path / name)
 
 

@@ -139,9 +139,9 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("verify", "none"), "none is no folder"),
+        (("verify", "none"), "none is not a folder"),
         (("verify", "run", "--against", "numpy"), "no checker numpy: use onnxruntime"),
-        (("export", "none"), "none is no folder"),
+        (("export", "none"), "none is not a folder"),
         (("export", "run", "--what", "entk", "--reduction", "mean"), "'mean' is unknown"),
         (("export", "run", "--reduction", "trace"), "--reduction belongs to --what entk"),
         (("export", "run", "--what", "hessian"), "'hessian' is not one of"),

@@ -93,7 +93,7 @@ def test_every_reduction_has_a_spectrum(
         (("--weights", "other.safetensors"), "other.safetensors do not fit"),
         (("--weights", "text.txt"), "text.txt do not fit"),
         (("--inputs", "nothing.npz"), "'nothing.npz' does not exist"),
-        (("--inputs", "text.txt"), "text.txt is no .npz of arrays"),
+        (("--inputs", "text.txt"), "text.txt is not an .npz of arrays"),
         (("--inputs", "y.npz"), "got an unexpected keyword argument 'y'"),
         (("--inputs", "huge.npz"), "beyond what single precision holds"),
         (("--inputs", "words.npz"), "x has type <U1, which MLX has no array for"),
@@ -107,7 +107,7 @@ def test_every_reduction_has_a_spectrum(
         (("--output", "1"), "output 1 chooses among several, the model returns one"),
         (("--parameters", "nothing.*"), "parameters has nothing.*: the model has"),
         (("--top", "0"), "top is 0"),
-        (("--memory-limit", "lots"), "'lots' is no size"),
+        (("--memory-limit", "lots"), "'lots' is not a size"),
         (("--memory-limit", "1kB"), "one input takes"),
     ],
 )

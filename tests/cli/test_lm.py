@@ -191,7 +191,7 @@ def test_contexts_and_show_say_what_is_wrong(mlx_entk: Command, tiny: Path, cont
         ("run", "--layer", "0"): "the run has no layer 0: it has 1",
         ("run", "--mode", "4"): "the run has modes 0 to 3, not 4",
         ("tms",): "tms is a tms run, not one of `mlx-entk lm`",
-        ("none",): "none is no folder",
+        ("none",): "none is not a folder",
     }.items():
         code, _, errors = mlx_entk("lm", "show", *arguments)
         assert (code, message in errors) == (2, True), errors

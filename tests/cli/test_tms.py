@@ -85,7 +85,7 @@ def test_a_users_own_model_can_be_regressed(mlx_entk: Command, tmp_path: Path) -
         (("tms", "--seed", "1", "double-descent"), "--seed belongs after"),
         (("tms", "--paper", "--m", "3"), "--m is set by --paper"),
         (("tms", "--paper", "--beta", "0.5"), "--beta is set by --paper"),
-        (("regress", "nowhere"), "nowhere is no folder"),
+        (("regress", "nowhere"), "nowhere is not a folder"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(

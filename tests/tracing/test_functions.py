@@ -191,7 +191,7 @@ def test_limits_and_folders_as_text(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kernel, entk(model, X))
     with pytest.raises(InputError, match="memory_limit is -5: pass a number of bytes above 0"):
         entk(model, X, memory_limit=-5)
-    with pytest.raises(InputError, match="'much' is no size: write 500MB or 4GB"):
+    with pytest.raises(InputError, match="'much' is not a size: write 500MB or 4GB"):
         entk(model, X, memory_limit="much")
 
 
