@@ -1,4 +1,4 @@
-"""What every command has: options of its output and its device, and examples in its help."""
+"""What every command has: options for its output and its device, and examples in its help."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,32 +6,42 @@ from typing import Any
 
 import click
 import mlx.core as mx
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 from mlx_entk.errors import InputError
 
-# Where the settings of the output are kept, in the metadata that nested contexts share.
+# The settings of the output are kept under this name in the metadata that nested contexts share.
 _META = "mlx_entk"
 
 
 def wants_json() -> bool:
-    """Whether the command is to print JSON."""
+    """Whether the command should print JSON."""
     return _wants("json")
 
 
 def is_quiet() -> bool:
-    """Whether the command is to print errors alone."""
+    """Whether the command should print nothing but errors."""
     return _wants("quiet")
 
 
 def device_options() -> list[str]:
-    """The device as it was asked for, for a process that does a part of the work."""
+    """The option --device as it was given, for a process that does part of the work."""
     device = click.get_current_context().meta.get(f"{_META}.device")
     return ["--device", device] if device else []
 
 
 dry_run_option = click.option(
-    "--dry-run", is_flag=True, help="Say what it would take on this device, and stop."
+    "--dry-run",
+    is_flag=True,
+    help="Estimate the time and memory that this would take here, and stop.",
+)
+
+
+memory_limit_option = click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help="Memory to use at most, such as 4GB; by default half of what is free.",
 )
 
 
@@ -49,13 +59,15 @@ def _set_device(context: click.Context, parameter: click.Parameter, value: str |
         return
     context.meta[f"{_META}.device"] = value
     if value == "gpu" and not mx.is_available(mx.Device(mx.gpu)):
-        raise InputError("--device gpu: MLX has no GPU on this machine; leave it out for the CPU")
+        raise InputError(
+            "--device gpu: MLX finds no GPU on this machine; leave the option out to use the CPU"
+        )
     mx.set_default_device(mx.Device(mx.gpu if value == "gpu" else mx.cpu))
 
 
 def _common_options() -> list[click.Parameter]:
     def option(*names: str, text: str, **settings: Any) -> click.Option:
-        # Eager, so that the device is set before anything that other options load.
+        # Eager, so that the device is set before other options load anything.
         return click.Option(
             names, help=text, expose_value=False, is_eager=True, show_default=False, **settings
         )
@@ -65,26 +77,26 @@ def _common_options() -> list[click.Parameter]:
             "--device",
             type=click.Choice(["cpu", "gpu"]),
             callback=_set_device,
-            text="Where MLX computes; by default the GPU where there is one.",
+            text="Device that MLX computes on; by default the GPU if the machine has one.",
         ),
         option(
             "--json",
             is_flag=True,
             callback=_remember,
-            text="Print one JSON document in place of tables.",
+            text="Print one JSON document instead of tables.",
         ),
         option(
             "-q",
             "--quiet",
             is_flag=True,
             callback=_remember,
-            text="Print nothing but errors, and JSON where asked for.",
+            text="Print nothing but errors, and JSON if --json is given.",
         ),
     ]
 
 
 class _WithExamples(click.Command):
-    """Adds the common options, and prints examples as they are to be typed."""
+    """Adds the common options, and prints examples as you would type them."""
 
     def __init__(self, *args: Any, examples: Sequence[str] = (), **options: Any):
         super().__init__(*args, **options)
@@ -93,7 +105,7 @@ class _WithExamples(click.Command):
             self.params = [*self.params, *_common_options()]
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the examples, a line each."""
+        """Write each example on a line of its own."""
         if self.examples:
             with formatter.section("Examples" if len(self.examples) > 1 else "Example"):
                 for example in self.examples:
@@ -105,13 +117,13 @@ class Command(_WithExamples):
 
 
 class Group(_WithExamples, click.Group):
-    """A group whose commands are of ``Command``, and which may be a command itself."""
+    """A group of instances of ``Command``, which may be a command itself."""
 
     command_class = Command
 
 
 class RunFolder(click.Path):
-    """A run folder; the shell completes those that there are."""
+    """A run folder; the shell completes the names of existing ones."""
 
     def __init__(self) -> None:
         super().__init__(file_okay=False, path_type=Path)
@@ -122,7 +134,20 @@ class RunFolder(click.Path):
         """Run folders below what is typed, by default below runs/."""
         typed = Path(incomplete or "runs")
         parent = typed if typed.is_dir() else typed.parent
-        found = [path.parent for path in sorted(parent.glob("*/config.json"))]
+        folders = [path.parent for path in sorted(parent.glob("*/config.json"))]
         if (parent / "config.json").exists():
-            found.append(parent)
-        return [CompletionItem(str(path)) for path in found if str(path).startswith(incomplete)]
+            folders.append(parent)
+        return [CompletionItem(str(path)) for path in folders if str(path).startswith(incomplete)]
+
+
+def refuse_options(context: click.Context, names: Sequence[str], why: str) -> None:
+    """Raise InputError for an option that was given but would have no effect."""
+    options = {p.name: p.opts[0] for p in context.command.params}
+    for name in names:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise InputError(f"{options[name]} {why}")
+
+
+def refuse_before_subcommand(context: click.Context, names: Sequence[str]) -> None:
+    """Raise InputError for an option of a group that was given in front of its command."""
+    refuse_options(context, names, f"has no effect before {context.invoked_subcommand}")

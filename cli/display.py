@@ -1,4 +1,4 @@
-"""What commands show: one progress bar, and tables or JSON."""
+"""What commands show: progress bars, and tables or JSON."""
 
 import hashlib
 import json
@@ -24,6 +24,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from mlx_entk._files import Json
+from mlx_entk._records import to_json
 from mlx_entk.distributed import Group, is_first
 from mlx_entk.progress import Progress, silent
 from mlx_entk.report import Table
@@ -41,10 +42,10 @@ errors = Console(stderr=True)
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar for each stage with its note; without a terminal, a line when a stage is done.
+    """Show a bar with a note for each stage; without a terminal, a line when a stage is done.
 
-    A command that runs inside another one, which passed a progress of its own as the object of
-    click's context, reports to that one instead.
+    A command may run inside another one that passed its own progress as the object of click's
+    context. It then reports to that progress instead.
     """
     outer = click.get_current_context().obj
     if outer is not None:
@@ -81,7 +82,7 @@ def _print_finished(stage: str, done: int, total: int, note: str = "") -> None:
 
 
 def show(shown: Sequence[Table], **facts: object) -> None:
-    """Print tables, then other facts such as the files written; or all of it as JSON."""
+    """Print tables, then other facts such as the files that were written; or all of it as JSON."""
     if wants_json():
         document = {name: _plain(fact) for name, fact in facts.items()}
         document["tables"] = [table.as_json() for table in shown]
@@ -104,7 +105,7 @@ def run_and_show(
 ) -> None:
     """Run a study in a folder with a bar for each stage, and show what it found.
 
-    ``given`` is what the study needs beyond its configuration; see
+    ``given`` holds what the study needs in addition to its configuration; see
     ``mlx_entk.studies.run_study``.
     """
     with progress() as update:
@@ -113,29 +114,37 @@ def run_and_show(
         finish(run)
 
 
-def finish(run: Run, shown: Sequence[Table] | None = None) -> None:
-    """Show what a finished run found, by its tables or those given, and where its report is."""
-    show(
-        tables(run) if shown is None else shown,
-        found=summary(run),
-        report=run.path / "report.html",
-    )
+def finish(run: Run) -> None:
+    """Show the tables of a finished run, what it found, and the path of its report."""
+    show(tables(run), found=summary(run), report=run.path / "report.html")
 
 
-def show_estimate(path: Path, stages: list[Stage]) -> list[Stage]:
-    """Print what a run would take, and where it would be; returns the stages."""
-    state = "would be made"
-    if (path / "config.json").exists():
-        run = Run.load(path)
-        state = "is finished: nothing would be computed" if run.finished else "would go on"
-        if not run.finished and run.checkpoints:
-            state += f" from the checkpoint at {run.checkpoints[-1]}"
+def show_estimate(path: Path, state: str, stages: list[Stage]) -> list[Stage]:
+    """Print what a run would take, and the state of its folder; return the stages."""
     show([estimate_table(stages)], run=f"{path} {state}")
     return stages
 
 
+def state_of_folder(study: Study[C, Any], config: C, path: Path) -> str:
+    """What a run would do with its folder.
+
+    Raises
+    ------
+    InputError
+        If the folder belongs to another run, so that this one would refuse it.
+    """
+    if not (path / "config.json").exists():
+        return "would be created"
+    run = Run.create(path, study.name, to_json(config))  # it exists: this only compares
+    if run.finished:
+        return "is finished: nothing would be computed"
+    if not run.checkpoints:
+        return "would be continued"
+    return f"would be continued from the checkpoint at {run.checkpoints[-1]}"
+
+
 def default_folder(study: str, settings: Json) -> Path:
-    """A name that tells the study and the seed, and a digest that tells all settings apart."""
+    """A name with the study, its sizes and its seed, and a digest of all settings."""
     text = json.dumps(settings, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:6]
     sizes = "-".join(f"{key}{settings[key]}" for key in ("p", "n", "m") if key in settings)

@@ -1,4 +1,4 @@
-"""``mlx-entk doctor``: what this machine has."""
+"""``mlx-entk doctor``: check the machine."""
 
 import sys
 
@@ -13,16 +13,18 @@ from .base import Command, is_quiet, wants_json
 from .display import console, show
 
 
-@click.command(cls=Command, short_help="What this machine has, and how to get what is missing.")
+@click.command(
+    cls=Command, short_help="Check this machine, and say how to install what is missing."
+)
 def doctor() -> None:
-    """Check what this machine has, and say how to install what is missing.
+    """Check the packages and devices of this machine, and say how to install what is missing.
 
     Exits with 1 if a required package is missing or the matrix product is slow.
     """
     findings = examine()
     if wants_json() or is_quiet():
         rows = [(f.subject, f.found, "" if f.fine else f.remedy) for f in findings]
-        show([report.Table("What this machine has", ("subject", "found", "remedy"), rows)])
+        show([report.Table("This machine", ("subject", "found", "remedy"), rows)])
     else:
         _print(findings)
     if any(not finding.fine and finding.required for finding in findings):

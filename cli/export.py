@@ -1,4 +1,4 @@
-"""``mlx-entk export`` and ``mlx-entk verify``: a run's network in other frameworks."""
+"""``mlx-entk export`` and ``mlx-entk verify``: take a run's network to other frameworks."""
 
 from pathlib import Path
 from typing import get_args
@@ -21,7 +21,7 @@ from .inputs import parse_reduction
 
 @click.command(
     cls=Command,
-    short_help="Write a run's network, or its kernel, as an ONNX graph.",
+    short_help="Write a run's network or its kernel as an ONNX graph.",
     examples=[
         "mlx-entk export runs/demo",
         "mlx-entk export runs/demo --what entk --reduction sum-of-logits --out kernel.onnx",
@@ -33,27 +33,28 @@ from .inputs import parse_reduction
     type=click.Choice(get_args(What)),
     default="model",
     show_default=True,
-    help="model: outputs. jacobian: of the outputs by each parameter. entk: the kernel between "
-    "two sets of inputs, whole and by parameter. vjp, jvp: derivatives along given cotangents "
-    "or parameter directions.",
+    help="What the graph computes. model: the outputs. jacobian: the Jacobian of the outputs by "
+    "each parameter. entk: the kernel between two sets of inputs, whole and by parameter. vjp, "
+    "jvp: derivatives along given cotangents or parameter directions.",
 )
 @click.option(
     "--reduction",
-    help="Of entk: trace, sum-of-logits, full, or a pair of classes as c,d. By default the one "
-    "that the study looks at.",
+    help="Reduction of the kernel, for --what entk: trace, sum-of-logits, full, or a pair of "
+    "classes as c,d. By default the one that the study looks at.",
 )
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="The file; by default one in the folder onnx/ of the run.",
+    help="File to write; by default one in the folder onnx/ of the run.",
 )
 def export(run: Path, what: What, reduction: str | None, out: Path | None) -> None:
     """Write the network of a finished RUN, or a derivative of it, as an ONNX graph.
 
-    Derivative graphs hold no autodiff: onnxruntime alone computes the eNTK on new inputs.
+    Derivative graphs need no automatic differentiation: onnxruntime alone computes the eNTK on
+    new inputs.
     """
     if reduction is not None and what != "entk":
-        raise InputError(f"--reduction belongs to --what entk, not {what}")
+        raise InputError(f"--reduction goes with --what entk, not with --what {what}")
     opened = Run.load(run)
     wanted = None if reduction is None else parse_reduction(reduction)
     if out is not None:
@@ -73,14 +74,14 @@ def export(run: Path, what: What, reduction: str | None, out: Path | None) -> No
 @click.option(
     "--against",
     metavar="CHECKER,…",
-    help=f"Of {', '.join(CHECKERS)}; by default those that are installed.",
+    help=f"Checkers to compare with: {', '.join(CHECKERS)}. By default those that are installed.",
 )
 @click.pass_context
 def verify(context: click.Context, run: Path, against: str | None) -> None:
     """Check the network of a finished RUN and its kernel in other frameworks.
 
-    Exports the graphs that the run folder does not have, compares, and writes
-    verification.json. Exits with 1 if a check fails.
+    Exports the graphs that the run folder does not have yet, computes them in each framework,
+    compares, and writes verification.json and report.html. Exits with 1 if a check fails.
     """
     opened = Run.load(run)
     names = [name.strip() for name in against.split(",")] if against else installed_checkers()

@@ -1,4 +1,4 @@
-"""What commands read: arrays of the user's own, and what a command line writes in short."""
+"""What commands read: files with the user's arrays, and the short forms of a command line."""
 
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,14 @@ from mlx_entk.kernel import Reduction
 def load_inputs(path: Path) -> FloatArray | dict[str, FloatArray]:
     """The inputs in a file, in types that MLX has.
 
-    An .npy holds one array. An .npz holds it as x, or several by the names that the model has for
-    them.
+    An .npy file holds one array. An .npz file holds one array as x, or several by the names that
+    the model has for them.
     """
     if path.suffix == ".npy":
         return _narrow(map_array(path), path, "the array")
     arrays = read_arrays(path)
     if not arrays:
-        raise InputError(f"{path} has no arrays: put the inputs into it as x")
+        raise InputError(f"{path} has no arrays: save the inputs in it as x")
     narrowed = {name: _narrow(value, path, name) for name, value in arrays.items()}
     return narrowed["x"] if list(narrowed) == ["x"] else narrowed
 
@@ -34,7 +34,7 @@ def in_order(graph: ModelProto, x: Any) -> Any:
     stored = {tensor.name for tensor in graph.graph.initializer}
     names = [value.name for value in graph.graph.input if value.name not in stored]
     if set(names) != set(x):
-        raise InputError(f"--inputs has {', '.join(x)}: the model takes {', '.join(names)}")
+        raise InputError(f"--inputs has {', '.join(x)}, but the model takes {', '.join(names)}")
     return x[names[0]] if len(names) == 1 else tuple(x[name] for name in names)
 
 
@@ -44,7 +44,7 @@ def _narrow(x: FloatArray, path: Path, name: str) -> FloatArray:
         raise InputError(f"{path}: {name} has type {x.dtype}, which MLX has no array for")
     narrowed: FloatArray = np.asarray(x, dtype=kind)
     if x.dtype.kind in "iu" and not np.array_equal(narrowed, x):
-        raise InputError(f"{path}: {name} has whole numbers beyond 32 bits, which are no tokens")
+        raise InputError(f"{path}: {name} has integers that do not fit into 32 bits")
     return narrowed
 
 
@@ -62,6 +62,6 @@ def parse_numbers(text: str) -> list[int]:
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"{text!r} is no list of numbers")
+            raise ValueError(f"{text!r} is not a list of numbers")
         numbers |= set(range(int(first), int(last if dash else first) + 1))
     return sorted(numbers)

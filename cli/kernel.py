@@ -1,4 +1,4 @@
-"""``mlx-entk kernel``: the kernel of the user's own model."""
+"""``mlx-entk kernel``: the kernel of a user's own model."""
 
 import hashlib
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from mlx_entk.studies.kernel.sources import import_graph, load_model
 from mlx_entk.studies.kernel.study import bound
 from mlx_entk.tracing.functions import Model
 
-from .base import Command, dry_run_option, is_quiet, wants_json
-from .display import run_and_show, show_estimate
+from .base import Command, dry_run_option, is_quiet, memory_limit_option, wants_json
+from .display import run_and_show, show_estimate, state_of_folder
 from .inputs import in_order, load_inputs, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -28,7 +28,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 @click.command(
     cls=Command,
-    short_help="Kernel, spectrum and alignment of your own model.",
+    short_help="Compute, decompose and align the eNTK of your own model.",
     examples=[
         "mlx-entk kernel --onnx model.onnx --inputs x.npz --out runs/mine",
         "mlx-entk kernel --model examples.sparse_parity:make_model --by-layer \\\n"
@@ -40,28 +40,28 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--model",
     "source",
     metavar="MODULE:FACTORY",
-    help="A function without arguments that returns an mlx.nn.Module; the working folder is "
-    "searched first. Imports and runs that code.",
+    help="A function without arguments that returns an mlx.nn.Module. It is imported, first from "
+    "the working folder, and run.",
 )
-@click.option("--weights", type=_FILE, help="Weights for it (.safetensors or .npz).")
+@click.option("--weights", type=_FILE, help="Weights for --model (.safetensors or .npz).")
 @click.option(
     "--onnx",
     "graph",
     type=_FILE,
-    help="Instead of --model: an ONNX model, from PyTorch, scikit-learn, …",
+    help="An ONNX model instead of --model, exported from PyTorch, scikit-learn, …",
 )
 @click.option(
     "--output",
     default="",
     metavar="NAME|NUMBER",
-    help="Which output counts: a key or field of what --model returns, or a place in a tuple. For "
-    "an ONNX model its name, by default the first output of floating type.",
+    help="The output to use: a key or field of what --model returns, or an index into a tuple. For "
+    "an ONNX model, the name of an output; by default the first one of floating type.",
 )
 @click.option(
     "--parameters",
     default="",
     metavar="PATTERN,…",
-    help="Which parameters count, such as 'layers.*'; by default all. For an ONNX model, by "
+    help="The parameters to use, such as 'layers.*'; by default all of them. For an ONNX model, by "
     "default the initializers of floating type except scalars and running statistics; "
     "torch.onnx.export(…, optimize=False) keeps PyTorch's parameters as they were.",
 )
@@ -69,27 +69,43 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--inputs",
     type=_FILE,
     required=True,
-    help="An .npy, or an .npz with the array x, batch first. For a model of several inputs, an "
-    ".npz of arrays named as the model names them.",
+    help="An .npy file, or an .npz file with the array x, batch first. For a model with several "
+    "inputs, an .npz file of arrays named as the model names them.",
 )
-@click.option("--features", type=_FILE, help="An .npz of feature families, shape (N, k) each.")
+@click.option(
+    "--features",
+    type=_FILE,
+    help="An .npz file of feature families to align the modes with, shape (N, k) each.",
+)
 @click.option(
     "--reduction",
     default="trace",
     show_default=True,
-    help="trace, sum-of-logits, full, or one class as c,c.",
+    help="Reduction of the class axes: trace, sum-of-logits, full, or one class as c,c.",
 )
-@click.option("--by-layer", is_flag=True, help="Decompose the kernel of each parameter too.")
-@click.option("--top", default=200, show_default=True, help="Modes to keep.")
-@click.option("--memory-limit", metavar="SIZE", help="Such as 4GB; default half of what is free.")
+@click.option(
+    "--by-layer",
+    is_flag=True,
+    help="Decompose the kernel of each parameter as well as the whole kernel.",
+)
+@click.option(
+    "--top",
+    default=KernelConfig.top,
+    show_default=True,
+    help="Number of leading modes to keep.",
+)
+@memory_limit_option
 @click.option(
     "--explain",
     "want_explanation",
     is_flag=True,
-    help="Print how each parameter's part is computed.",
+    help="Print how each parameter's part of the kernel is computed.",
 )
 @click.option(
-    "--out", required=True, type=click.Path(file_okay=False, path_type=Path), help="Run folder."
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Run folder to write.",
 )
 @dry_run_option
 def kernel(
@@ -111,8 +127,8 @@ def kernel(
     """Compute, decompose and align the eNTK of your own model.
 
     Writes a run folder with the kernels as .npy files, results.json, spectra.npz, figures/ and
-    report.html. Run the same command again to continue after an interruption. Started by
-    mlx.launch, the ranks share the tiles.
+    report.html. Run the same command again to continue after an interruption. If mlx.launch
+    starts the command, its ranks share the work.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
     loaded = _load(source, weights, graph, output, parameters)
@@ -127,12 +143,13 @@ def kernel(
         bank,
     )
     if dry_run:
-        return show_estimate(out, estimate(config, model=model, x=x, memory_limit=limit))
+        state = state_of_folder(STUDY, config, out)
+        return show_estimate(out, state, estimate(config, model=model, x=x, memory_limit=limit))
     group = ranks()
     if want_explanation and is_first(group) and not is_quiet():
         function, arrays = bound(config, model, x)
         explanation = explain(function, arrays, reduction=config.reduction)
-        click.echo(explanation, err=wants_json())  # it is no part of a JSON document
+        click.echo(explanation, err=wants_json())  # it is not part of the JSON document
     run_and_show(
         STUDY,
         config,
@@ -149,7 +166,7 @@ def kernel(
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A model, what to call it, and the ONNX graph that it was imported from, if it was."""
+    """A model, its label, and the ONNX graph that it was imported from, if there was one."""
 
     model: Model
     label: str
@@ -163,9 +180,9 @@ def _load(
     if source is not None and graph is None:
         return _Loaded(load_model(source, weights), source)
     if graph is None or source is not None:
-        raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
+        raise InputError("name one model, by either --model MODULE:FACTORY or --onnx FILE")
     if weights is not None:
-        raise InputError("--weights belongs to --model; an ONNX model brings its own")
+        raise InputError("--weights goes with --model; an ONNX model has weights of its own")
     imported = read_model(graph)
     content = hashlib.sha256(graph.read_bytes()).hexdigest()
     label = f"{graph.name} (SHA-256 {content[:16]})"

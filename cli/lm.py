@@ -1,4 +1,4 @@
-"""``mlx-entk lm``: language models."""
+"""``mlx-entk lm``: modes of the layers of a language model."""
 
 from pathlib import Path
 from typing import Any
@@ -17,16 +17,24 @@ from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.kernel.sources import load_function
 from mlx_entk.studies.language_model import STUDY, LMConfig, estimate, prepare, window_tables
 
-from .base import Group, RunFolder, dry_run_option
-from .display import progress, run_and_show, show, show_estimate
+from .base import (
+    Group,
+    RunFolder,
+    dry_run_option,
+    memory_limit_option,
+    refuse_before_subcommand,
+)
+from .display import progress, run_and_show, show, show_estimate, state_of_folder
 from .inputs import parse_numbers
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+# Modes that `mlx-entk lm show` prints by default.
+_SHOWN = 10
 
 
 @click.group(
     cls=Group,
-    short_help="What a language model's layers know of the next word.",
+    short_help="Find what a language model's layers know of the next word.",
     invoke_without_command=True,
     examples=[
         "mlx-entk lm contexts --model DIR --texts notes.txt --out contexts.jsonl",
@@ -34,32 +42,41 @@ _FOLDER = click.Path(file_okay=False, path_type=Path)
         "mlx-entk lm show runs/lm --layer 16",
     ],
 )
-@click.option("--model", help="A folder or hub id that mlx-lm loads.")
-@click.option("--contexts", type=click.Path(path_type=Path), help="Windows, one JSON a line.")
-@click.option("--layers", help="Such as 12-17 or 0,5; by default the last.")
+@click.option("--model", help="Folder or hub id of a model that mlx-lm can load.")
+@click.option(
+    "--contexts",
+    type=click.Path(path_type=Path),
+    help="File of windows that `mlx-entk lm contexts` wrote.",
+)
+@click.option("--layers", help="Layers, such as 12-17 or 0,5; by default the last one.")
 @click.option(
     "--select",
     "selection",
     multiple=True,
     default=SELECTION,
     show_default=True,
-    help="Weights inside a layer; may be given more than once.",
+    help="Weights inside a layer, as a dotted name; may be given more than once.",
 )
-@click.option("--modes", default=LMConfig.modes, show_default=True, help="Of each layer.")
+@click.option(
+    "--modes",
+    default=LMConfig.modes,
+    show_default=True,
+    help="Number of leading modes to find in each layer.",
+)
 @click.option(
     "--tolerance",
     default=LMConfig.tolerance,
     show_default=True,
-    help="Residual, as a part of the largest eigenvalue, at which the solver stops.",
+    help="Residual at which the solver stops, as a share of the largest eigenvalue.",
 )
 @click.option(
     "--seed",
     default=LMConfig.seed,
     show_default=True,
-    help="Of halves, random directions, initialisation and solver.",
+    help="Seed of the split into halves, the random directions, the initialisation and the solver.",
 )
-@click.option("--memory-limit", metavar="SIZE", help="Such as 4GB; default half of what is free.")
-@click.option("--out", type=_FOLDER, help="Run folder.")
+@memory_limit_option
+@click.option("--out", type=_FOLDER, help="Run folder to write.")
 @dry_run_option
 @click.pass_context
 def lm(
@@ -75,13 +92,18 @@ def lm(
 ) -> list[Stage] | None:
     """Find what the layers of a language model know of the next word, by their kernels' modes.
 
-    Finds for each layer the leading modes of S^½ J Jᵀ S^½, with J the Jacobian of the last hidden
-    state by the layer's weights and S of the unembedding. Says how well they tell labels of the
-    next word, compared with principal and random directions and with the same model at random
-    initialisation. Run the same command again to continue after an interruption, from the last
-    product. Started by mlx.launch, the ranks share the work.
+    For each layer, finds the leading modes of S^½ J Jᵀ S^½. J is the Jacobian of the last hidden
+    state by the layer's weights, and S = UᵀU of the unembedding U. Scores how well the modes tell
+    labels of the next word apart, compared with principal directions, random directions, and the
+    same model at random initialisation. Writes a run folder with results.json, spectra.npz,
+    figures/ and report.html. Run the same command again to continue after an interruption. If
+    mlx.launch starts the command, its ranks share the work.
     """
     if context.invoked_subcommand is not None:
+        refuse_before_subcommand(
+            context,
+            [*settings, "model", "contexts", "layers", "memory_limit", "out", "dry_run"],
+        )
         return None
     for name, value in {"--model": model, "--contexts": contexts, "--out": out}.items():
         if value is None:
@@ -96,8 +118,9 @@ def lm(
     numbers = _parse_layers(layers) if layers else (len(loaded.layers) - 1,)
     config = prepare(LMConfig(model=model, layers=numbers, **settings), loaded, rows)
     if dry_run:
+        state = state_of_folder(STUDY, config, out)
         stages = estimate(config, model=loaded, contexts=rows, memory_limit=limit)
-        return show_estimate(out, stages)
+        return show_estimate(out, state, stages)
     run_and_show(STUDY, config, out, group, model=loaded, contexts=rows, memory_limit=limit)
     return None
 
@@ -111,12 +134,13 @@ def _parse_layers(text: str) -> tuple[int, ...]:
 
 @lm.command(
     "contexts",
+    short_help="Cut text into windows, the contexts of `mlx-entk lm`.",
     examples=[
         "mlx-entk lm contexts --model DIR --texts docs/ --count 1024 --window 64 \\\n"
         "    --out contexts.jsonl"
     ],
 )
-@click.option("--model", required=True, help="Whose tokenizer to use.")
+@click.option("--model", required=True, help="Model whose tokenizer to use.")
 @click.option(
     "--texts",
     multiple=True,
@@ -124,17 +148,20 @@ def _parse_layers(text: str) -> tuple[int, ...]:
     type=click.Path(exists=True, path_type=Path),
     help="A text file, or a folder of .txt and .md files; may be given more than once.",
 )
-@click.option("--count", default=1024, show_default=True, help="Windows.")
-@click.option("--window", default=64, show_default=True, help="Tokens of each.")
+@click.option("--count", default=1024, show_default=True, help="Number of windows.")
+@click.option("--window", default=64, show_default=True, help="Tokens in each window.")
 @click.option(
     "--tagger",
     metavar="MODULE:FUNCTION",
-    help="Gives the words of a text as (start, end, labels); by default a small rule set for "
-    "English. Imports and runs that code.",
+    help="A function that returns the words of a text as (start, end, labels); by default a small "
+    "set of rules for English. It is imported, first from the working folder, and run.",
 )
-@click.option("--seed", default=0, show_default=True, help="Of the choice of windows.")
+@click.option("--seed", default=0, show_default=True, help="Seed of the choice of windows.")
 @click.option(
-    "--out", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The file."
+    "--out",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write, with one window as JSON on each line.",
 )
 def contexts_command(
     model: str,
@@ -145,9 +172,9 @@ def contexts_command(
     seed: int,
     out: Path,
 ) -> None:
-    """Cut text into windows that end before a word whose class is known."""
+    """Cut text into windows that end before a word with known labels, and write them to a file."""
     if min(count, window) < 1:
-        raise InputError("--count and --window have to be at least 1")
+        raise InputError("--count and --window must be at least 1")
     function = load_function("--tagger", tagger, "MODULE:FUNCTION") if tagger else tag
     tokenizer = load_model(model).tokenizer
 
@@ -170,7 +197,7 @@ def _read_texts(paths: tuple[Path, ...]) -> list[str]:
         inside = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md"))
         files += inside if path.is_dir() else [path]
     if not files:
-        raise InputError(f"no .txt or .md file below {', '.join(map(str, paths))}")
+        raise InputError(f"there is no .txt or .md file below {', '.join(map(str, paths))}")
     texts = []
     for file in files:
         try:
@@ -180,16 +207,28 @@ def _read_texts(paths: tuple[Path, ...]) -> list[str]:
     return texts
 
 
-@lm.command("show", examples=["mlx-entk lm show runs/lm --layer 16 --mode 3"])
+@lm.command(
+    "show",
+    short_help="Print the windows at the two ends of each mode.",
+    examples=["mlx-entk lm show runs/lm --layer 16 --mode 3"],
+)
 @click.argument("path", metavar="RUN", type=RunFolder())
-@click.option("--layer", type=int, help="By default the first of the run.")
-@click.option("--mode", "only", type=int, help="Number from 0; by default the first ten.")
-@click.option("--windows", "count", default=5, show_default=True, help="At each end of a mode.")
+@click.option("--layer", type=int, help="Layer; by default the first one of the run.")
+@click.option(
+    "--mode", "only", type=int, help=f"Mode, counted from 0; by default the first {_SHOWN}."
+)
+@click.option(
+    "--windows",
+    "count",
+    default=5,
+    show_default=True,
+    help="Number of windows at each end of a mode.",
+)
 def show_command(path: Path, layer: int | None, only: int | None, count: int) -> None:
-    """Print the windows with the largest and smallest scores of each mode."""
+    """Print the windows with the largest and smallest scores of each mode of a finished RUN."""
     run = Run.load(path)
     if study_of(run) is not STUDY:
-        raise InputError(f"{path} is a {run.study} run, not one of `mlx-entk lm`")
+        raise InputError(f"{path} is a {run.study} run, not a run of `mlx-entk lm`")
     results = STUDY.results_of(run)
     layers = [row.layer for row in results.layers]
     chosen = layers[0] if layer is None else layer
@@ -198,5 +237,5 @@ def show_command(path: Path, layer: int | None, only: int | None, count: int) ->
     last = results.config.modes - 1
     if only is not None and not 0 <= only <= last:
         raise InputError(f"the run has modes 0 to {last}, not {only}")
-    modes = range(min(10, last + 1)) if only is None else [only]
+    modes = range(min(_SHOWN, last + 1)) if only is None else [only]
     show(window_tables(results, run, chosen, modes, count))

@@ -1,12 +1,13 @@
 """The ``mlx-entk`` command."""
 
+import os
 import shlex
 import signal
 import sys
 import warnings
 from typing import Any, NoReturn
 
-# Before anything imports mlx: it gives MLX a fast BLAS on Linux.
+# Before anything imports mlx: on Linux this gives MLX a fast BLAS.
 import mlx_entk  # isort: skip
 import click
 
@@ -31,22 +32,22 @@ _show_as_python_does = warnings.showwarning
 def cli() -> None:
     """Find the features inside trained networks by eigenanalysis of their empirical NTK.
 
-    An experiment writes a run folder: configuration, checkpoints, results, figures and a
-    report. The same command continues a run that was interrupted.
+    An experiment writes a run folder with its configuration, checkpoints, results, figures and a
+    report. If it is interrupted, run the same command again to continue.
 
-    Begin with `mlx-entk modular mlp`, half a minute on two cores.
+    To begin, run `mlx-entk modular mlp`, which takes half a minute on two cores.
     """
 
 
 def run_arguments(arguments: list[str], tell: Progress | None = None) -> Any:
-    """Run a command in this process, and give back what it returns.
+    """Run a command in this process, and return what it returns.
 
     Parameters
     ----------
     arguments
         What a user would type after ``mlx-entk``.
     tell
-        Told of the command's progress in place of the terminal.
+        Called with the command's progress, which then does not go to the terminal.
     """
     return cli.main(list(arguments), standalone_mode=False, obj=tell)
 
@@ -67,7 +68,7 @@ cli.add_command(completion)
 
 
 class _Terminated(BaseException):
-    """Something has ended the process, such as mlx.launch after another rank died."""
+    """Something asks the process to end, such as mlx.launch after another rank has died."""
 
 
 def _terminate(*_: object) -> None:
@@ -75,7 +76,7 @@ def _terminate(*_: object) -> None:
 
 
 def main() -> None:
-    """Run the command line; every error is one line and an exit code."""
+    """Run the command line; every error becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     warnings.showwarning = _note
     try:
@@ -91,15 +92,19 @@ def main() -> None:
         _stop(error)
     except MemoryError:
         _fail("out of memory: try a smaller --memory-limit, or fewer inputs", 1)
+    except BrokenPipeError:
+        # What reads the output, such as `head`, has ended: leave nothing to write at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", 1)
+        file = f"{error.filename}: " if error.filename else ""
+        _fail(f"{file}{error.strerror or error}", 1)
     else:
         sys.exit(code if isinstance(code, int) else 0)
 
 
 def _note(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
-    """A warning of ours is a line for a person; others are as Python shows them."""
+    """Show a warning of this package as one line, and others as Python does."""
     if not issubclass(category, mlx_entk.SlowPathWarning):
         _show_as_python_does(message, category, *rest, **options)
     elif not is_quiet():
@@ -107,14 +112,14 @@ def _note(message: Warning | str, category: type[Warning], *rest: Any, **options
 
 
 def _stop(error: BaseException) -> NoReturn:
-    """Say how to go on after Ctrl-C or a request to end."""
+    """Say how to continue after Ctrl-C or a request to end."""
     cause = error.__cause__ or error  # click wraps Ctrl-C
     what, code = ("terminated", 143) if isinstance(cause, _Terminated) else ("interrupted", 130)
     folders = getattr(cause, "__notes__", [])
     if not folders:
-        _fail(f"{what}: nothing was left half-written", code)
+        _fail(f"{what}: no file was left half-written", code)
     command = shlex.join(["mlx-entk", *sys.argv[1:]])
-    _fail(f"{what}: {folders[0]} keeps what is done; go on with: {command}", code)
+    _fail(f"{what}: {folders[0]} keeps what is done. To continue, run: {command}", code)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

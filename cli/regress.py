@@ -1,4 +1,4 @@
-"""``mlx-entk regress``: how much of a run's network its kernel explains."""
+"""``mlx-entk regress``: kernel regression of a run's network."""
 
 from pathlib import Path
 
@@ -10,32 +10,32 @@ from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
 from mlx_entk.runs import Run
 from mlx_entk.studies.regression.regress import problem_of, regress
-from mlx_entk.studies.regression.show import regression_tables
+from mlx_entk.studies.regression.show import regression_summary, regression_tables
 from mlx_entk.studies.reporting import write_report
 
 from .base import Command, RunFolder
-from .display import finish, progress
+from .display import progress, show
 
 
 @click.command(
     "regress",
     cls=Command,
-    short_help="Kernel regression: does the kernel describe the network?",
+    short_help="Test by kernel regression whether the eNTK describes a run's network.",
     examples=["mlx-entk regress runs/demo"],
 )
 @click.argument("run", type=RunFolder())
 @click.option(
     "--targets",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="For a run of `mlx-entk kernel`: an .npz with the array y, shape (N, C), or (N,) of "
-    "classes.",
+    help="Targets for a run of `mlx-entk kernel`: an .npz file with the array y, of shape (N, C), "
+    "or (N,) if they are classes.",
 )
 def regress_command(run: Path, targets: Path | None) -> None:
-    """Fit kernel regression with the eNTK of a finished RUN.
+    """Test by kernel regression whether the eNTK of a finished RUN describes its network.
 
-    Compares the linearised and the pure kernel predictor with the network on held-out inputs
-    over a path of ridges, says whether the kernel describes the network, and which modes carry
-    it. Writes regression.json and figures into the run folder.
+    Fits the linearised and the pure kernel predictor over a path of ridges, and compares them with
+    the network on held-out inputs. Says whether the kernel describes the network, and which modes
+    carry the function. Writes regression.json, figures/ and report.html into the run folder.
     """
     opened = Run.load(run)
     values = None if targets is None else _targets(targets)
@@ -43,12 +43,15 @@ def regress_command(run: Path, targets: Path | None) -> None:
         with progress() as update:
             regression = to_json(regress(problem_of(opened, values), update))
         opened.save_regression(regression)
-        write_report(opened)
-    finish(opened, regression_tables(regression))
+        report = write_report(opened)
+    show(regression_tables(regression), found=regression_summary(regression), report=report)
 
 
 def _targets(path: Path) -> FloatArray:
     arrays = read_arrays(path)
     if "y" not in arrays:
-        raise InputError(f"{path} has no array y; it has {', '.join(arrays) or 'nothing'}")
+        raise InputError(
+            f"{path} has no array y, which should hold the targets; it has "
+            f"{', '.join(arrays) or 'no arrays'}"
+        )
     return arrays["y"]

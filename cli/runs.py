@@ -1,4 +1,4 @@
-"""Look at run folders: ``mlx-entk runs``, ``show``, ``report`` and ``compare``."""
+"""Commands about existing runs: ``mlx-entk runs``, ``show``, ``report`` and ``compare``."""
 
 from pathlib import Path
 
@@ -11,23 +11,24 @@ from mlx_entk.studies import STUDIES
 from mlx_entk.studies.compare import compare, comparison_table
 from mlx_entk.studies.reporting import summary, tables, write_comparison, write_report
 
-from .base import Command, RunFolder, wants_json
+from .base import Command, RunFolder, is_quiet, wants_json
 from .display import console, show
 
 
 @click.command(
     cls=Command,
-    short_help="List the runs that there are.",
+    short_help="List runs with their settings and state.",
     examples=["mlx-entk runs", "mlx-entk runs --json"],
 )
 @click.argument("root", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"))
 def runs(root: Path) -> None:
-    """List the runs below ROOT (by default runs/), finished or not."""
+    """List the runs below ROOT (by default runs/) with their settings and state."""
     if not root.exists() and root != Path("runs"):
         raise InputError(f"{root} does not exist")
-    found = list_runs(root)
-    if not found and not wants_json():
-        console.print(f"No runs below {root}. Make one with `mlx-entk modular mlp`.")
+    folders = list_runs(root)
+    if not folders and not wants_json():
+        if not is_quiet():
+            console.print(f"There are no runs below {root}. Try `mlx-entk modular mlp`.")
         return
     rows = [
         (
@@ -35,15 +36,20 @@ def runs(root: Path) -> None:
             f"{run.study} " + " ".join(f"{key}={value}" for key, value in run.config.items()),
             _state(run),
         )
-        for run in found
+        for run in folders
     ]
     show([Table(f"Runs below {root}", ("folder", "settings", "state"), rows)])
 
 
-@click.command("show", cls=Command, examples=["mlx-entk show runs/demo"])
+@click.command(
+    "show",
+    cls=Command,
+    short_help="Print the tables of a finished run.",
+    examples=["mlx-entk show runs/demo"],
+)
 @click.argument("run", type=RunFolder())
 def show_command(run: Path) -> None:
-    """Print the tables of a finished RUN folder."""
+    """Print the tables of a finished RUN, and what it found."""
     opened = Run.load(run)
     report = opened.path / "report.html"
     written = {"report": report} if report.exists() else {}
@@ -52,14 +58,15 @@ def show_command(run: Path) -> None:
 
 @click.command(
     cls=Command,
-    short_help="Draw a run's figures and write its report.html again.",
+    short_help="Draw a run's figures again, and write its report.html.",
     examples=["mlx-entk report runs/demo"],
 )
 @click.argument("run", type=RunFolder())
 def report(run: Path) -> None:
     """Draw the figures of a finished RUN again, and write its report.html.
 
-    Every study does that at its end; after an update of mlx-entk this makes it anew.
+    Every experiment does this when it ends. Run the command after an update of mlx-entk, to bring
+    an older report up to date.
     """
     opened = Run.load(run)
     opened.require_finished()
@@ -71,7 +78,7 @@ def report(run: Path) -> None:
 @click.command(
     "compare",
     cls=Command,
-    short_help="Compare runs of one study.",
+    short_help="Compare finished runs of one study.",
     examples=["mlx-entk compare runs/seed-0 runs/seed-1 --out seeds.html"],
 )
 @click.argument("folders", metavar="RUN RUN…", nargs=-1, type=RunFolder())
@@ -80,10 +87,13 @@ def report(run: Path) -> None:
     type=click.Path(dir_okay=False, path_type=Path),
     default=Path("compare.html"),
     show_default=True,
-    help="The page with their figures alongside each other.",
+    help="HTML page to write, with the figures of the runs side by side.",
 )
 def compare_command(folders: tuple[Path, ...], out: Path) -> None:
-    """Compare finished runs of one study: their settings, headline numbers and figures."""
+    """Compare finished runs of one study, and write a page of their numbers and figures.
+
+    Prints the settings in which the runs differ, and their headline numbers.
+    """
     opened = [Run.load(path) for path in folders]
     comparison = compare(opened)
     write_comparison(comparison, opened, out)
@@ -94,10 +104,13 @@ def _state(run: Run) -> str:
     if run.finished:
         study = STUDIES.get(run.study)
         if study is None:
-            return "finished, of a study that is not installed"
-        numbers = {} if study.headline is None else study.headline(study.results_of(run))
+            return "finished, but its study is not installed"
+        try:
+            numbers = {} if study.headline is None else study.headline(study.results_of(run))
+        except InputError as error:
+            return f"finished, but {error}"
         name, number = next(iter(numbers.items()), ("", None))
         return f"finished, {name} {number_cell(number)}" if name else "finished"
     if run.checkpoints:
-        return f"unfinished, checkpoint at epoch {run.checkpoints[-1]}"
-    return "unfinished, no checkpoint"
+        return f"unfinished, with a checkpoint at {run.checkpoints[-1]}"
+    return "unfinished, without a checkpoint"

@@ -1,4 +1,4 @@
-"""The commands of studies, made from what each study says of its command and its settings."""
+"""The commands of studies, built from what each study says of its command and its settings."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
-from click.core import ParameterSource
 
 from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
@@ -15,13 +14,13 @@ from mlx_entk.studies.base import Command as StudyCommand
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.settings import Setting, settings_of
 
-from .base import Command, Group, dry_run_option
-from .display import default_folder, run_and_show, show_estimate
+from .base import Command, Group, dry_run_option, refuse_before_subcommand, refuse_options
+from .display import default_folder, run_and_show, show_estimate, state_of_folder
 
 
 @dataclass(frozen=True)
 class _Offer:
-    """A study with its command."""
+    """A study that has a command, and that command."""
 
     study: Study[Any, Any]
     command: StudyCommand
@@ -34,7 +33,7 @@ class _Offer:
 
 
 def add_commands(root: click.Group) -> None:
-    """Add the command of every study that has one, below the groups that they name."""
+    """Add the command of every study that has one, below the group that it names."""
     offers = [_Offer(study, study.command) for study in STUDIES.values() if study.command]
     plain = [offer for offer in offers if not offer.command.flag]
     above = {offer.command.group.name for offer in plain if offer.command.group is not None}
@@ -54,7 +53,7 @@ def add_commands(root: click.Group) -> None:
 
 
 def _command(offer: _Offer, variants: Sequence[_Offer], is_group: bool) -> click.Command:
-    """The command of a study, and of its variants, each of which is a flag."""
+    """The command of a study and of its variants, each of which is chosen by a flag."""
     described = offer.command
     flags = [
         click.Option([variant.command.flag], is_flag=True, help=variant.command.short_help)
@@ -67,19 +66,22 @@ def _command(offer: _Offer, variants: Sequence[_Offer], is_group: bool) -> click
     def run(out: Path | None, dry_run: bool = False, **given: Any) -> list[Stage] | None:
         context = click.get_current_context()
         if context.invoked_subcommand is not None:
-            _refuse(
-                context, [*given, "out", "dry_run"], f"belongs after {context.invoked_subcommand}"
-            )
+            refuse_before_subcommand(context, [*given, "out", "dry_run"])
             return None
-        study = offer.study
-        for variant, flag in zip(variants, flags, strict=True):
-            if given.pop(str(flag.name)):
-                study = variant.study
-                names = [setting.name for setting in variant.settings]
-                others = [name for name in given if name not in names]
-                _refuse(context, others, f"is set by {flag.opts[0]}: leave it out")
-                given = {name: given[name] for name in names}
-        return _run(study, given, out, dry_run)
+        chosen = [
+            (variant, flag)
+            for variant, flag in zip(variants, flags, strict=True)
+            if given.pop(str(flag.name))
+        ]
+        if not chosen:
+            return _run(offer.study, given, out, dry_run)
+        (variant, flag), *more = chosen
+        if more:
+            raise InputError(f"{flag.opts[0]} and {more[0][1].opts[0]}: give only one of them")
+        names = [setting.name for setting in variant.settings]
+        others = [name for name in given if name not in names]
+        refuse_options(context, others, f"is set by {flag.opts[0]}: leave it out")
+        return _run(variant.study, {name: given[name] for name in names}, out, dry_run)
 
     details: dict[str, Any] = {
         "name": described.name,
@@ -96,16 +98,18 @@ def _command(offer: _Offer, variants: Sequence[_Offer], is_group: bool) -> click
 def _run(
     study: Study[Any, Any], given: dict[str, Any], out: Path | None, dry_run: bool
 ) -> list[Stage] | None:
-    """Run a study in its folder, by default one named after the settings, and show its results.
+    """Run a study in a folder, by default one named after its settings, and show its results.
 
-    With ``dry_run`` say instead what that would take; the estimate is returned to the command
-    that asked for it.
+    With ``dry_run``, show what that would take instead, and return the estimate: a sweep asks for
+    it.
     """
     config = study.config(**given)
     path = out or default_folder(study.name, to_json(config))
     if dry_run:
-        assert study.estimate is not None  # else there is no such option
-        return show_estimate(path, study.estimate(config))
+        if study.estimate is None:
+            raise InputError(f"--dry-run: a {study.name} run cannot be estimated")
+        state = state_of_folder(study, config, path)
+        return show_estimate(path, state, study.estimate(config))
     run_and_show(study, config, path)
     return None
 
@@ -132,21 +136,13 @@ def _out_option() -> click.Option:
     return click.Option(
         ["--out"],
         type=click.Path(file_okay=False, path_type=Path),
-        help="Run folder; by default one below runs/ named after the settings.",
+        help="Run folder to write; by default one below runs/ named after the settings.",
     )
 
 
 def _options_of(decorate: Callable[[Any], Any]) -> list[click.Parameter]:
-    """The options that a decorator of click adds."""
+    """The options that a click decorator adds."""
 
     def empty() -> None: ...
 
     return list(reversed(getattr(decorate(empty), "__click_params__", [])))
-
-
-def _refuse(context: click.Context, names: Sequence[str], why: str) -> None:
-    """Raise InputError for an option that was given and would not count."""
-    options = {p.name: p.opts[0] for p in context.command.params}
-    for name in names:
-        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise InputError(f"{options[name]} {why}")

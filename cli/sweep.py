@@ -1,4 +1,4 @@
-"""``mlx-entk sweep``: one experiment over several seeds."""
+"""``mlx-entk sweep``: run one experiment over several seeds."""
 
 import contextlib
 import hashlib
@@ -23,34 +23,34 @@ from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.reporting import write_report
 from mlx_entk.studies.sweep import STUDY
-from mlx_entk.studies.sweep.study import SweepConfig, compute, folder_of_seed
+from mlx_entk.studies.sweep.study import SweepConfig, compute, folder_of_seed, require_headline
 
 from .base import Command, device_options, dry_run_option
-from .display import finish, progress, show_estimate
+from .display import finish, progress, show_estimate, state_of_folder
 from .inputs import parse_numbers
 
-# What the linear algebra libraries take as their number of threads.
+# The variables from which linear algebra libraries take their number of threads.
 _THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 
 def _parse_seeds(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
-    """``0-2,7`` as 0, 1, 2, 7."""
+    """The seeds that a text lists: 0, 1, 2, 7 for ``0-2,7``."""
     try:
         seeds = parse_numbers(text)
     except ValueError as error:
-        raise click.BadParameter(f"{text!r} is no list of seeds: write 0-7 or 0,2,5") from error
+        raise click.BadParameter(f"{text!r} is not a list of seeds: write 0-7 or 0,2,5") from error
     if not seeds:
-        raise click.BadParameter(f"{text!r} holds no seed: write 0-7 or 0,2,5")
+        raise click.BadParameter(f"{text!r} names no seed: write 0-7 or 0,2,5")
     return seeds
 
 
-# Runs a command of mlx-entk in this process; a function of a module, so that the process of a
+# Runs a command of mlx-entk in this process; a module-level function, so that the process of a
 # seed can import it.
 Invoke = Callable[[list[str], Progress | None], Any]
 
 
 def sweep_command(invoke: Invoke) -> click.Command:
-    """``mlx-entk sweep``, which runs other commands by ``invoke``."""
+    """The command ``mlx-entk sweep``, which runs other commands by ``invoke``."""
 
     @click.command(
         "sweep",
@@ -64,19 +64,20 @@ def sweep_command(invoke: Invoke) -> click.Command:
         callback=_parse_seeds,
         default="0-4",
         show_default=True,
-        help="Such as 0-7 or 0,2,5; more can be added later.",
+        help="Seeds to run, such as 0-7 or 0,2,5; more can be added later.",
     )
     @click.option(
         "--jobs",
         type=click.IntRange(min=1),
         default=1,
         show_default=True,
-        help="Seeds that run at the same time, each in a process of its own; they share the cores.",
+        help="Number of seeds to run at the same time, each in a process of its own. They share "
+        "the cores.",
     )
     @click.option(
         "--out",
         type=click.Path(file_okay=False, path_type=Path),
-        help="Folder of the sweep, with a run folder for each seed inside; by default below runs/.",
+        help="Folder to write, with a run folder for each seed inside; by default one below runs/.",
     )
     @dry_run_option
     @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -85,25 +86,31 @@ def sweep_command(invoke: Invoke) -> click.Command:
     ) -> None:
         """Run COMMAND, an experiment of mlx-entk with its options, once for each seed.
 
-        Seeds that are finished are not run again: the same command goes on after an interruption.
-        Writes results.json, figures/ and report.html with the headline numbers of every seed and
-        their spread.
+        Writes a run folder for each seed, and results.json, figures/ and report.html with the
+        headline numbers of every seed and their spread. Finished seeds are not run again, so run
+        the same command again to continue after an interruption.
         """
         for name in ("--seed", "--out"):
             if any(word == name or word.startswith(f"{name}=") for word in command):
                 raise InputError(f"{name} is set by the sweep: leave it out of the command")
+        if "--dry-run" in command:
+            raise InputError("--dry-run: write it before the command, for the whole sweep")
         path = out or _default_folder(command)
         folders = {seed: folder_of_seed(path, seed) for seed in seeds}
-        if dry_run:
-            show_estimate(path, _estimate(invoke, command, folders))
-            return
         config = SweepConfig(command)
+        if dry_run:
+            state = state_of_folder(STUDY, config, path)
+            done = len(folders) - len(_unfinished(folders))
+            if done:  # the folder is one of this sweep, whose seeds are what counts
+                state = f"has finished {done} of {len(folders)} seeds"
+            show_estimate(path, state, _estimate(invoke, command, folders))
+            return
         run = Run.create(path, STUDY.name, to_json(config))
         with run.session():
             with progress() as update:
                 _run_all(invoke, command, folders, jobs, update)
             runs = {seed: Run.load(folder) for seed, folder in folders.items()}
-            # Not complete(): seeds may have been added to a finished sweep.
+            # Not complete(), which leaves a finished sweep as it is: it may have new seeds.
             STUDY.save(config, run, *compute(config, run, runs=runs))
             write_report(run)
         finish(run)
@@ -112,8 +119,8 @@ def sweep_command(invoke: Invoke) -> click.Command:
 
 
 def _estimate(invoke: Invoke, command: Sequence[str], folders: dict[int, Path]) -> list[Stage]:
-    """What the seeds that are not finished would take, by the first of them, one at a time."""
-    waiting = [seed for seed, folder in folders.items() if not _finished(folder)]
+    """What the unfinished seeds would take one after another, estimated for the first of them."""
+    waiting = _unfinished(folders)
     if not waiting:
         return [Stage("nothing is left to run", 0, 0.0, 0)]
     first = waiting[0]
@@ -134,7 +141,7 @@ def _default_folder(command: Sequence[str]) -> Path:
 
 @dataclass
 class _Job:
-    """One seed in a process of its own."""
+    """A seed that runs in a process of its own."""
 
     seed: int
     process: BaseProcess
@@ -148,8 +155,14 @@ def _run_all(
     jobs: int,
     update: Progress,
 ) -> None:
-    """Run the seeds that are not finished, ``jobs`` at a time; stop all of them if one fails."""
-    waiting = [seed for seed, folder in folders.items() if not _finished(folder)]
+    """Run the unfinished seeds, ``jobs`` at a time; stop all of them if one fails.
+
+    Raises
+    ------
+    InputError
+        If the first seed shows that the command has nothing that a sweep could collect.
+    """
+    waiting = _unfinished(folders)
     total, running = len(folders), list[_Job]()
     threads = max(1, (os.cpu_count() or 1) // jobs)
     environment = {name: str(threads) for name in _THREADS} if jobs > 1 else {}
@@ -165,32 +178,38 @@ def _run_all(
                 job = next(job for job in running if job.messages is ready)
                 if not _read(job, update):
                     running.remove(job)
+                    # Better now than after the other seeds.
+                    require_headline(Run.load(folders[job.seed]))
     finally:
         for job in running:
             job.process.terminate()
     update("seeds", total, total)
 
 
-def _finished(folder: Path) -> bool:
-    return (folder / "report.html").exists() and Run.load(folder).finished
+def _unfinished(folders: dict[int, Path]) -> list[int]:
+    return [
+        seed
+        for seed, folder in folders.items()
+        if not ((folder / "report.html").exists() and Run.load(folder).finished)
+    ]
 
 
 def _start(invoke: Invoke, command: Sequence[str], seed: int, folder: Path) -> _Job:
-    # A fresh interpreter: MLX's threads and a GPU's queue do not survive a fork.
+    # A new interpreter: MLX's threads and a GPU's queue do not survive a fork.
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     arguments = [*command, "--seed", str(seed), "--out", str(folder), *device_options()]
     process = context.Process(target=_work, args=(invoke, arguments, sender), daemon=True)
-    # Ctrl-C reaches the whole terminal; the sweep alone answers it, and stops its jobs.
+    # Ctrl-C reaches every process of the terminal; only the sweep handles it, and stops its jobs.
     answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
     signal.signal(signal.SIGINT, answer)
-    sender.close()  # the child's copy alone keeps it open, so that its death is seen
+    sender.close()  # now only the child keeps it open, so reading ends if the child dies
     return _Job(seed, process, receiver)
 
 
 def _read(job: _Job, update: Progress) -> bool:
-    """Pass on a message of a job; false once it is done.
+    """Pass on a message from a job; false once the job is done.
 
     Raises
     ------
@@ -204,7 +223,7 @@ def _read(job: _Job, update: Progress) -> bool:
         if job.process.exitcode:
             raise RunFailedError(
                 f"seed {job.seed} ended with exit code {job.process.exitcode}: "
-                "the same command goes on from its last checkpoint"
+                "run the same command again to continue from its last checkpoint"
             ) from None
         return False
     if isinstance(message, MlxEntkError):
@@ -215,7 +234,7 @@ def _read(job: _Job, update: Progress) -> bool:
 
 
 def _work(invoke: Invoke, arguments: list[str], messages: Connection) -> None:
-    """What the process of a seed does: run the command, and report its progress to the sweep."""
+    """Run the command in the process of a seed, and report its progress to the sweep."""
 
     def tell(stage: str, done: int, total: int, note: str = "") -> None:
         messages.send((stage, done, total, note))

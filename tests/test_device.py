@@ -66,5 +66,6 @@ def test_a_command_computes_where_it_is_told_to(mlx_entk: Command, name: str) ->
     else:
         assert (code, output) == (2, "")
         assert errors == (
-            "Error: --device gpu: MLX has no GPU on this machine; leave it out for the CPU\n"
+            "Error: --device gpu: MLX finds no GPU on this machine; leave the option out to use "
+            "the CPU\n"
         )

@@ -143,9 +143,9 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
         (("verify", "run", "--against", "numpy"), "no checker numpy: use onnxruntime"),
         (("export", "none"), "none is not a folder"),
         (("export", "run", "--what", "entk", "--reduction", "mean"), "'mean' is unknown"),
-        (("export", "run", "--reduction", "trace"), "--reduction belongs to --what entk"),
+        (("export", "run", "--reduction", "trace"), "--reduction goes with --what entk"),
         (("export", "run", "--what", "hessian"), "'hessian' is not one of"),
-        (("export", "paper"), "name the run of one network, such as a folder inside it"),
+        (("export", "paper"), "which did not train exactly one network"),
         (("kernel", "--inputs", "x.npz", "--out", "k"), "--model MODULE:FACTORY, or --onnx FILE"),
         (
             ("kernel", "--onnx", "text.onnx", "--inputs", "x.npz", "--out", "k"),
@@ -161,7 +161,7 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
         ),
         (
             ("kernel", "--onnx", "m.onnx", "--weights", "w.npz", "--inputs", "x.npz", "--out", "k"),
-            "--weights belongs to --model",
+            "--weights goes with --model",
         ),
     ],
 )  # fmt: skip

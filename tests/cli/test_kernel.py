@@ -97,9 +97,9 @@ def test_every_reduction_has_a_spectrum(
         (("--inputs", "y.npz"), "got an unexpected keyword argument 'y'"),
         (("--inputs", "huge.npz"), "beyond what single precision holds"),
         (("--inputs", "words.npz"), "x has type <U1, which MLX has no array for"),
-        (("--inputs", "long.npz"), "x has whole numbers beyond 32 bits"),
+        (("--inputs", "long.npz"), "x has integers that do not fit into 32 bits"),
         (("--inputs", "wide.npz"), "model cannot be called on x of shape (2, 9)"),
-        (("--features", "y.npz"), "features: y has shape (3, 1), the inputs are 256"),
+        (("--features", "y.npz"), "features: y has shape (3, 1), but there are 256"),
         (("--features", "flat.npz"), "features: c does not vary over the inputs"),
         (("--features", "flat.npz", "--reduction", "full"), "features are over inputs"),
         (("--reduction", "mean"), "reduction 'mean' is unknown"),
@@ -209,7 +209,7 @@ def test_a_model_of_several_inputs_and_outputs(
     assert mlx_entk("regress", "run", "--targets", "y.npz", "-q")[0] == 0
     code, _, errors = mlx_entk("verify", "run", "-q")
     assert code == 2
-    assert "run is of a model of several inputs: graphs are written of one" in errors
+    assert "run is a run of a model with several inputs: only models with one" in errors
 
 
 def test_inputs_in_an_npy(

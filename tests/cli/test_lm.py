@@ -146,7 +146,7 @@ def test_ranks_find_the_modes_of_one_process(tiny: Path, contexts: Path, tmp_pat
         ({"--layers": "0-2"}, "the model has layers 0 to 1"),
         ({"--select": "mlp.w"}, "layer 1 has no mlp.w: it has self_attn"),
         ({"--modes": "240"}, "modes is 240: 240 contexts have fewer"),
-        ({"--contexts": "other.jsonl"}, "has token 4000, the model knows 400"),
+        ({"--contexts": "other.jsonl"}, "has token 4000, but the model has 400"),
         ({"--contexts": "bare.jsonl"}, "contexts has no label to score"),
         ({"--memory-limit": "1kB"}, "raise the memory limit"),
     ],
@@ -175,7 +175,7 @@ def test_contexts_and_show_say_what_is_wrong(mlx_entk: Command, tiny: Path, cont
     build = partial(mlx_entk, "lm", "contexts", "--model", tiny, "--out", "c.jsonl")
     for arguments, message in {
         ("--texts", "folder"): "were asked for: give more text",
-        ("--texts", "folder", "--count", "0"): "have to be at least 1",
+        ("--texts", "folder", "--count", "0"): "must be at least 1",
         ("--texts", "folder", "--tagger", "json"): "--tagger json: write MODULE:FUNCTION",
         ("--texts", "folder", "--tagger", "json:tag"): "json:tag cannot be imported",
     }.items():
@@ -190,7 +190,7 @@ def test_contexts_and_show_say_what_is_wrong(mlx_entk: Command, tiny: Path, cont
     for arguments, message in {
         ("run", "--layer", "0"): "the run has no layer 0: it has 1",
         ("run", "--mode", "4"): "the run has modes 0 to 3, not 4",
-        ("tms",): "tms is a tms run, not one of `mlx-entk lm`",
+        ("tms",): "tms is a tms run, not a run of `mlx-entk lm`",
         ("none",): "none is not a folder",
     }.items():
         code, _, errors = mlx_entk("lm", "show", *arguments)

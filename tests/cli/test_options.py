@@ -102,8 +102,8 @@ def test_a_dry_run_writes_nothing_and_says_where_it_would(
     ):
         code, output, errors = mlx_entk(*command)
         assert code == 0, errors
-        assert "altogether" in output
-        assert "would be made" in output
+        assert "total" in output
+        assert "would be created" in output
         assert list(tmp_path.iterdir()) == []
 
 
@@ -154,8 +154,8 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path: Path) -> None:
     assert output == ""
     last = errors.strip().splitlines()[-1]
     assert last == (
-        "Error: interrupted: a run keeps what is done; go on with: mlx-entk modular mlp --p 11 "
-        "--width 64 --epochs 3000 --out 'a run'"
+        "Error: interrupted: a run keeps what is done. To continue, run: mlx-entk modular mlp "
+        "--p 11 --width 64 --epochs 3000 --out 'a run'"
     )
     assert not (tmp_path / "a run" / "results.json").exists()
     assert not [path for path in (tmp_path / "a run").rglob("*") if ".tmp" in path.name]

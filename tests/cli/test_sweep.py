@@ -56,8 +56,8 @@ def test_seeds_can_be_added_and_finished_ones_are_left_alone(mlx_entk: Command) 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--seeds", "one", *SMALL), 2, "'one' is no list of seeds"),
-        (("--seeds", "3-1", *SMALL), 2, "'3-1' holds no seed"),
+        (("--seeds", "one", *SMALL), 2, "'one' is not a list of seeds"),
+        (("--seeds", "3-1", *SMALL), 2, "'3-1' names no seed"),
         (("--jobs", "0", *SMALL), 2, "0 is not in the range"),
         ((*SMALL, "--seed", "1"), 2, "--seed is set by the sweep"),
         ((*SMALL, "--out=x"), 2, "--out is set by the sweep"),
@@ -98,7 +98,7 @@ def test_a_sweep_that_is_stopped_goes_on(
     assert not (tmp_path / "s" / "results.json").exists()
     if stop is signal.SIGINT:
         assert process.returncode == 130
-        assert b"interrupted: s keeps what is done; go on with: mlx-entk " in errors
+        assert b"interrupted: s keeps what is done. To continue, run: mlx-entk " in errors
         assert b"Traceback" not in errors
 
     code, _, message = mlx_entk("sweep", "--seeds", "0-1", "--out", "s", *SMALL)

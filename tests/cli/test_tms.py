@@ -65,9 +65,9 @@ def test_a_users_own_model_can_be_regressed(mlx_entk: Command, tmp_path: Path) -
     code, output, _ = mlx_entk("regress", "own", "--targets", "targets.npz")
 
     assert code == 0
-    assert "Kernel regression by the trace kernel, 179 inputs to train on, 77 held out" in output
+    assert "Kernel regression by the trace kernel: 179 training inputs, 77 held-out" in output
     assert mlx_entk("regress", "own")[2] == (
-        "Error: --targets is missing: a run of `mlx-entk kernel` has none of its own\n"
+        "Error: --targets is missing: a run of `mlx-entk kernel` has no targets of its own\n"
     )
     assert "targets have shape (3, 1)" in mlx_entk("regress", "own", "--targets", "short.npz")[2]
     assert "has no array y" in mlx_entk("regress", "own", "--targets", "inputs.npz")[2]
@@ -82,7 +82,7 @@ def test_a_users_own_model_can_be_regressed(mlx_entk: Command, tmp_path: Path) -
         (("tms", "--dataset", "none"), "'none' is not one of"),
         (("tms", "--rows", "0"), "rows is 0"),
         (("tms", "double-descent", "--rows", "0"), "rows are [0]"),
-        (("tms", "--seed", "1", "double-descent"), "--seed belongs after"),
+        (("tms", "--seed", "1", "double-descent"), "--seed has no effect before"),
         (("tms", "--paper", "--m", "3"), "--m is set by --paper"),
         (("tms", "--paper", "--beta", "0.5"), "--beta is set by --paper"),
         (("regress", "nowhere"), "nowhere is not a folder"),

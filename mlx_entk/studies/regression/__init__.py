@@ -1,1 +1,1 @@
-"""Kernel regression of a finished run's network."""
+"""Kernel regression of the network of a finished run."""

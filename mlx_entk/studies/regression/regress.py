@@ -31,13 +31,13 @@ RIDGE_RULE = (
     "the ridge with the least loss on one half of the held-out inputs; the numbers are of the other"
 )
 PURE = "pure kernel"
-# Modes removed one at a time, and where cliffs are looked for.
+# Leading modes that are removed one at a time, and those among which cliffs are looked for.
 SINGLE = 120
 HEAD = 240
 
 
 def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
-    """The network, the targets and the kernel of a finished run of a study that trains one.
+    """The problem of kernel regression for a finished run of a study that trains one network.
 
     Parameters
     ----------
@@ -47,7 +47,8 @@ def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
     Raises
     ------
     InputError
-        For a run of another study, and targets that are missing or too many.
+        For an unfinished run, a run of another study, and targets that are missing or that the
+        study does not take.
     """
     study = study_of_one_network(run)
     assert study.problem is not None
@@ -57,13 +58,14 @@ def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
 
 
 def regress(problem: RegressionProblem, progress: Progress = silent) -> Regression:
-    """Fit both predictors over a ridge path, and the pure one with and without modes.
+    """Fit the predictors over a path of ridges, and the pure one with some modes and without.
 
     Raises
     ------
     InputError
-        For fewer than 4 held-out inputs, outputs or targets that are not finite, and a network
-        that gives the inputs that are reported the same outputs, so that R² is not defined.
+        For fewer than ``HELD_OUT_LEAST`` held-out inputs, outputs or targets that are not finite,
+        and a network whose outputs are the same for all the inputs that are reported on, so that
+        R² is not defined.
     """
     for values, name in (
         (problem.network, "outputs of the network"),
@@ -174,7 +176,7 @@ def _quality(
 
 
 def _require_spread(outputs: Float64Array) -> None:
-    """Raise InputError for outputs that are the same for all inputs, to rounding in float32."""
+    """Raise InputError if the outputs are the same for all inputs, up to rounding in float32."""
     most = 4 * float(np.finfo(np.float32).eps) * float(np.abs(outputs).max())
     if np.ptp(outputs, axis=0).max() <= most:
         raise InputError(

@@ -1,4 +1,4 @@
-"""How kernel regression of a run is shown."""
+"""How the kernel regression of a run is shown."""
 
 from mlx_entk._files import Json
 from mlx_entk._records import from_json
@@ -22,8 +22,8 @@ def regression_tables(stored: Json) -> list[Table]:
         parts.append((f"{modes} alone", *_quality_cells(row.alone)))
     return [
         Table(
-            f"Kernel regression by the {regression.kernel} kernel, {inputs.train} inputs to "
-            f"train on, {inputs.held_out} held out",
+            f"Kernel regression by the {regression.kernel} kernel: {inputs.train} training inputs, "
+            f"{inputs.held_out} held-out inputs",
             ("predictor", "ridge", *quality, "describes it"),
             [
                 (
@@ -34,16 +34,24 @@ def regression_tables(stored: Json) -> list[Table]:
                 )
                 for row in regression.predictors
             ],
-            f"Describes the network: {regression.verdict_rule}. Ridge, in units of the mean "
+            f"Describes it: {regression.verdict_rule}. The ridge is in units of the mean "
             f"eigenvalue: {regression.ridge_rule}.",
         ),
         Table(
             "The pure kernel predictor by its modes",
             ("modes", *quality),
             parts,
-            "Groups end at the cliffs of the kernel on the training inputs.",
+            "Each group of modes ends at a cliff of the kernel on the training inputs.",
         ),
     ]
+
+
+def regression_summary(stored: Json) -> str:
+    """What ``regression.json`` found, in a sentence."""
+    describing = [row.predictor for row in _decoded(stored).predictors if row.described]
+    if not describing:
+        return "No predictor describes the network by the stated rule."
+    return f"These predictors describe the network by the stated rule: {', '.join(describing)}."
 
 
 def regression_figures(stored: Json) -> Figures:
@@ -52,16 +60,16 @@ def regression_figures(stored: Json) -> Figures:
     yield CaptionedFigure(
         "regression-path",
         path(regression),
-        "As long as a line stays above the dotted one, the kernel describes the network. R² of "
-        "the kernel's predictors against the network on held-out inputs, over the ridge; dots are "
-        "the ridges that are reported.",
+        "A predictor explains most of the network if its line is above the dotted one. The lines "
+        "are the R² of each predictor with the network on held-out inputs, over the ridge; the "
+        "dots are the ridges that are reported.",
     )
     yield CaptionedFigure(
         "regression-modes",
         modes(regression.modes),
-        "Which modes carry the function: a group that is high alone (green) is enough; one "
-        "without which the rest is low (orange) is needed. The pure kernel predictor by its "
-        "leading modes, with single modes removed, and by groups.",
+        "Which modes carry the function: a group of modes that has a high R² alone (green) is "
+        "enough; one without which R² is low (orange) is needed. The panels show the pure kernel "
+        "predictor by its leading modes, with single modes removed, and by groups.",
     )
 
 
@@ -80,7 +88,7 @@ def _quality_cells(quality: Quality) -> tuple[str, str, str]:
 
 @styled
 def path(regression: Regression) -> Drawing:
-    """R² against the network over the ridge, on held-out inputs; the chosen ridges marked."""
+    """R² with the network on held-out inputs over the ridge, with the chosen ridges marked."""
     figure, (axis,) = new_figure(6.6, 3.6)
     for color, row in zip(COLORS, regression.predictors, strict=False):
         axis.semilogx(row.path.ridges, row.path.r2, color=color, linewidth=1.7, label=row.predictor)
@@ -99,7 +107,7 @@ def path(regression: Regression) -> Drawing:
 
 @styled
 def modes(by_modes: ByModes) -> Drawing:
-    """What the pure kernel predictor keeps of the network with some of its modes."""
+    """R² of the pure kernel predictor with some of its modes."""
     groups = by_modes.without_group
     figure, (left, middle, right) = new_figure(12.4, 3.6, 1, 3, width_ratios=(1, 1, 0.9))
     tops = by_modes.top

@@ -1,4 +1,4 @@
-"""One experiment over several seeds."""
+"""A sweep: one experiment over several seeds."""
 
 from mlx_entk.studies.base import Study
 from mlx_entk.studies.sweep.show import SHOW
@@ -6,7 +6,6 @@ from mlx_entk.studies.sweep.study import (
     SweepConfig,
     SweepResults,
     compute,
-    estimate,
     folder_of_seed,
 )
 
@@ -17,7 +16,6 @@ STUDY = Study(
     results=SweepResults,
     compute=compute,
     show=SHOW,
-    estimate=estimate,
 )
 
 __all__ = ["STUDY", "SweepConfig", "SweepResults", "folder_of_seed"]

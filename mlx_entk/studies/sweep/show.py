@@ -16,14 +16,17 @@ from mlx_entk.studies.sweep.study import SweepResults, folder_of_seed
 def _summary(results: SweepResults) -> tuple[str, str]:
     of_seeds = {name: row for name, row in results.spread.items() if row.count}
     seeds = len(results.seeds)
-    command = f"{seeds} seeds of `mlx-entk {' '.join(results.config.command)}`."
+    command = (
+        f"`mlx-entk {' '.join(results.config.command)}` was run with "
+        f"{'1 seed' if seeds == 1 else f'{seeds} seeds'}."
+    )
     if not of_seeds:
         return command, "No seed has a headline number."
     name, row = next(iter(of_seeds.items()))
     in_all = [name for name, row in of_seeds.items() if row.count == seeds]
     return command, (
         f"The {name} lies between {row.smallest:.4g} and {row.largest:.4g}; {len(in_all)} of "
-        f"{len(results.spread)} headline numbers exist in every seed."
+        f"{len(results.spread)} headline numbers exist for every seed."
     )
 
 
@@ -47,17 +50,18 @@ def _tables(results: SweepResults) -> list[Table]:
             )
             for name, row in results.spread.items()
         ],
-        "Deviation: the sample standard deviation. Seeds: how many have the number.",
+        "Deviation is the sample standard deviation. Seeds is how many seeds have the number.",
     )
     return [of_seeds, spread]
 
 
 def _figures(results: SweepResults, run: Run) -> Figures:
-    yield CaptionedFigure(
-        "sweep",
-        _numbers(results.seeds),
-        "How much the headline numbers scatter: each dot is a seed, the dotted line their mean.",
-    )
+    if results.spread:
+        yield CaptionedFigure(
+            "sweep",
+            _numbers(results.seeds),
+            "The headline numbers of all seeds. Each dot is a seed; the dotted line is their mean.",
+        )
     runs = {row.seed: Run.load(folder_of_seed(run.path, row.seed)) for row in results.seeds}
     study = study_of(next(iter(runs.values())))
     yield from study.show.over_seeds({s: study.results_of(of_seed) for s, of_seed in runs.items()})
@@ -65,7 +69,7 @@ def _figures(results: SweepResults, run: Run) -> Figures:
 
 @styled
 def _numbers(rows: Sequence[OfSeed]) -> Drawing:
-    """Every headline number over the seeds, each on a scale of its own."""
+    """Each headline number by seed, on a scale of its own."""
     names = list(rows[0].figures)
     columns = 4
     lines = -(-len(names) // columns)
@@ -75,10 +79,11 @@ def _numbers(rows: Sequence[OfSeed]) -> Drawing:
     ticks = range(len(rows))
     for axis, name in zip(axes, names, strict=False):
         values = [row.figures[name] for row in rows]
-        there = [(i, value) for i, value in enumerate(values) if value is not None]
-        if there:
-            axis.axhline(float(np.mean([value for _, value in there])), color=MUTED, linestyle=":")
-            axis.plot(*zip(*there, strict=True), "o", color=COLORS[0], markersize=4)
+        points = [(i, value) for i, value in enumerate(values) if value is not None]
+        if points:
+            mean = float(np.mean([value for _, value in points]))
+            axis.axhline(mean, color=MUTED, linestyle=":")
+            axis.plot(*zip(*points, strict=True), "o", color=COLORS[0], markersize=4)
         axis.set_title(name, fontsize=9)
         axis.set_xticks(ticks, [str(row.seed) for row in rows])
         axis.margins(y=0.15)

@@ -1,8 +1,9 @@
-"""One experiment over several seeds: its headline numbers, and their spread."""
+"""The headline numbers of one experiment over several seeds, and their spread."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,14 +11,13 @@ from mlx_entk._files import Arrays
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import STUDIES, study_of
-from mlx_entk.studies.estimate import Stage
+from mlx_entk.studies.base import STUDIES, Headline, Study, study_of
 from mlx_entk.studies.results import OfSeed, Spread
 
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """What was run for each seed: the words of a command of mlx-entk."""
+    """What was run for each seed: an mlx-entk command, word by word."""
 
     command: tuple[str, ...]
 
@@ -29,11 +29,11 @@ class SweepResults:
     Attributes
     ----------
     of
-        The study that was run.
+        The name of the study that was run.
     seeds
-        In order.
+        The headline numbers of each seed, in the order of the seeds.
     spread
-        Of every number over the seeds.
+        The spread of each headline number over the seeds.
     """
 
     config: SweepConfig
@@ -43,7 +43,7 @@ class SweepResults:
 
 
 def folder_of_seed(sweep: Path, seed: int) -> Path:
-    """Where a sweep keeps the run of a seed."""
+    """The folder in which a sweep keeps the run of a seed."""
     return sweep / f"seed-{seed}"
 
 
@@ -55,30 +55,37 @@ def compute(
     Parameters
     ----------
     runs
-        By seed, of one study and one configuration but for the seed.
+        By seed; all of one study, with configurations that differ in the seed alone.
 
     Raises
     ------
     InputError
         For a study without headline numbers.
     """
-    study = study_of(next(iter(runs.values())))
-    if study.headline is None:
-        known = sorted(name for name, other in STUDIES.items() if other.headline)
-        raise InputError(
-            f"runs of {study.name} have no headline numbers: sweep one of {', '.join(known)}"
-        )
+    study, headline = require_headline(next(iter(runs.values())))
     seeds = [
-        OfSeed(seed, study.headline(study.results_of(of_seed)))
-        for seed, of_seed in sorted(runs.items())
+        OfSeed(seed, headline(study.results_of(of_seed))) for seed, of_seed in sorted(runs.items())
     ]
     spread = {name: _spread([row.figures[name] for row in seeds]) for name in seeds[0].figures}
     return SweepResults(config, study.name, seeds, spread), {}
 
 
-def estimate(config: SweepConfig, *, stages: list[Stage]) -> list[Stage]:
-    """What the seeds take, which the commands of the sweep say."""
-    return stages
+def require_headline(run: Run) -> tuple[Study[Any, Any], Callable[[Any], Headline]]:
+    """The study of a run, and its headline numbers as a function of the results.
+
+    Raises
+    ------
+    InputError
+        For a study without headline numbers.
+    """
+    study = study_of(run)
+    if study.headline is None:
+        known = sorted(name for name, other in STUDIES.items() if other.headline)
+        raise InputError(
+            f"a {study.name} run has no headline numbers, which a sweep collects: sweep one of "
+            f"{', '.join(known)}"
+        )
+    return study, study.headline
 
 
 def _spread(values: list[float | None]) -> Spread:
