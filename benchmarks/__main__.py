@@ -1,7 +1,7 @@
 """``make bench``: measure, store ``results/kernels.json``, and put the tables into the docs.
 
-``python -m benchmarks PYTHON [PROBLEM …]``; where problems are named, the others keep the rows
-that are stored.
+``python -m benchmarks PYTHON [PROBLEM …]``; if problems are named, the others keep their stored
+rows.
 """
 
 import json
@@ -53,7 +53,7 @@ def main(peer_python: str, *problems: str) -> None:
     insert(DOCS / "docs" / "performance.md", "kernels", f"{kernels}\n\n{machine}")
     insert(DOCS / "docs" / "performance.md", "growth", growth.table(result["growth"]))
     insert(DOCS / "docs" / "performance.md", "products", products)
-    headline = compare.table(result["kernels"][:3])
+    headline = compare.table(result["kernels"][: len(compare.REDUCTIONS)])
     insert(DOCS / "README.md", "kernels", f"{headline}\n\n{machine}")
     print(kernels, growth.table(result["growth"]), products, sep="\n\n")
 

@@ -1,6 +1,6 @@
 """Kernels of four models by every contestant, in turn, in one run.
 
-Each contestant runs in a process of its own; where its first run is short there are three rounds
+Each contestant runs in a process of its own. If its first run is short, there are ``ROUNDS`` rounds
 and the median counts. Returns what ``results/kernels.json`` stores.
 """
 

@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.contestants CONTESTANT PROBLEM REDUCTION KERNEL.npy`` stores the kernel and
 prints, as JSON, the seconds of a computation after a first one that warms up (of the first one
-itself where that took long) and the peak resident memory of the process. A contestant imports
+itself if that took long) and the peak resident memory of the process. A contestant imports
 only what it needs, so that its memory is its own.
 """
 

@@ -86,7 +86,8 @@ def _table(result: Json) -> str:
         f"{result['length']} tokens, limit {format_bytes(result['limit'])} for a pass; one forward "
         f"pass of the whole model takes {result['forward_seconds']:.1f} s.",
         "",
-        "| layer of 0 to 7 | batch | seconds a product | forward passes | peak memory |",
+        f"| layer of 0 to {ARGUMENTS.num_hidden_layers - 1} | batch | seconds a product | "
+        "forward passes | peak memory |",
         "| ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [

@@ -1,1 +1,1 @@
-"""Models of a user's own, for ``mlx-entk kernel``."""
+"""Models as a user would write them, for ``mlx-entk kernel`` and ``mlx-entk lm``."""
