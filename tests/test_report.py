@@ -135,7 +135,7 @@ def test_a_comparison_shows_what_differs_and_both_runs_figures(run: Run, tmp_pat
 
     assert comparison.settings == {"seed": [0, 1]}
     accuracies = [100 * STUDY.results_of(r).accuracy.test for r in (run, other)]
-    assert comparison.figures["test accuracy"] == accuracies
+    assert comparison.headline["test accuracy"] == accuracies
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert page.count('<svg class="drawing"') == 2 * len(run.figures)
     hints = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)

@@ -1,4 +1,4 @@
-"""Experiments; each has a folder, and a line here."""
+"""Experiments. Each has a folder, and a line here that registers it."""
 
 import warnings
 from importlib.metadata import entry_points
@@ -38,11 +38,13 @@ def _register() -> None:
     for entry in entry_points(group=GROUP):
         try:
             study = entry.load()
-        except Exception as error:  # somebody else's code, without which the rest goes on
+        except Exception as error:  # code of another package, which must not stop the rest
             warnings.warn(f"the study {entry.name} cannot be imported: {error}", stacklevel=2)
             continue
         if not isinstance(study, Study) or study.name in STUDIES:
-            reason = "a study of that name exists" if isinstance(study, Study) else "it is no Study"
+            reason = (
+                "a study with that name exists" if isinstance(study, Study) else "it is not a Study"
+            )
             warnings.warn(f"the study {entry.name} is left out: {reason}", stacklevel=2)
             continue
         STUDIES[study.name] = study

@@ -1,7 +1,7 @@
-"""A study is a value: what it computes, what it found, how it is shown, how it is called.
+"""What a study is: a value that says what it computes, how it is shown and how it is called.
 
-The command line, sweeps, reports, export, verification and regression know studies by
-``STUDIES`` alone, and ask the study for what they need.
+The command line, sweeps, reports, export, verification and regression find studies in
+``STUDIES``, and ask the study for what they need.
 """
 
 import shutil
@@ -41,11 +41,11 @@ class Network:
     Attributes
     ----------
     function
-        With the weights of the last checkpoint.
+        The network with the weights of the last checkpoint.
     x
-        Inputs, if possible some that it was not trained on; shape (N, …).
+        Inputs, shape (N, …); if possible some that the network was not trained on.
     reduction
-        Of the kernel that the study looks at.
+        Reduction of the kernel that the study looks at.
     """
 
     function: ParametricFunction
@@ -68,15 +68,15 @@ class Show(Generic[R]):
     Attributes
     ----------
     summary
-        Two sentences: what was found, compared with what.
+        Two sentences that say what was found, and what it is compared with.
     tables
-        For terminal and report; the first one is the overview.
+        Tables for the terminal and the report; the first one is the overview.
     figures
         Every figure of a finished run with its caption, drawn one at a time.
     details
-        Tables that only the report has.
+        Tables for the report alone.
     over_seeds
-        Figures of several runs that differ in their seed alone, by seed.
+        Figures of several runs, given by seed, that differ in their seed alone.
     """
 
     summary: Callable[[R], tuple[str, str]]
@@ -88,7 +88,7 @@ class Show(Generic[R]):
 
 @dataclass(frozen=True)
 class CommandGroup:
-    """A command that has those of several studies below it."""
+    """A command that has the commands of several studies below it."""
 
     name: str
     help: str
@@ -96,24 +96,24 @@ class CommandGroup:
 
 @dataclass(frozen=True)
 class Command:
-    """How a study is called; its options are the settings of its configuration.
+    """How a study is called. Its options are the settings of the study's configuration.
 
     Attributes
     ----------
     name
-        Of the command, or with ``flag`` of the command that it is an option of.
+        Name of the command; with ``flag``, of the command that the flag belongs to.
     help
-        What the command does: a line, and perhaps paragraphs.
+        What the command does and writes: one line, and more paragraphs if needed.
     short_help
-        For the list of commands.
+        One line for the list of commands.
     group
-        The command that this one stands below.
+        The command that this one is below.
     flag
-        The option, such as ``"--paper"``, that makes another study's command run this one.
+        The option, such as ``"--paper"``, that makes another study's command run this study.
     settings
-        The settings that are options; None for all.
+        Names of the settings that are options; None for all.
     examples
-        Commands as they are typed.
+        Commands as a user would type them.
     """
 
     name: str
@@ -132,31 +132,34 @@ class Study(Generic[C, R]):
     Attributes
     ----------
     name
-        Of the study in run folders.
+        Name of the study in run folders.
     title
-        For people.
+        Title for reports.
     config, results
-        Frozen dataclasses of plain values, which are kept as JSON in a run folder.
+        Frozen dataclasses of plain values, which a run folder keeps as JSON.
     compute
-        ``compute(config, run, progress=…, **given)`` gives the results and arrays, and keeps in
-        the run folder what it needs to go on after an interruption. ``given`` is what a
-        configuration cannot hold, such as a model. On ranks other than the first it gives None.
+        ``compute(config, run, progress=…, **given)`` returns the results and arrays, and keeps in
+        the run folder what it needs to continue after an interruption. ``given`` is what a
+        configuration cannot hold, such as a model. On ranks other than the first it returns None.
     show
         How the results are shown.
     estimate
-        ``estimate(config, **given)``: what ``compute`` would take on this device; None for a
-        study without ``--dry-run``.
+        ``estimate(config, **given)`` says what ``compute`` would take on this device; None if the
+        study cannot say.
     headline
-        The numbers by which runs are compared; None if the study has none.
+        The numbers by which runs are compared; None if the study does not have any.
     command
-        How the command line offers it; None if it has a command of its own.
+        How the command line offers the study; None if the command line has code of its own for it,
+        or does not offer it.
     network, problem
-        Of a finished run, the trained network, for export and verification, and what kernel
-        regression of it is about; both are None if a run trains none, or several.
+        For a finished run: ``network`` returns the trained network, for export and verification,
+        and ``problem`` what kernel regression of it is about. Both are None unless a run trains
+        exactly one network.
     takes_targets
         Whether ``problem`` needs targets from the user.
     scratch
-        Folders inside a run that ``compute`` goes on from, and that a finished run needs no more.
+        Folders inside a run that ``compute`` needs to continue, and that a finished run does not
+        need any more.
     """
 
     name: str
@@ -196,9 +199,9 @@ class Study(Generic[C, R]):
         run
             A folder made for this configuration.
         group
-            Ranks that share the work; the first one alone writes.
+            Ranks that share the work; only the first one writes.
         given
-            What the study needs beyond its configuration.
+            What the study needs in addition to its configuration.
         """
         if first_says(is_first(group) and run.finished, group):
             return
@@ -211,7 +214,7 @@ class Study(Generic[C, R]):
                 shutil.rmtree(run.path / folder, ignore_errors=True)
 
     def save(self, config: C, run: Run, results: R, arrays: Arrays) -> None:
-        """Store results in a run folder, which is finished with that."""
+        """Store results in a run folder, which is finished after that."""
         named: Json = {"study": self.name, "config": to_json(config)}
         run.save_results(named | to_json(results), arrays)
 
@@ -221,7 +224,7 @@ STUDIES: dict[str, Study[Any, Any]] = {}
 
 
 def study_of(run: Run) -> Study[Any, Any]:
-    """The study that a run folder is of.
+    """The study that made a run folder.
 
     Raises
     ------
@@ -230,7 +233,7 @@ def study_of(run: Run) -> Study[Any, Any]:
     """
     if run.study not in STUDIES:
         raise InputError(
-            f"{run.path} is a run of {run.study}, a study that is not installed here: there are "
+            f"{run.path} is a run of {run.study}, a study that is not installed; installed are "
             f"{', '.join(sorted(STUDIES))}"
         )
     return STUDIES[run.study]
@@ -242,13 +245,13 @@ def study_of_one_network(run: Run) -> Study[Any, Any]:
     Raises
     ------
     InputError
-        For an unfinished run, and one of a study that trains no network, or several.
+        For an unfinished run, and for a study that does not train exactly one network.
     """
     run.require_finished()
     study = study_of(run)
     if study.network is None or study.problem is None:
         raise InputError(
-            f"{run.path} is a {run.study} run: name the run of one network, such as a folder "
-            "inside it"
+            f"{run.path} is a {run.study} run, which did not train exactly one network: name a "
+            "finished run that did"
         )
     return study

@@ -1,4 +1,4 @@
-"""Finished runs of one study alongside each other: what was set differently, what came out."""
+"""Compare finished runs of one study: the settings in which they differ, and their results."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ class Comparison:
     Attributes
     ----------
     study
-        Of all the runs.
+        The study of all the runs.
     runs
-        Their folders.
-    settings, figures
-        By name a list over the runs, None for a run that has no such setting or number.
+        The folders of the runs.
+    settings, headline
+        For each setting or number, its values by run; None for a run that does not have it.
     """
 
     study: str
     runs: list[str]
     settings: dict[str, list[object]]
-    figures: dict[str, list[object]]
+    headline: dict[str, list[object]]
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -44,8 +44,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     for run in runs[1:]:
         if run.study != first.study:
             raise InputError(
-                f"{run.path} is a {run.study} run, {first.path} a {first.study} run: compare runs "
-                "of one study"
+                f"{run.path} is a {run.study} run, but {first.path} is a {first.study} run: "
+                "compare runs of one study"
             )
     study = study_of(first)
     results = [study.results_of(run) for run in runs]
@@ -69,7 +69,7 @@ def _by_name(rows: Sequence[Mapping[str, object]]) -> dict[str, list[object]]:
 
 
 def run_names(folders: Sequence[str]) -> list[str]:
-    """The shortest names that tell run folders apart: of the folder, its path, or numbered."""
+    """Short names that tell run folders apart: the folders' names, their paths, or with numbers."""
     for names in ([Path(folder).resolve().name for folder in folders], list(folders)):
         if len(set(names)) == len(names):
             return names
@@ -77,7 +77,7 @@ def run_names(folders: Sequence[str]) -> list[str]:
 
 
 def comparison_table(comparison: Comparison) -> Table:
-    """A column for each run."""
+    """The comparison as a table with a column for each run."""
 
     def cell(value: object) -> str:
         if isinstance(value, float) and abs(value) < 1:
@@ -86,11 +86,11 @@ def comparison_table(comparison: Comparison) -> Table:
 
     rows = [
         *((name, *map(str, values)) for name, values in comparison.settings.items()),
-        *((name, *map(cell, values)) for name, values in comparison.figures.items()),
+        *((name, *map(cell, values)) for name, values in comparison.headline.items()),
     ]
     return Table(
         f"{len(comparison.runs)} runs of {comparison.study}",
         ("", *run_names(comparison.runs)),
         rows,
-        "First the settings in which they differ, then their headline numbers.",
+        "The settings in which the runs differ come first, then their headline numbers.",
     )

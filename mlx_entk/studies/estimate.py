@@ -1,4 +1,4 @@
-"""What a study will take, by trying small parts of it on this device."""
+"""Estimate the time and memory of a study, by trying small parts of it on this device."""
 
 import tempfile
 import time
@@ -18,10 +18,11 @@ from mlx_entk.spectrum import eigendecompose
 from mlx_entk.tracing.functions import Model, bind
 from mlx_entk.tracing.inputs import count, part
 
-# Inputs and matrix sizes up to which things are tried as they are; above, smaller ones are scaled.
+# The most inputs, and the largest matrices, that are tried as they are; more than that is scaled up
+# from smaller ones.
 _INPUTS = 512
 _SIZE = 600
-# Float64 arrays of the kernel's size that an eigendecomposition has: matrix, vectors, workspace.
+# Float64 arrays of the kernel's size that an eigendecomposition holds: matrix, vectors, workspace.
 _DECOMPOSITION = 4
 
 
@@ -34,11 +35,11 @@ class Stage:
     name
         What is done.
     count
-        How many times.
+        How many times it is done.
     seconds
-        Of all of it.
+        How long all of it takes.
     memory
-        Bytes that it holds at most, in addition to the process itself.
+        Bytes that it needs at most, in addition to the process itself.
     """
 
     name: str
@@ -48,13 +49,13 @@ class Stage:
 
 
 def estimate_table(stages: Sequence[Stage]) -> Table:
-    """What a study would take, by stage and altogether."""
+    """What a study would take, by stage and in total."""
     whole = sum(stage.seconds for stage in stages)
     rows = [
         (s.name, str(s.count), _duration(s.seconds), format_bytes(s.memory) if s.memory else "")
         for s in stages
     ]
-    total = ("altogether", "", _duration(whole), format_bytes(max(s.memory for s in stages)))
+    total = ("total", "", _duration(whole), format_bytes(max(s.memory for s in stages)))
     return Table(
         "Estimate, by trying small parts on this device",
         ("stage", "how many", "time", "memory"),
@@ -66,17 +67,17 @@ def estimate_table(stages: Sequence[Stage]) -> Table:
 
 def _duration(seconds: float) -> str:
     if seconds < 100:
-        return f"{seconds:.2g} s"
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 def seconds_of_training(train: Callable[[int, Run], object], epochs: int, few: int) -> float:
-    """Train for ``few`` epochs and for three times as many; the difference, scaled to all.
+    """Train for ``few`` epochs and for three times as many; return the difference, scaled to all.
 
     Parameters
     ----------
     train
-        Trains for a number of epochs in a run folder to throw away.
+        Trains for a number of epochs, in a run folder that is thrown away.
     """
     taken = []
     with tempfile.TemporaryDirectory() as folder:
@@ -89,12 +90,12 @@ def seconds_of_training(train: Callable[[int, Run], object], epochs: int, few: i
 def seconds_of_kernel(
     model: Model, x: Any, reduction: Reduction, *, layerwise: bool = True
 ) -> float:
-    """Seconds of the kernels of all inputs; of many, by the parts of smaller ones.
+    """Seconds that the kernels of all inputs take; for many inputs, scaled up from fewer.
 
     Parameters
     ----------
     layerwise
-        Whether each parameter has a kernel of its own.
+        Whether the kernel of each parameter is computed.
     """
     function, inputs = bind(model, x)
     N = count(inputs)
@@ -104,7 +105,7 @@ def seconds_of_kernel(
         def form() -> None:
             compute(function, part(inputs, slice(n)), reduction=reduction)
 
-        form()  # what is compiled is compiled once
+        form()  # the first call compiles
         return seconds_of(form)
 
     if N <= _INPUTS:
@@ -116,7 +117,7 @@ def seconds_of_kernel(
 
 
 def seconds_of_decomposition(size: int, top: int | None = None) -> float:
-    """One dense eigendecomposition, all modes or the leading ones: cubic in the size."""
+    """Seconds of one dense eigendecomposition, all modes or the leading ones; cubic in the size."""
     tried = min(size, _SIZE)
     rows = np.random.default_rng(0).standard_normal((tried, tried))
     matrix = rows @ rows.T

@@ -1,4 +1,4 @@
-"""The trained network of a finished run, and its way to ONNX and to other frameworks."""
+"""The trained network of a finished run: export to ONNX, verification in other frameworks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,26 +20,27 @@ from mlx_entk.studies.verification import Verification
 from mlx_entk.tracing.functions import as_parametric
 from mlx_entk.training import load_parameters
 
-# Inputs of the comparisons: few, for PyTorch and finite differences go one by one.
+# Inputs on which frameworks are compared: few, since PyTorch and finite differences take them one
+# by one.
 HELD_OUT = 12
 
-# What verification compares.
+# The graphs that verification compares.
 VERIFIED: tuple[What, ...] = ("model", "jvp", "entk")
 
 
 def trained_network(
     module: nn.Module, run: Run, held_out: NDArray[Any], reduction: Reduction
 ) -> Network:
-    """A network as a run trained it.
+    """The network that a run trained.
 
     Parameters
     ----------
     module
-        The network before training; its weights are set.
+        The network before training; its weights are replaced.
     held_out
-        Inputs that it was not trained on, of which a few are taken.
+        Inputs that it was not trained on; the first few are used.
     reduction
-        Of the kernel that the study looks at.
+        Reduction of the kernel that the study looks at.
     """
     load_parameters(module, run, run.checkpoints[-1])
     x = mx.array(np.ascontiguousarray(held_out[:HELD_OUT]))
@@ -52,7 +53,7 @@ def network_of(run: Run) -> Network:
     Raises
     ------
     InputError
-        For an unfinished run, or one that did not train one network.
+        For an unfinished run, or one that did not train exactly one network.
     """
     study = study_of_one_network(run)
     assert study.network is not None
@@ -66,12 +67,12 @@ def export_graph(
     reduction: Reduction | None = None,
     path: Path | None = None,
 ) -> Path:
-    """Write one graph of a run's network, by default into the run folder; returns where.
+    """Write one graph of a run's network, by default into the run folder; return its path.
 
     Parameters
     ----------
     reduction
-        Of the graph ``entk``; by default the study's.
+        Reduction of the graph ``entk``; by default the study's.
 
     Raises
     ------
@@ -97,7 +98,7 @@ def export_graph(
 
 
 def graph_file(run: Run, what: What, reduction: Reduction) -> Path:
-    """Where a run keeps a graph; kernels of different reductions have files of their own."""
+    """The file in which a run keeps a graph; each reduction of the kernel has its own."""
     if what == "entk":
         return run.graph_file(f"entk-{reduction_name(reduction).replace(',', '-')}")
     return run.graph_file(what)
@@ -106,10 +107,10 @@ def graph_file(run: Run, what: What, reduction: Reduction) -> Path:
 def verify_run(
     run: Run, network: Network, against: Sequence[str], progress: Progress = silent
 ) -> Verification:
-    """Verify a run's network; exports the graphs that the run folder does not have yet."""
+    """Verify a run's network; export the graphs that the run folder does not have yet."""
     onnx.require_checkers(against)
     graphs = {what: graph_file(run, what, network.reduction) for what in VERIFIED}
-    lacking: set[What] = set()
+    missing: set[What] = set()
     for done, (what, path) in enumerate(graphs.items()):
         progress("export", done, len(graphs), what)
         if path.exists():
@@ -119,9 +120,9 @@ def verify_run(
         except InputError:
             if what == "model":
                 raise
-            lacking.add(what)  # a derivative that has no graph: what needs it is not run
+            missing.add(what)  # a derivative without a graph: checks that need it are not run
     progress("export", len(graphs), len(graphs))
-    written = {what: path for what, path in graphs.items() if what not in lacking}
+    written = {what: path for what, path in graphs.items() if what not in missing}
     subject = onnx.Subject(network.function, network.x, network.reduction, written)
     agreements = onnx.verify(subject, against, progress)
     return Verification(

@@ -1,4 +1,4 @@
-"""What kernel regression of a network is about: its outputs, its targets, its kernel's modes."""
+"""What kernel regression is about: a network's outputs, its targets, and its kernel's modes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ from mlx_entk.kernel import entk
 from mlx_entk.regression import KernelModes, modes_of_kernel, predict
 from mlx_entk.tracing.functions import Model, bind
 
-# The share of the inputs that a model of the user's own is trained on.
+# The share of the inputs that regression of a user's own model trains on.
 _TRAINED = 0.7
-# One half of the held-out inputs chooses the ridge, and R² of the other needs two.
+# One half of the held-out inputs chooses the ridge, and R² on the other half needs two inputs.
 HELD_OUT_LEAST = 4
 
 
@@ -27,17 +27,18 @@ class RegressionProblem:
     Attributes
     ----------
     kernel
-        What the modes are of: ``"trace"``, the same for every output, or ``"full"``, flattened.
+        The kernel: ``"trace"``, the same for every output, or ``"full"``, flattened.
     modes
-        Of the kernel of the trained network.
+        Modes of the kernel of the trained network.
     initial
-        Of the network before training, as null model; None if that is not known.
+        Modes of the kernel before training, as a null model; None if they are not known.
     network, targets
-        On the training and on the held-out inputs, shapes (N, C) and (M, C).
+        The network's outputs and the targets, on the training and on the held-out inputs, shapes
+        (N, C) and (M, C).
     labels
-        Classes of the held-out inputs, None if there are none.
+        Classes of the held-out inputs; None if they have no classes.
     weights
-        Of the outputs in the loss, None for equal ones.
+        Weights of the outputs in the loss; None if they are equal.
     distilled
         Whether the targets are the network's own outputs: the linearised predictor then has
         nothing left to correct, so only the pure ones are fitted.
@@ -76,18 +77,18 @@ def outputs_of(model: Callable[[Any], mx.array], x: Any) -> Float64Array:
 def problem_of_model(
     model: Model, initial: Model | None, x: Any, targets: ArrayLike, seed: int = 0
 ) -> RegressionProblem:
-    """Kernel regression of a model by its trace kernel, on 7 of 10 inputs.
+    """Kernel regression of a model by its trace kernel, with some of the inputs held out.
 
     Parameters
     ----------
     model, initial
-        The model, and the same before training; None if that is not known.
+        The model, and the same model before training; None if that is not known.
     x
         N inputs.
     targets
-        Shape (N, C); or (N,) of whole numbers or truth values, which are classes.
+        Shape (N, C); or (N,) if they are classes, as integers or truth values.
     seed
-        Of the choice of inputs.
+        Seed of the choice of inputs to hold out.
 
     Raises
     ------
@@ -106,13 +107,13 @@ def problem_of_model(
     labels = None
     if values.ndim == 1:
         if not _are_whole(targets) or values.min() < 0 or values.max() >= C:
-            raise InputError(f"targets are not {N} classes from 0 to {C - 1}")
+            raise InputError(f"targets must be {N} classes from 0 to {C - 1}")
         labels = values.astype(np.int64)
         values = np.eye(C)[labels]
     order = np.random.default_rng(seed).permutation(N)
     train, other = np.split(order, [round(_TRAINED * N)])
     if len(other) < HELD_OUT_LEAST:
-        raise InputError(f"{N} inputs are too few to train on some and hold out others")
+        raise InputError(f"{N} inputs are too few to hold out at least {HELD_OUT_LEAST} of them")
 
     def modes(network: Model) -> KernelModes:
         kernel = entk(network, x, reduction="trace")

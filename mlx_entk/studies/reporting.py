@@ -1,4 +1,4 @@
-"""The report of a run and the comparison of several, put together from what their study shows."""
+"""The report of a run and the comparison of several, built from what their study shows."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from mlx_entk.studies.verification import verification_table
 
 
 def summary(run: Run) -> str:
-    """What a finished run found, in two sentences."""
+    """Two sentences on what a finished run found."""
     study = study_of(run)
     return " ".join(study.show.summary(study.results_of(run)))
 
@@ -40,7 +40,7 @@ def figures(run: Run) -> Figures:
 
 
 def write_report(run: Run) -> Path:
-    """Write figures/NAME.png, NAME.svg and report.html of a finished run; returns where.
+    """Write figures/ and report.html of a finished run; return the path of the report.
 
     Raises
     ------
@@ -79,9 +79,9 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) ->
     Parameters
     ----------
     comparison
-        What ``mlx_entk.studies.compare.compare`` says of them.
+        What ``mlx_entk.studies.compare.compare`` returned for them.
     path
-        The HTML file.
+        The HTML file to write.
     """
     names = run_names(comparison.runs)
     drawn = [{figure.name: figure for figure in figures(run)} for run in runs]

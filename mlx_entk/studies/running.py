@@ -1,4 +1,4 @@
-"""Run a study in a run folder: what the command line, notebooks and tests do."""
+"""Run a study in a run folder, as the command line, notebooks and tests do."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ def run_study(
     group: Group | None = None,
     **given: Any,
 ) -> Run:
-    """Run a study in a folder, or go on with it there, and write its report.
+    """Run a study in a folder, or continue it there, and write its report.
 
     Parameters
     ----------
@@ -29,11 +29,11 @@ def run_study(
     out
         The run folder.
     progress
-        Told of every step.
+        Called with the progress of every step.
     group
-        Ranks that share the work, each of which makes this call; the first one alone writes.
+        Ranks that share the work. Each of them makes this call, but only the first one writes.
     given
-        What the study needs beyond its configuration, such as a model.
+        What the study needs in addition to its configuration, such as a model.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""Settings of a study: fields of its configuration that a user chooses.
+"""Settings of a study: the fields of its configuration that a user chooses.
 
 A configuration is a frozen dataclass. Fields made by ``setting`` are options of the study's
-command and arguments of its class alike; the others are filled in by the study.
+command as well as arguments of the class. The study fills in the others.
 """
 
 from collections.abc import Iterator
@@ -17,17 +17,17 @@ _OPTION = "option"
 def setting(help: str, default: T = MISSING, option: str = "") -> T:  # type: ignore[assignment]
     """A field of a configuration that a user chooses.
 
-    A class that inherits the field may give it another default by ``name: type = value``, and
-    keeps the rest.
+    A class that inherits the field may give it another default by ``name: type = value``, without
+    repeating the help.
 
     Parameters
     ----------
     help
         One line for the command's help.
     default
-        Left out for a field that a class which inherits it has to give one.
+        The default; leave it out if the classes that inherit the field give it one.
     option
-        The name of the command's option, if it is not the field's.
+        The name of the command's option, if it differs from the field's.
     """
     made: Any = field(default=default, metadata={_HELP: help, _OPTION: option})
     return made  # type: ignore[no-any-return]
@@ -40,16 +40,16 @@ class Setting:
     Attributes
     ----------
     name
-        Of the field.
+        Name of the field.
     option
-        Of the command, without dashes in front.
+        Name of the command's option, without the dashes in front.
     kind
         Its type: ``int``, ``float``, ``str``, ``bool``, a ``Literal``, or a tuple of one of them
         for an option that may be given more than once.
     default
-        ``dataclasses.MISSING`` if there is none.
+        The default, or ``dataclasses.MISSING``.
     help
-        One line.
+        One line for the command's help.
     """
 
     name: str
@@ -72,7 +72,7 @@ def settings_of(config: type[Any]) -> Iterator[Setting]:
 
 
 def _inherited(config: type[Any], name: str) -> Any:
-    """What ``setting`` said of a field, in the class or in one that it inherits from."""
+    """What ``setting`` said of a field, in the class or in a class that it inherits from."""
     for base in config.__mro__:
         declared = base.__dict__.get("__dataclass_fields__", {}).get(name)
         if declared is not None and _HELP in declared.metadata:

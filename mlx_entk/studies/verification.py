@@ -1,4 +1,4 @@
-"""What other frameworks said of a run's network, as kept in verification.json, and its table."""
+"""The results of verification, as kept in verification.json, and their table."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ class Verification:
     Attributes
     ----------
     reduction, inputs
-        Of the kernel, and how many held-out inputs it was over.
+        Reduction of the kernel, and the number of inputs that it was over.
     passed
-        Whether something was checked, and nothing failed.
+        Whether at least one check was made, and no check failed.
     comparisons
         A row for each quantity and checker.
     not_installed
-        Checkers that were not there.
+        Checkers that are not installed.
     """
 
     reduction: str
@@ -39,12 +39,12 @@ def verification_table(stored: Json) -> Table:
     reasons = {f"{row.tolerance:.0e}: {row.reason}" for row in ran}
     limits = f" Limits: {'; '.join(sorted(reasons))}." if reasons else ""
     stopped = "".join(
-        f" {row.checker} could not go on: {row.reason}." for row in rows if row not in ran
+        f" {row.checker} could not continue: {row.reason}." for row in rows if row not in ran
     )
     missing = verification.not_installed
-    skipped = f" Not checked, since not installed: {', '.join(missing)}." if missing else ""
+    skipped = f" Not checked, because not installed: {', '.join(missing)}." if missing else ""
     return Table(
-        f"Verified on {verification.inputs} held-out inputs, {verification.reduction} kernel",
+        f"Verification of the {verification.reduction} kernel on {verification.inputs} inputs",
         ("checker", "quantity", "error", "spectrum", "angle", "limit", ""),
         [
             (
@@ -58,14 +58,15 @@ def verification_table(stored: Json) -> Table:
             )
             for row in rows
         ],
-        "The largest error is relative to the largest entry, the spectrum's to its largest "
-        "eigenvalue. The angle is the largest between the leading eigenspaces, up to the widest "
-        f"gap; verification.json has Frobenius errors too.{limits}{skipped}{stopped}",
+        "Error is the largest error, relative to the largest entry. Spectrum is the largest error "
+        "of an eigenvalue, relative to the largest one. Angle is the largest angle between the "
+        "leading eigenspaces, up to the widest gap. verification.json also has Frobenius "
+        f"errors.{limits}{skipped}{stopped}",
     )
 
 
 def _with_status(stored: Json) -> Json:
-    """Earlier versions stored no status: what was computed there either passed or failed."""
+    """Add the status, which earlier versions did not store: each check passed or failed."""
     rows = [
         {"status": "passed" if row.get("passed") else "failed", **row}
         for row in stored.get("comparisons", [])

@@ -8,23 +8,23 @@ from mlx_entk.report import Table, modes_cell
 from mlx_entk.spectrum import Modes
 
 SPECTRA_CAPTION = (
-    "Look for the drops: each shaded group of modes ends at a cliff by the stated criterion. "
-    "Leading eigenvalues of the whole and the layerwise kernels after training."
+    "The leading eigenvalues of the whole and the layerwise kernels after training. Look for the "
+    "drops: each shaded group of modes ends at a cliff by the stated criterion."
 )
 ALIGNMENT_CAPTION = (
-    "A bright cell after training that is dark before it and by chance is a feature that the "
-    "kernel has learned. Overlap of each group of modes with each feature family, in per cent of "
-    "the smaller of the two dimensions."
+    "The overlap of each group of modes with each feature family, in per cent of the smaller of "
+    "the two dimensions. If a cell is bright after training, but dark before it and by chance, the "
+    "kernel has learned that feature."
 )
 
 
 def kernel_name(kernel: str) -> str:
-    """What a kernel is called in a table: ``whole``, or the parameter's name."""
+    """The name of a kernel in a table: ``whole``, or the parameter's name."""
     return "whole" if kernel == WHOLE else kernel
 
 
 def cliff_sentence(groups: Sequence[Modes]) -> str:
-    """The cliffs of a kernel in a sentence, by the modes before which they lie."""
+    """The cliffs of a kernel as part of a sentence, by the modes before which they lie."""
     before = [str(last + 1) for _, last in groups]
     if not before:
         return "no cliff by the stated criterion"
@@ -72,7 +72,7 @@ def alignment_table(
     by_family = {(row.kernel, row.modes, row.family): row for row in rows}
     groups = dict.fromkeys((row.kernel, row.modes) for row in rows)
     same = "; ".join(" = ".join(group) for group in equivalent)
-    apart = f" These span the same space, so no overlap tells them apart: {same}." if same else ""
+    apart = f" Families that span the same space have the same overlaps: {same}." if same else ""
     lines: list[tuple[str, ...]] = []
     for kernel, modes in groups:
         cells = [by_family[kernel, modes, family] for family in shown]
@@ -85,7 +85,7 @@ def alignment_table(
             "Overlap ‖QᵀF‖² of groups of modes with feature families",
             ("kernel", "modes", *shown),
             lines,
-            "An overlap is at most the smaller of the two dimensions. results.json has every "
-            f"family, percentages and angles.{apart}",
+            "An overlap is at most the smaller of the two dimensions. results.json has all "
+            f"families, with percentages and angles.{apart}",
         )
     ]

@@ -210,7 +210,7 @@ def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> 
     assert [row[-1] for row in table.rows] == ["passed", "FAILED", "not run"]
     assert [row[2] for row in table.rows] == ["0.0e+00", "NaN", ""]
     assert table.rows[2][:2] == ("torch", "")
-    assert "torch could not go on: operator Foo is missing." in str(table.note)
+    assert "torch could not continue: operator Foo is missing." in str(table.note)
     assert before.rows == table.rows[:2]
 
 

@@ -113,7 +113,7 @@ def test_a_run_of_a_study_that_is_missing_is_refused_in_one_line(folder: Path, r
     )  # fmt: skip
 
     assert done.returncode == 2
-    assert "a run of sine, a study that is not installed here" in done.stderr
+    assert "a run of sine, a study that is not installed" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

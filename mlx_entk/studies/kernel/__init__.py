@@ -1,4 +1,4 @@
-"""A model of the user's own: the spectrum of its eNTK, and the features that its modes hold."""
+"""A user's own model: the spectrum of its eNTK, and the features that its modes hold."""
 
 from mlx_entk.studies.base import Study
 from mlx_entk.studies.kernel.finished import problem, trained

@@ -1,4 +1,4 @@
-"""The model of a finished run again: for export, verification and kernel regression."""
+"""Load the model of a finished run again, for export, verification and kernel regression."""
 
 from typing import Any
 
@@ -34,7 +34,10 @@ def trained(run: Run, config: KernelConfig) -> Network:
     model, _ = models(run, config)
     function, inputs = bound(config, model, stored_inputs(run, config))
     if len(inputs) > 1:
-        raise InputError(f"{run.path} is of a model of several inputs: graphs are written of one")
+        raise InputError(
+            f"{run.path} is a run of a model with several inputs: only models with one input can "
+            "be exported"
+        )
     return Network(function, inputs[0][:HELD_OUT], config.reduction)
 
 
@@ -53,7 +56,9 @@ def problem(run: Run, config: KernelConfig, targets: ArrayLike | None) -> Regres
         ``mlx_entk.studies.problem.problem_of_model``.
     """
     if targets is None:
-        raise InputError("--targets is missing: a run of `mlx-entk kernel` has none of its own")
+        raise InputError(
+            "--targets is missing: a run of `mlx-entk kernel` has no targets of its own"
+        )
     model, initial = models(run, config)
     x = stored_inputs(run, config)
     function, inputs = bound(config, model, x)
@@ -90,7 +95,7 @@ def stored_inputs(run: Run, config: KernelConfig) -> Any:
     """
     arrays = {name: mx.array(value) for name, value in read_arrays(run.inputs_file).items()}
     if not arrays or short_digest(arrays) != config.inputs:
-        raise InputError(f"{run.inputs_file} is damaged: it is not what the run was made with")
+        raise InputError(f"{run.inputs_file} is damaged: its inputs are not the run's")
     return original_inputs(arrays)
 
 

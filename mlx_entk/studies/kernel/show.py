@@ -1,4 +1,4 @@
-"""How a kernel of the user's own model is shown: its sentences, tables and captioned figures."""
+"""How the kernel of a user's own model is shown: summary, tables and figures with captions."""
 
 from mlx_entk.analysis import WHOLE
 from mlx_entk.kernel.reduction import reduction_name
@@ -63,16 +63,16 @@ def _figures(results: KernelResults, run: Run) -> Figures:
             arrays_below(arrays, "shares/"),
             results.mode_features,
         ),
-        "Look for the drops: each shaded group of modes ends at a cliff by the stated criterion. "
-        f"Leading eigenvalues of {whose}.",
+        f"The leading eigenvalues of {whose}. Look for the drops: each shaded group of modes ends "
+        "at a cliff by the stated criterion.",
     )
     if results.alignment:
         yield CaptionedFigure(
             "alignment",
             plot_alignment(results.alignment),
-            "A bright cell that is dark by chance is a feature that the kernel holds. Overlap of "
-            "each group of modes with each feature family, in per cent of the smaller of the two "
-            "dimensions.",
+            "The overlap of each group of modes with each feature family, in per cent of the "
+            "smaller of the two dimensions. If a cell is bright, but dark by chance, the kernel "
+            "holds that feature.",
         )
 
 

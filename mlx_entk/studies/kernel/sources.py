@@ -1,4 +1,4 @@
-"""Models and inputs of the user's own: loaded from code and files, and kept in run folders."""
+"""A user's own models and inputs: load them from code and files, keep them in run folders."""
 
 import importlib
 import sys

@@ -1,4 +1,4 @@
-"""A model of the user's own: kernel, spectrum, cliffs, and alignment with features if given."""
+"""A user's own model: kernel, spectrum, cliffs, and alignment with features if there are any."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -228,13 +228,17 @@ def prepare(
             f"a parameter called {WHOLE} takes the name of the whole kernel: rename it"
         )
     if config.top < 1:
-        raise InputError(f"top is {config.top}: ask for at least one mode")
+        raise InputError(f"top is {config.top}: it must be at least 1")
     if features and config.reduction == "full":
-        raise InputError("features are over inputs, a full kernel over inputs and classes: reduce")
+        raise InputError(
+            "features are over inputs, but a full kernel is over inputs and classes: choose "
+            "another reduction"
+        )
     for family, columns in features.items():
         if columns.ndim != 2 or columns.shape[0] != count(inputs):
             raise InputError(
-                f"features: {family} has shape {columns.shape}, the inputs are {count(inputs)}"
+                f"features: {family} has shape {columns.shape}, but there are {count(inputs)} "
+                "inputs"
             )
         require_finite(columns, f"features {family}")
         if orthonormal_basis(center(columns)).shape[1] == 0:

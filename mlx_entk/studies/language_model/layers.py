@@ -127,15 +127,15 @@ class LayerSolver:
             self.progress(stage, products, products + 1, "products")
 
         recorded = RecordedOperator(operator, products, told, self.group)
-        found = top_modes(recorded, config.modes, tolerance=config.tolerance, seed=config.seed)
+        solved = top_modes(recorded, config.modes, tolerance=config.tolerance, seed=config.seed)
         self.progress(stage, recorded.products, recorded.products, "products")
         if not is_first(self.group):
             return None
         N = self.tokens.shape[0]
-        reduced = [mode_scores(vector, N) for vector in found.spectrum.vectors.T]
+        reduced = [mode_scores(vector, N) for vector in solved.spectrum.vectors.T]
         modes = LayerModes(
-            values=found.spectrum.values,
-            residuals=found.residuals,
+            values=solved.spectrum.values,
+            residuals=solved.residuals,
             scores=np.stack([mode.scores for mode in reduced], axis=1),
             shares=np.array([mode.share for mode in reduced]),
             products=recorded.products,

@@ -121,23 +121,23 @@ def _figures(results: LMResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "lm-scores",
         charts.scores_by_layer(results),
-        "The eNTK's modes are worth their price if they lie above the other directions by more "
-        "than the bars. How well directions tell labels of the next word: the mean over the "
-        "labels, with 95% bootstrap intervals. The dotted line is what a score without "
-        "information would reach.",
+        "How well directions tell labels of the next word apart: the mean over the labels, with "
+        "95% bootstrap intervals. The eNTK's modes are worth their cost if they lie above the "
+        "other directions by more than the bars. The dotted line is the value of a score without "
+        "information.",
     )
     yield CaptionedFigure(
         "lm-labels",
         charts.labels_of_best_layer(results),
-        "Labels whose dots lie far to the right of their tick are known to the layer. Average "
-        "precision by the modes of the best layer, alongside the other directions; the tick is "
-        "the label's share.",
+        "The average precision of the modes of the best layer, alongside the other directions; the "
+        "tick is the label's share. The layer knows labels whose dots lie far to the right of "
+        "their tick.",
     )
     yield CaptionedFigure(
         "lm-spectra",
         charts.spectra_by_layer(results),
-        "A steep beginning says that few directions carry most of the layer's kernel. Leading "
-        "eigenvalues by layer.",
+        "The leading eigenvalues of each layer. A steep beginning means that few directions carry "
+        "most of the layer's kernel.",
     )
 
 

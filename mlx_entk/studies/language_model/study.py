@@ -72,15 +72,15 @@ def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context])
     for layer in config.layers:
         layer_function(model, layer, config.selection, None)
     if not config.layers:
-        raise InputError("no layers: name at least one")
+        raise InputError("there are no layers: name at least one")
     if not 0 < config.modes < len(contexts):
         raise InputError(f"modes is {config.modes}: {len(contexts)} contexts have fewer")
     largest = max(max(context.tokens) for context in contexts)
     vocabulary = model.unembedding.shape[0]
     if largest >= vocabulary:
         raise InputError(
-            f"contexts has token {largest}, the model knows {vocabulary}: they are of another "
-            "tokenizer"
+            f"contexts has token {largest}, but the model has {vocabulary} tokens: the contexts "
+            "were made with another tokenizer"
         )
     train, test = halves(len(contexts), config.seed)
     if not indicators(contexts, train, test, LabelRule()):

@@ -28,31 +28,31 @@ from mlx_entk.training import Batch, Stop, load_parameters, never, train
 PARTS = ("train", "test")
 
 
-MODULAR = CommandGroup("modular", "Networks that add modulo p: MLP and transformer.")
+MODULAR = CommandGroup("modular", "Train networks to add modulo p, and analyse their eNTKs.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModularConfig:
-    """Settings that every network of these studies has.
+    """Settings that the studies of modular addition share.
 
     Raises
     ------
     InputError
-        For a value for which the studies have no meaning.
+        For a value that the studies cannot use.
     """
 
     p: int = setting("Modulus, odd and at least 3.", 29)
     train_fraction: float = setting("Share of the p² pairs to train on, between 0 and 1.")
-    epochs: int = setting("Passes over the training pairs, at most.")
-    seed: int = setting("Seed of weights, split and batches.")
-    learning_rate: float = setting("Learning rate of AdamW.")
-    weight_decay: float = setting("Weight decay of AdamW.")
+    epochs: int = setting("Most passes over the training pairs.")
+    seed: int = setting("Seed of the weights, the split and the batches.")
+    learning_rate: float = setting("Learning rate of the AdamW optimizer.")
+    weight_decay: float = setting("Weight decay of the AdamW optimizer.")
 
     def __post_init__(self) -> None:
         if self.p < 3 or self.p % 2 == 0:
             raise InputError(f"p is {self.p}: Fourier families need an odd p of at least 3")
         if not 0 < self.train_fraction < 1:
-            raise InputError(f"train fraction is {self.train_fraction}: it lies between 0 and 1")
+            raise InputError(f"train fraction is {self.train_fraction}: it must be between 0 and 1")
         count = round(self.train_fraction * self.p**2)
         if not 0 < count < self.p**2:
             raise InputError(
@@ -65,11 +65,11 @@ class ModularConfig:
                 f"{2 * self.checkpoint_every}"
             )
         if self.seed < 0:
-            raise InputError(f"seed is {self.seed}: seeds are 0 or more")
+            raise InputError(f"seed is {self.seed}: it must be 0 or more")
         if not self.learning_rate > 0:
             raise InputError(f"learning rate is {self.learning_rate}: it must be above 0")
         if not self.weight_decay >= 0:
-            raise InputError(f"weight decay is {self.weight_decay}: it must not be below 0")
+            raise InputError(f"weight decay is {self.weight_decay}: it must be 0 or more")
 
     @property
     def checkpoint_every(self) -> int:

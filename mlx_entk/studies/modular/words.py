@@ -1,16 +1,16 @@
-"""Captions and cells that the studies of modular addition share."""
+"""Captions and table cells that the studies of modular addition share."""
 
 from mlx_entk.dynamics import Transition
 
 GROKKING_CAPTION = (
-    "The kernel and the network learn the function together: the overlap of a group of modes "
-    "with the family that is the task (middle) rises when the test accuracy (top) does. Grey "
-    "bands are the rises by the stated rule; the lowest panel is the slope of the overlap."
+    "If the overlap of a group of modes with the family that is the task (middle) rises when the "
+    "test accuracy (top) does, the kernel and the network learn the function together. Grey bands "
+    "are rises by the stated rule; the bottom panel shows the slope of the overlap."
 )
 SPECTRA_OVER_TRAINING_CAPTION = (
-    "Move the slider: groups that are there from the first epoch belong to inputs and "
-    "architecture; those that part from the rest later are learned. Leading eigenvalues of each "
-    "kernel."
+    "The leading eigenvalues of each kernel. Move the slider: groups of modes that exist from the "
+    "first epoch are due to the inputs and the architecture; groups that separate later are "
+    "learned."
 )
 
 

@@ -27,11 +27,11 @@ STUDY = Study(
     command=Command(
         name="mlp",
         group=MODULAR,
-        short_help="Train the MLP, decompose its trace eNTK, align it with Fourier families.",
-        help="""Train the MLP, decompose its trace eNTK, align it with Fourier families.
+        short_help="Train an MLP, and align its trace eNTK with Fourier families.",
+        help="""Train an MLP, decompose its trace eNTK, and align the modes with Fourier families.
 
-        Writes a run folder with checkpoints every 10 epochs, results.json, spectra.npz, figures/
-        and report.html. Run the same command again to continue after an interruption.
+        Writes a run folder with checkpoints, results.json, spectra.npz, figures/ and report.html.
+        Run the same command again to continue after an interruption.
         """,
         examples=(
             "mlx-entk modular mlp --seed 1 --out runs/seed-1",

@@ -26,7 +26,7 @@ from mlx_entk.studies.words import (
     cliff_table,
 )
 
-# The epochs whose spectra the paper shows, as far as a run has them; the last one comes on top.
+# The epochs whose spectra the paper shows, if a run has them; the last epoch of the run is added.
 _EPOCHS = (0, 60, 80, 100)
 # The families that say most: all of them are too many for a terminal.
 _FAMILIES = (*FREQUENCY_FAMILIES, "n ∪ m", "random")
@@ -76,9 +76,9 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "overlaps-over-training",
         charts.overlaps(tracked, FREQUENCY_FAMILIES),
-        "A line that is high from epoch 0 on is due to the architecture; one that rises was "
-        "learned. Overlap of each group of modes of each kernel with the families of single "
-        "frequencies, in per cent of the smaller dimension.",
+        "The overlap of each group of modes of each kernel with the families of single "
+        "frequencies, in per cent of the smaller dimension. A line that is high from epoch 0 on is "
+        "due to the architecture; one that rises was learned.",
     )
     yield CaptionedFigure(
         "spectra",
@@ -110,15 +110,15 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "frequencies",
         charts.frequencies(maps, FREQUENCY_FAMILIES, WHOLE),
-        "A bright cell is a mode that is one frequency of one family. Bright diagonals say that "
-        "the group is made of single frequencies. The modes of each group are rotated within "
-        "their eigenspace.",
+        "The modes of each group, rotated within the space that they span. A bright cell is a mode "
+        "that is one frequency of one family; if every mode has a bright cell, the group consists "
+        "of single frequencies.",
     )
     yield CaptionedFigure(
         "preactivations",
         charts.preactivations(arrays["preactivations"]),
-        "Stripes are waves in n and m: each of these hidden neurons computes one frequency, "
-        "before the activation.",
+        "Hidden neurons before the activation, over all inputs. Stripes are waves in n and m: a "
+        "neuron with regular stripes computes a single frequency.",
     )
 
 

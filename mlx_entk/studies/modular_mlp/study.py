@@ -75,7 +75,7 @@ class MLPConfig(ModularConfig):
     weight_decay: float = 0.01
     width: int = setting("Hidden units.", 512)
     embedding: Embedding = setting(
-        "How n and m enter: unit vectors, or cyclic shifts of one random vector.", "one-hot"
+        "Embedding of n and m: unit vectors, or cyclic shifts of one random vector.", "one-hot"
     )
 
     def __post_init__(self) -> None:
@@ -247,9 +247,9 @@ def train_mlp(
 
 
 def expected_groups(p: int) -> tuple[Modes, Modes]:
-    """Where theory puts the two cliffs: p−1 modes each for n and m, then for sum and difference.
+    """The groups that theory expects: p−1 modes each for n and m, then for sum and difference.
 
-    For p = 29, modes 1–56 and 57–112. They are always reported, alongside the cliffs found.
+    For p = 29 they are modes 1–56 and 57–112. They are always reported, alongside those at cliffs.
     """
     return (1, 2 * (p - 1)), (2 * p - 1, 4 * (p - 1))
 
@@ -290,7 +290,7 @@ def _preactivations(model: QuadraticMLP, inputs: mx.array, p: int) -> Float64Arr
 
 
 def headline(results: MLPResults) -> Headline:
-    """The numbers of a run that a sweep sets alongside each other; overlaps in per cent."""
+    """The numbers by which runs are compared; overlaps in per cent."""
     first, second = expected_groups(results.config.p)
     percent = {
         (row.modes, row.family): row.percent for row in results.alignment if row.kernel == WHOLE

@@ -27,14 +27,13 @@ STUDY = Study(
     command=Command(
         name="transformer",
         group=MODULAR,
-        short_help="Train the transformer until it groks; which parameter's kernel holds what?",
-        help="""Train the transformer until it groks, and find which parameter's kernel holds what.
+        short_help="Train a transformer until it groks, and align the kernel of each parameter.",
+        help="""Train a transformer until it groks, and find which parameter's kernel holds what.
 
-        Reads its key frequencies off the embedding and off the kernel's modes, and aligns the
-        kernels of all nine parameters with Fourier families at those frequencies, after training
-        and over it. Writes a run folder with checkpoints every 20 epochs, results.json,
-        spectra.npz, figures/ and report.html. Run the same command again to continue after an
-        interruption.
+        Reads the key frequencies off the embedding and off the kernel's modes. Aligns the kernels
+        of all parameters with Fourier families at those frequencies, during and after training.
+        Writes a run folder with checkpoints, results.json, spectra.npz, figures/ and report.html.
+        Run the same command again to continue after an interruption.
         """,
         examples=(
             "mlx-entk modular transformer --seed 0 --epochs 20000",

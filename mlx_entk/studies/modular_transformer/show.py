@@ -48,16 +48,16 @@ def _followed() -> list[str]:
 # What to see in the heatmap of each reduction.
 _LOCALISATION = {
     "sum-of-logits": (
-        "Read down a column to see in which parameter a family lives: overlap of the leading two "
-        "groups of modes of each parameter's sum-of-logits kernel with the families at the key "
-        "frequencies and, as control, at the others. Compare the panel after training with the "
-        "two others."
+        "The overlap of groups of modes of each parameter's sum-of-logits kernel with the families "
+        "at the key frequencies and, as a control, at the others. Read down a column to see which "
+        "parameters' kernels hold a family, and compare the panel after training with the two "
+        "others."
     ),
     "trace": (
-        "The same by the trace kernels: families that cancel in the mean of the logits appear "
-        "only here."
+        "The same for the trace kernels, which also see families that cancel in the mean of the "
+        "logits."
     ),
-    "class 0": "The same by the kernels of class 0 alone, which see one output.",
+    "class 0": "The same for the kernels of class 0 alone, which see one output.",
 }
 
 
@@ -74,8 +74,9 @@ def _summary(results: TransformerResults) -> tuple[str, str]:
     )
     return (
         f"The network {'did not grok' if grokked is None else f'grokked at epoch {grokked}'} "
-        f"(test accuracy {results.accuracy.test:.1%} at the end) and uses the frequencies "
-        f"{', '.join(map(str, keys))}.",
+        f"(test accuracy {results.accuracy.test:.1%} at the end); the key "
+        f"{'frequency' if len(keys) == 1 else 'frequencies'} of its embedding "
+        f"{'is' if len(keys) == 1 else 'are'} {', '.join(map(str, keys))}.",
         f"The leading modes of the unembedding's kernel hold {row.percent:.0f}% of the sum at "
         f"these frequencies, compared with {row.initial_percent:.0f}% before training; {first}.",
     )
@@ -164,9 +165,8 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "key-frequencies",
         charts.key_frequencies(power, by_source),
-        "The few bars above the dotted line are the frequencies that the network uses, in orange. "
-        "The two panels read them off the embedding and off the kernel, independently: trust "
-        "those on which they agree.",
+        "The share of each frequency, with the key frequencies in orange. The two panels read them "
+        "off the embedding and off the kernel independently: trust those on which they agree.",
     )
     for reduction in results.cliffs:
         rows = [row for row in results.alignment if row.reduction == reduction]
@@ -175,17 +175,17 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "overlaps-by-parameter",
         charts.by_parameter(tracked, _followed()),
-        "Which kernel turns to which family, and when: lines that rise before the grey area (the "
-        "test accuracy) foretell it. The leading group of modes has full lines, the next one "
-        "dashed ones.",
+        "Which kernel turns to which family, and when. A line that rises before the grey area (the "
+        "test accuracy) belongs to a kernel that turned first. Full lines are the leading group of "
+        "modes, dashed lines the next one.",
     )
     yield CaptionedFigure(
         "first-to-move",
         charts.first_to_move(tracked, _SHORT),
         "Dots left of the orange line are kernels that turned to their family before the test "
         "accuracy rose. A kernel's family is the one at the key frequencies whose overlap rose "
-        f"the most, and its time is that of half the rise; pale if it rose by less than "
-        f"{MIN_RISE:.0%}.",
+        "the most, and its dot is at half that rise. A dot is pale if the overlap rose by less "
+        f"than {MIN_RISE:.0%}.",
     )
     reduction, cliffs = next(iter(results.cliffs.items()))
     yield CaptionedFigure(
@@ -218,15 +218,15 @@ def _over_seeds(runs: Mapping[int, TransformerResults]) -> Figures:
     yield CaptionedFigure(
         "sweep-overlap",
         overlap_by_seed(tracked),
-        "In every seed the overlap of the leading modes with the sum at the key frequencies "
-        "(below) can be compared with the test accuracy (above).",
+        "The test accuracy (above) and the overlap of the leading modes with the sum at the key "
+        "frequencies (below), for every seed.",
     )
     yield CaptionedFigure(
         "sweep-leads",
         leads(tracked),
-        "Kernels whose dots all lie right of zero turned to their family before the test accuracy "
-        f"rose in every seed. Hollow if the overlap rose by less than {MIN_RISE:.0%}; the median "
-        "is orange.",
+        "Each dot is a seed. If all dots of a kernel lie right of zero, it turned to its family "
+        "before the test accuracy rose in every seed. A dot is hollow if the overlap rose by less "
+        f"than {MIN_RISE:.0%}; the median is orange.",
     )
 
 

@@ -259,7 +259,7 @@ def shown_modes(config: TransformerConfig) -> int:
 def expected_groups(keys: int) -> tuple[Modes, Modes, Modes]:
     """The groups to report for F key frequencies: 1 + 2F modes, 2F more, and all of them.
 
-    The paper finds the sum in the first and the axis sum in the second. Where one frequency is
+    The paper finds the sum in the first and the axis sum in the second. If one frequency is
     much weaker than the others, its sum comes after their axis sums, so the two mix; together
     they still hold both.
     """
@@ -324,7 +324,7 @@ def main_rows(
 
 
 def headline(results: TransformerResults) -> Headline:
-    """The numbers of a run that a sweep sets alongside each other.
+    """The numbers by which runs are compared.
 
     Overlaps are in per cent, times in epochs. ``grokked at`` is the epoch from which on the test
     accuracy held, None if it never did.

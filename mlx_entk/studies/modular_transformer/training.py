@@ -37,7 +37,7 @@ class TransformerConfig(ModularConfig):
     d_model: int = setting("Width of the residual stream.", 64)
     heads: int = setting("Attention heads.", 4)
     d_mlp: int = setting("Hidden units of the ReLU layer.", 256)
-    batch_size: int = setting("Pairs in a step.", 64)
+    batch_size: int = setting("Training pairs in each step.", 64)
     hold: int = setting(
         f"Epochs for which the test accuracy has to stay at {GROKKED:.0%} before training stops; "
         "0 trains to the last epoch.",
@@ -54,7 +54,7 @@ class TransformerConfig(ModularConfig):
                 f"d_model is {self.d_model}, which {self.heads} heads cannot share equally"
             )
         if self.hold < 0:
-            raise InputError(f"hold is {self.hold}: epochs are 0 or more")
+            raise InputError(f"hold is {self.hold}: it must be 0 or more")
 
     @property
     def checkpoint_every(self) -> int:

@@ -10,7 +10,7 @@ from mlx_entk.studies.toy_models.show import DESCENT_SHOW, PAPER_SHOW, TOY_MODEL
 from mlx_entk.studies.toy_models.study import TMSResults
 from mlx_entk.studies.toy_models.training import STUDY, TMSConfig
 
-_SHORT_HELP = "Toy models of superposition."
+_SHORT_HELP = "Train toy models of superposition, and count the features in their eNTK's modes."
 
 TOY_MODEL = Study(
     name=STUDY,
@@ -51,8 +51,8 @@ PAPER = Study(
     command=Command(
         name="tms",
         flag="--paper",
-        short_help="The three models of the paper.",
-        help="Train the three models of the paper, which set every other option themselves.",
+        short_help="Train the three models of the paper instead of one.",
+        help="Train the three models of the paper, which fix the other settings.",
         settings=paper.SETTINGS,
     ),
 )
@@ -68,8 +68,13 @@ DOUBLE_DESCENT = Study(
     command=Command(
         name="double-descent",
         group=CommandGroup("tms", _SHORT_HELP),
-        short_help="Train on datasets of several sizes; draw the loss on new inputs over the size.",
-        help="Train on datasets of several sizes, and draw the loss on new inputs over the size.",
+        short_help="Train toy models on datasets of several sizes, and compare their losses.",
+        help="""Train toy models on datasets of several sizes, and compare their losses.
+
+        Writes a run folder with results.json, spectra.npz, figures/ and report.html, which show
+        the loss on new inputs and the effective rank of the eNTK over the size. Run the same
+        command again to continue after an interruption.
+        """,
         settings=double_descent.SETTINGS,
         examples=("mlx-entk tms double-descent --m 2",),
     ),

@@ -51,7 +51,7 @@ class DescentConfig(ToyConfig):
 
     sparsity: float = 0.3
     sizes: tuple[int, ...] = setting(
-        "Rows of a dataset; may be given more than once.", SIZES, option="rows"
+        "Number of inputs of a dataset; may be given more than once.", SIZES, option="rows"
     )
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class DescentConfig(ToyConfig):
         if self.dataset != "fixed":
             raise InputError("double descent is over fixed datasets: leave dataset as it is")
         if not self.sizes or min(self.sizes) < 1:
-            raise InputError(f"rows are {list(self.sizes)}: name at least one size, of at least 1")
+            raise InputError(f"rows are {list(self.sizes)}: each must be at least 1")
 
     def at_size(self, rows: int) -> TMSConfig:
         """The settings of the toy model that is trained on so many rows."""
@@ -87,8 +87,9 @@ def compute(
     probe = mx.array(dataset(config.at_size(1)).held_out[:PROBE])
     rows: list[DatasetSize] = []
     arrays: Arrays = {}
-    for done, size in enumerate(config.sizes):
-        progress("dataset sizes", done, len(config.sizes), f"{size} rows")
+    sizes = sorted({*config.sizes})
+    for done, size in enumerate(sizes):
+        progress("dataset sizes", done, len(sizes), f"{size} rows")
         of_size = config.at_size(size)
         inner = Run.create(run.path / f"rows-{size}", STUDY, to_json(of_size))
         model = train_toy(of_size, inner)
@@ -106,7 +107,7 @@ def compute(
         arrays[f"W/{size}"] = np.array(model.W)
         arrays[f"hidden/{size}"] = np.array(model.hidden(mx.array(dataset(of_size).x)))
         arrays[f"values/{size}"] = spectrum.values
-    progress("dataset sizes", len(config.sizes), len(config.sizes))
+    progress("dataset sizes", len(sizes), len(sizes))
     return DescentResults(config, rows), arrays
 
 

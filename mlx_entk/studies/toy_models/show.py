@@ -19,8 +19,8 @@ _CONSTANTS_NOTE = (
     "its output: a bias alone has a mode for that."
 )
 _GEOMETRY_CAPTION = (
-    "Features ({features}) settle at equal angles, as a polygon, and the hidden vectors of the "
-    "inputs ({vectors}) lie along them."
+    "The features ({features}) and the hidden vectors of the inputs ({vectors}). Features at equal "
+    "angles form a polygon; compare their directions with those of the hidden vectors."
 )
 
 
@@ -125,9 +125,9 @@ def _figures(results: TMSResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "recovery",
         charts.recovery(results, arrays),
-        "A bright diagonal is a kernel that tells features apart; the null models below should "
-        "not have one. Each cell says how nearly a mode is a feature, for each exponent of the "
-        "importance rescaling.",
+        "Each cell shows how close a mode is to a feature, for each exponent of the importance "
+        "rescaling. A bright diagonal means that the kernel tells features apart; compare it with "
+        "the null models below.",
     )
     yield CaptionedFigure(
         "superposition",
@@ -215,11 +215,17 @@ PAPER_SHOW = Show(summary=_paper_summary, tables=_paper_tables, figures=_paper_f
 def _descent_summary(results: DescentResults) -> tuple[str, str]:
     peak = max(results.sizes, key=lambda row: row.test_loss)
     last = results.sizes[-1]
+    if peak == last:
+        return (
+            f"The loss on new inputs is largest with the most rows, {last.rows}: "
+            f"{last.test_loss:.1e}.",
+            f"The effective rank of the flattened eNTK is {last.effective_rank:.0f} there.",
+        )
     return (
-        f"The loss on new inputs is largest with {peak.rows} rows, {peak.test_loss:.1e}, compared "
-        f"with {last.test_loss:.1e} with {last.rows}.",
-        f"The effective rank of the flattened eNTK is {peak.effective_rank:.0f} there and "
-        f"{last.effective_rank:.0f} at the end.",
+        f"The loss on new inputs is largest with {peak.rows} rows: {peak.test_loss:.1e}, compared "
+        f"with {last.test_loss:.1e} with {last.rows} rows.",
+        f"The effective rank of the flattened eNTK is {peak.effective_rank:.0f} with {peak.rows} "
+        f"rows and {last.effective_rank:.0f} with {last.rows}.",
     )
 
 
@@ -247,8 +253,8 @@ def _descent_figures(results: DescentResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "double-descent",
         charts.double_descent(results.sizes),
-        "The loss on new inputs rises before it falls for good, and the effective rank of the "
-        "flattened kernel on new inputs rises and falls with it.",
+        "Double descent is a loss on new inputs that rises before it falls for good. Compare it "
+        "with the effective rank of the flattened kernel on new inputs (below).",
     )
     if results.config.m == 2:
         sizes = [row.rows for row in results.sizes]

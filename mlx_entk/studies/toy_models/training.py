@@ -56,15 +56,17 @@ class ToyConfig:
         For a value for which the studies have no meaning.
     """
 
-    n: int = setting("Features.", 50)
-    m: int = setting("Hidden units.", 10)
+    n: int = setting("Number of features.", 50)
+    m: int = setting("Number of hidden units.", 10)
     sparsity: float = setting("Probability that a feature is absent from an input.", 0.9)
-    importance: float = setting("Feature i counts importance^i in the loss.", 0.8)
+    importance: float = setting("Feature i has the weight importance^i in the loss.", 0.8)
     dataset: Dataset = setting(
-        f"One set of rows of unit length, or {FRESH_BATCH} fresh inputs in every step.", "fixed"
+        f"Train on one set of inputs of unit length, or on {FRESH_BATCH} fresh inputs in every "
+        "step.",
+        "fixed",
     )
-    steps: int = setting("Steps of Adam.", 5000)
-    seed: int = setting("Seed of weights and data.", 0)
+    steps: int = setting("Number of training steps.", 5000)
+    seed: int = setting("Seed of the weights and the data.", 0)
     betas: tuple[float, ...] = setting(
         "Exponent of the importance rescaling; may be given more than once.",
         (1.0, 0.3),
@@ -77,17 +79,17 @@ class ToyConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.sparsity < 1:
-            raise InputError(f"sparsity is {self.sparsity}: it lies from 0 to below 1")
+            raise InputError(f"sparsity is {self.sparsity}: it must be at least 0 and below 1")
         if not 0 < self.importance <= 1:
-            raise InputError(f"importance is {self.importance}: it lies above 0, up to 1")
+            raise InputError(f"importance is {self.importance}: it must be above 0 and at most 1")
         if self.dataset not in get_args(Dataset):
             raise InputError(f"dataset {self.dataset!r} is unknown: {', '.join(get_args(Dataset))}")
         if self.steps < CHECKPOINTS:
-            raise InputError(f"steps is {self.steps}: training takes at least {CHECKPOINTS}")
+            raise InputError(f"steps is {self.steps}: it must be at least {CHECKPOINTS}")
         if self.seed < 0:
-            raise InputError(f"seed is {self.seed}: seeds are 0 or more")
+            raise InputError(f"seed is {self.seed}: it must be 0 or more")
         if any(beta < 0 for beta in self.betas):
-            raise InputError(f"betas are {self.betas}: an exponent must not be below 0")
+            raise InputError(f"betas are {self.betas}: each exponent must be 0 or more")
 
     @property
     def importances(self) -> Float64Array:
@@ -105,7 +107,7 @@ class TMSConfig(ToyConfig):
         Inputs of the kernel, and of training if the dataset is fixed.
     """
 
-    rows: int = setting("Inputs of the kernel, and of training on a fixed dataset.", 500)
+    rows: int = setting("Number of inputs of the kernel, and of a fixed dataset.", 500)
 
     def __post_init__(self) -> None:
         super().__post_init__()
