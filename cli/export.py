@@ -87,9 +87,9 @@ def verify(context: click.Context, run: Path, against: str | None) -> None:
     names = [name.strip() for name in against.split(",")] if against else installed_checkers()
     with opened.session():
         with progress() as update:
-            verification = to_json(verify_run(opened, network_of(opened), names, update))
-        opened.save_verification(verification)
+            verification = verify_run(opened, network_of(opened), names, update)
+        opened.save_verification(to_json(verification))
         report = write_report(opened)
-    show([verification_table(verification)], passed=verification["passed"], report=report)
-    if not verification["passed"]:
+    show([verification_table(verification)], passed=verification.passed, report=report)
+    if not verification.passed:
         context.exit(1)

@@ -41,8 +41,8 @@ def regress_command(run: Path, targets: Path | None) -> None:
     values = None if targets is None else _targets(targets)
     with opened.session():
         with progress() as update:
-            regression = to_json(regress(problem_of(opened, values), update))
-        opened.save_regression(regression)
+            regression = regress(problem_of(opened, values), update)
+        opened.save_regression(to_json(regression))
         report = write_report(opened)
     show(regression_tables(regression), found=regression_summary(regression), report=report)
 

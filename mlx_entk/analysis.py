@@ -172,7 +172,7 @@ def analyze_kernels(
     kernels: Mapping[str, FloatArray],
     features: Mapping[str, ArrayLike] | None = None,
     *,
-    groups: Callable[[list[int]], Sequence[Modes]] = mode_groups,
+    groups: Sequence[Modes] | Callable[[list[int]], Sequence[Modes]] = mode_groups,
     top: int | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -185,8 +185,9 @@ def analyze_kernels(
     features
         Families of features over the N inputs, by name, shape (N, k) each.
     groups
-        Returns the groups to report for a kernel, given the modes before which a cliff lies; by
-        default the groups that end at a cliff.
+        The groups of modes (first, last) to report for every kernel; or a function that gives
+        those of one kernel, from the modes before which it has a cliff. By default the groups
+        that end at a cliff.
     top
         How many modes to keep; None for all. If it is given, Lanczos decomposes kernels of more
         than ``DENSE`` rows, and they have no effective rank.
@@ -207,7 +208,10 @@ def analyze_kernels(
         spectra[name], ranks[name] = _decompose(matrix, top)
     progress("spectra", len(kernels), len(kernels))
     cliffs = {name: find_cliffs(s.values, s.noise_floor) for name, s in spectra.items()}
-    reported = {name: list(groups(of_kernel)) for name, of_kernel in cliffs.items()}
+    reported = {
+        name: list(groups(of_kernel) if callable(groups) else groups)
+        for name, of_kernel in cliffs.items()
+    }
     bases = bases_of(features or {})
     return Analysis(spectra, cliffs, reported, ranks, bases, align(spectra, reported, bases))
 

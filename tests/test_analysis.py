@@ -41,9 +41,7 @@ def test_groups_end_at_cliffs_and_are_aligned_with_centred_features() -> None:
 def test_other_groups_can_be_reported() -> None:
     chosen: list[Modes] = [(0, 0), (1, 4)]
 
-    analysis = analyze_kernels(
-        {"w": kernel([3.0, 2.0, 1.0])}, {"f": Q[:, :1]}, groups=lambda cliffs: chosen
-    )
+    analysis = analyze_kernels({"w": kernel([3.0, 2.0, 1.0])}, {"f": Q[:, :1]}, groups=chosen)
 
     assert [row.modes for row in analysis.alignment] == chosen
 
@@ -51,9 +49,9 @@ def test_other_groups_can_be_reported() -> None:
 def test_the_same_modes_before_training_stand_in_each_row() -> None:
     after, before = kernel([9.0, 1.0]), kernel([9.0, 1.0], Q[:, ::-1])
 
-    rows = analyze_kernels(
-        {"w": after}, {"f": Q[:, :1], "last": Q[:, -1:]}, groups=lambda cliffs: [(0, 0)]
-    ).since({"w": before})
+    rows = analyze_kernels({"w": after}, {"f": Q[:, :1], "last": Q[:, -1:]}, groups=[(0, 0)]).since(
+        {"w": before}
+    )
 
     assert all(isinstance(row, TrainedAlignment) for row in rows)
     assert [row.overlap for row in rows] == pytest.approx([1, 0], abs=1e-12)

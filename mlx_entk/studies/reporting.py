@@ -15,8 +15,9 @@ from mlx_entk.report import Comparison as ComparisonPage
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Figures, study_of
 from mlx_entk.studies.compare import Comparison, comparison_table, run_names
+from mlx_entk.studies.regression.regress import regression_of
 from mlx_entk.studies.regression.show import regression_figures, regression_tables
-from mlx_entk.studies.verification import verification_table
+from mlx_entk.studies.verification import verification_of, verification_table
 
 
 def summary(run: Run) -> str:
@@ -35,7 +36,7 @@ def figures(run: Run) -> Figures:
     """Every figure of a finished run, drawn one at a time."""
     study = study_of(run)
     yield from study.show.figures(study.results_of(run), run)
-    if (regression := run.regression) is not None:
+    if (regression := regression_of(run)) is not None:
         yield from regression_figures(regression)
 
 
@@ -49,9 +50,9 @@ def write_report(run: Run) -> Path:
     """
     study = study_of(run)
     overview, *rest = tables(run)
-    if (regression := run.regression) is not None:
+    if (regression := regression_of(run)) is not None:
         rest += regression_tables(regression)
-    if (verification := run.verification) is not None:
+    if (verification := verification_of(run)) is not None:
         rest.append(verification_table(verification))
     rest += study.show.details(study.results_of(run), run)
     placed = []

@@ -6,6 +6,7 @@ from mlx_entk._files import Json
 from mlx_entk._records import from_json
 from mlx_entk.onnx import Agreement
 from mlx_entk.report import Table
+from mlx_entk.runs import Run
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,16 @@ class Verification:
     not_installed: list[str]
 
 
-def verification_table(stored: Json) -> Table:
-    """The table of ``verification.json``."""
-    verification = from_json(Verification, _with_status(stored), "verification.json")
+def verification_of(run: Run) -> Verification | None:
+    """What verification of a run found; None if the run was not verified."""
+    stored = run.verification
+    if stored is None:
+        return None
+    return from_json(Verification, _with_status(stored), f"{run.path / 'verification.json'}")
+
+
+def verification_table(verification: Verification) -> Table:
+    """A row for each quantity and checker."""
     rows = verification.comparisons
     ran = [row for row in rows if row.tolerance is not None]
     reasons = {f"{row.tolerance:.0e}: {row.reason}" for row in ran}

@@ -12,13 +12,16 @@ import torch
 from onnx import helper, numpy_helper
 
 from mlx_entk import InputError
+from mlx_entk._files import Json
 from mlx_entk._records import to_json
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import CHECKERS, Agreement, Subject, all_passed, derivative, export, verify
 from mlx_entk.onnx import torch_runtime as torch_runtime_module
 from mlx_entk.onnx.agreement import agreement_of
 from mlx_entk.onnx.derivatives import What
-from mlx_entk.studies.verification import verification_table
+from mlx_entk.report import Table
+from mlx_entk.runs import Run
+from mlx_entk.studies.verification import verification_of, verification_table
 from mlx_entk.tracing.functions import as_parametric
 from tests.models import MLP, Convolution, Image, Superposition, Transformer
 from tests.onnx.layers import TOKENS, Chain, normal
@@ -196,7 +199,9 @@ def test_a_graph_that_could_not_be_written_stops_those_that_need_it(tmp_path: Pa
     ]  # fmt: skip
 
 
-def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> None:
+def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored(
+    tmp_path: Path,
+) -> None:
     passed = agreement_of("onnxruntime", "outputs", np.ones((2, 2)), np.ones((2, 2)), "forward")
     failed = agreement_of("torch", "outputs", np.full((2, 2), np.nan), np.ones((2, 2)), "forward")
     rows = [passed, failed, Agreement.not_run("torch", "operator Foo is missing")]
@@ -204,8 +209,14 @@ def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored() -> 
     new = to_json(rows)
     old = [{key: value for key, value in row.items() if key != "status"} for row in new[:2]]
 
-    table = verification_table({**stored, "comparisons": new})
-    before = verification_table({**stored, "comparisons": old})
+    def table_of(comparisons: list[Json]) -> Table:
+        run = Run.create(tmp_path / "run", "any", {})
+        run.save_verification({**stored, "comparisons": comparisons})
+        verification = verification_of(run)
+        assert verification is not None
+        return verification_table(verification)
+
+    table, before = table_of(new), table_of(old)
 
     assert [row[-1] for row in table.rows] == ["passed", "FAILED", "not run"]
     assert [row[2] for row in table.rows] == ["0.0e+00", "NaN", ""]

@@ -20,13 +20,14 @@ from mlx_entk.plotting.style import (
 )
 from mlx_entk.spectrum import Modes
 from mlx_entk.studies.results import Grokking, GrokkingByParameter
+from mlx_entk.studies.words import kernel_name
 
 
 def epoch_labels(tracked: Grokking) -> list[str]:
     """What to say of each tracked epoch: how accurate, and how far the kernel has turned."""
     return [
         f"epoch {epoch}: test accuracy {accuracy:.1%}, {modes_label(tracked.modes)} of the "
-        f"{kernel_label(tracked.kernel)} hold {percent:.0f}% of {tracked.family}"
+        f"{kernel_name(tracked.kernel)} kernel hold {percent:.0f}% of {tracked.family}"
         for epoch, accuracy, percent in zip(
             tracked.epochs, tracked.test_accuracy, tracked.main.percent, strict=True
         )
@@ -55,7 +56,7 @@ def grokking(metrics: Sequence[Json], tracked: Grokking) -> Drawing:
     middle.plot(epochs, main.overlap, ".-", color=COLORS[1])
     middle.set_ylabel("overlap ‖QᵀF‖²")
     middle.set_title(
-        f"{modes_label(tracked.modes)} of the {kernel_label(tracked.kernel)} "
+        f"{modes_label(tracked.modes)} of the {kernel_name(tracked.kernel)} kernel "
         f"with the {tracked.family} family"
     )
     bottom.plot(epochs, main.derivative, ".-", color=COLORS[2])

@@ -155,7 +155,7 @@ def compute(
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
-        analysis = analyze_kernels(kernels_at(last, reduction), bank, groups=lambda _: groups)
+        analysis = analyze_kernels(kernels_at(last, reduction), bank, groups=groups)
         analyses[reduction] = analysis
         alignment += [
             LocalisedAlignment(**asdict(row), reduction=reduction)

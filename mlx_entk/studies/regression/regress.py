@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk._linalg import ArrayLike, Float64Array, require_finite
+from mlx_entk._records import from_json
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import VERDICT_RULE, KernelModes, Quality, quality
@@ -55,6 +56,14 @@ def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
     if targets is not None and not study.takes_targets:
         raise InputError(f"--targets: a {run.study} run has targets of its own")
     return study.problem(run, study.config_of(run), targets)
+
+
+def regression_of(run: Run) -> Regression | None:
+    """What kernel regression of a run found; None if there was none."""
+    stored = run.regression
+    if stored is None:
+        return None
+    return from_json(Regression, stored, f"{run.path / 'regression.json'}")
 
 
 def regress(problem: RegressionProblem, progress: Progress = silent) -> Regression:

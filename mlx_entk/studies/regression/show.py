@@ -1,7 +1,5 @@
 """How the kernel regression of a run is shown."""
 
-from mlx_entk._files import Json
-from mlx_entk._records import from_json
 from mlx_entk.plotting import CaptionedFigure, Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styled
 from mlx_entk.regression import MIN_R2, Quality
@@ -10,9 +8,8 @@ from mlx_entk.studies.base import Figures
 from mlx_entk.studies.results import ByModes, Regression
 
 
-def regression_tables(stored: Json) -> list[Table]:
-    """The tables of ``regression.json``."""
-    regression = _decoded(stored)
+def regression_tables(regression: Regression) -> list[Table]:
+    """Each predictor at its best ridge, and the pure kernel predictor by its modes."""
     inputs, by_modes = regression.inputs, regression.modes
     quality = ("R²", "loss ratio", "accuracy gap")
     parts = [("all", *_quality_cells(by_modes.all))]
@@ -46,17 +43,16 @@ def regression_tables(stored: Json) -> list[Table]:
     ]
 
 
-def regression_summary(stored: Json) -> str:
+def regression_summary(regression: Regression) -> str:
     """What ``regression.json`` found, in a sentence."""
-    describing = [row.predictor for row in _decoded(stored).predictors if row.described]
+    describing = [row.predictor for row in regression.predictors if row.described]
     if not describing:
         return "No predictor describes the network by the stated rule."
     return f"These predictors describe the network by the stated rule: {', '.join(describing)}."
 
 
-def regression_figures(stored: Json) -> Figures:
+def regression_figures(regression: Regression) -> Figures:
     """Every figure of ``regression.json`` with its caption."""
-    regression = _decoded(stored)
     yield CaptionedFigure(
         "regression-path",
         path(regression),
@@ -71,10 +67,6 @@ def regression_figures(stored: Json) -> Figures:
         "enough; one without which R² is low (orange) is needed. The panels show the pure kernel "
         "predictor by its leading modes, with single modes removed, and by groups.",
     )
-
-
-def _decoded(stored: Json) -> Regression:
-    return from_json(Regression, stored, "regression.json")
 
 
 def _quality_cells(quality: Quality) -> tuple[str, str, str]:
