@@ -180,7 +180,7 @@ def _load(
     if source is not None and graph is None:
         return _Loaded(load_model(source, weights), source)
     if graph is None or source is not None:
-        raise InputError("name one model, by either --model MODULE:FACTORY or --onnx FILE")
+        raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
     if weights is not None:
         raise InputError("--weights goes with --model; an ONNX model has weights of its own")
     imported = read_model(graph)
