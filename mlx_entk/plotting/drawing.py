@@ -76,7 +76,9 @@ class Drawing(Figure):
 
     def settle(self) -> None:
         """Lay the figure out, once for all the files that it is written to."""
-        self.draw_without_rendering()
+        engine = self.get_layout_engine()
+        if engine is not None:
+            engine.execute(self)
         self.set_layout_engine("none")
 
     def hint_points(

@@ -38,11 +38,14 @@ def test_the_transformer_study_shows_where_families_live(mlx_entk: Command) -> N
     assert mlx_entk("show", "run")[1] == output
 
 
-def test_runs_of_other_settings_get_other_folders(mlx_entk: Command, tmp_path: Path) -> None:
+def test_runs_of_other_settings_get_other_folders(mlx_entk: Command) -> None:
+    folders = set()
     for settings in ((), ("--seed", "1"), ("--embedding", "cyclic")):
-        assert mlx_entk(*SMALL, *settings)[0] == 0
+        _, output, _ = mlx_entk(*SMALL, *settings, "--dry-run", "--json")
+        folders.add(json.loads(output)["run"])
 
-    assert len(list((tmp_path / "runs").iterdir())) == 3
+    assert len(folders) == 3
+    assert all(folder.startswith("runs/modular-mlp-p5-seed") for folder in folders)
 
 
 @pytest.mark.parametrize(

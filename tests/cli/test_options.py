@@ -75,7 +75,7 @@ def test_json_is_one_document_of_the_tables(mlx_entk: Command) -> None:
     assert cliffs["rows"][0]["kernel"] == "whole"
     assert isinstance(overlaps["rows"][0]["sum"], float)
     for command in (("show", "run"), ("runs", "."), ("doctor",), ("compare", "run", "run"),
-                    ("regress", "run"), ("report", "run"), ("export", "run"),
+                    ("regress", "run"), ("export", "run"),
                     ("verify", "run", "--against", "onnxruntime"),
                     (*SMALL, "--dry-run")):  # fmt: skip
         code, output, _ = mlx_entk(*command, "--json")
@@ -113,7 +113,7 @@ def test_a_dry_run_knows_what_is_there(mlx_entk: Command) -> None:
         "is finished: nothing would be computed" in mlx_entk(*SMALL, "--out", "run", "--dry-run")[1]
     )
     Path("run/results.json").unlink()
-    assert "go on from the checkpoint at 40" in mlx_entk(*SMALL, "--out", "run", "--dry-run")[1]
+    assert "continued from the checkpoint at 40" in mlx_entk(*SMALL, "--out", "run", "--dry-run")[1]
 
 
 def test_runs_of_two_studies_are_not_compared(mlx_entk: Command) -> None:
