@@ -146,7 +146,7 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
         (("export", "run", "--reduction", "trace"), "--reduction goes with --what entk"),
         (("export", "run", "--what", "hessian"), "'hessian' is not one of"),
         (("export", "paper"), "which did not train exactly one network"),
-        (("kernel", "--inputs", "x.npz", "--out", "k"), "by either --model MODULE:FACTORY or --onnx FILE"),
+        (("kernel", "--inputs", "x.npz", "--out", "k"), "--model MODULE:FACTORY, or --onnx FILE"),
         (
             ("kernel", "--onnx", "text.onnx", "--inputs", "x.npz", "--out", "k"),
             "text.onnx is not an ONNX model",
