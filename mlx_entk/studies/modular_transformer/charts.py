@@ -7,6 +7,7 @@ import numpy as np
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, new_figure, styled
 from mlx_entk.studies.results import Grokking, GrokkingByParameter, Move
+from mlx_entk.studies.words import kernel_name
 
 
 @styled
@@ -21,7 +22,9 @@ def overlap_by_seed(tracked: Mapping[int, Grokking]) -> Drawing:
         below.plot(of_seed.epochs, of_seed.main.percent, style, color=color)
     above.set_ylabel("test accuracy (%)")
     below.set_ylabel("overlap (%)")
-    below.set_title(f"leading modes of the {of_seed.kernel} kernel with {of_seed.family}")
+    below.set_title(
+        f"leading modes of the {kernel_name(of_seed.kernel)} kernel with {of_seed.family}"
+    )
     below.set_xlabel("epoch")
     for axis in (above, below):
         axis.set_xscale("symlog", linthresh=200)
@@ -49,7 +52,7 @@ def leads(tracked: Mapping[int, GrokkingByParameter]) -> Drawing:
         axis.plot(medians[kernel], number, "|", color=COLORS[1], markersize=16, markeredgewidth=2)
     axis.axvline(0, color=MUTED, linewidth=0.8)
     axis.set_xscale("symlog", linthresh=100)
-    axis.set_yticks(range(len(order)), order)
+    axis.set_yticks(range(len(order)), [kernel_name(kernel) for kernel in order])
     axis.invert_yaxis()
     axis.set_xlabel("epochs ahead of the test accuracy (to the left: after it)")
     return figure

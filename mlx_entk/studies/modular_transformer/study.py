@@ -63,6 +63,7 @@ from mlx_entk.studies.results import (
     Ranks,
     Series,
 )
+from mlx_entk.studies.words import kernel_name
 from mlx_entk.training import held_since, load_parameters, reached
 
 # The most checkpoints whose kernels are decomposed, evenly over the training.
@@ -332,7 +333,7 @@ def headline(results: TransformerResults) -> Headline:
     keys = results.key_frequencies
     first, second, both = expected_groups(len(keys.embedding))
     rows = main_rows(results)
-    leads = {f"lead of {move.kernel}": move.lead for move in results.grokking.moves}
+    leads = {f"lead of {kernel_name(move.kernel)}": move.lead for move in results.grokking.moves}
     return {
         "test accuracy": 100 * results.accuracy.test,
         "epochs": results.epochs,
