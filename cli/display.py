@@ -157,7 +157,7 @@ def _print_table(table: Table) -> None:
         title=table.title,
         title_justify="left",
         title_style="bold",
-        show_header=any(table.columns),
+        show_header=table.has_head,
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )

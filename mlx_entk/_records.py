@@ -14,10 +14,6 @@ from mlx_entk.errors import InputError
 
 Record = TypeVar("Record")
 
-# A field with this default is left out of the JSON until it has a value.
-UNSET = msgspec.UNSET
-Unset = msgspec.UnsetType
-
 
 def to_json(record: object) -> Any:
     """Turn a record, or a list of them, into dictionaries, lists, strings, numbers and None.

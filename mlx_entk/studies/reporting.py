@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from mlx_entk._files import Json
 from mlx_entk.report import (
@@ -13,10 +14,11 @@ from mlx_entk.report import (
 )
 from mlx_entk.report import Comparison as ComparisonPage
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Figures, study_of
+from mlx_entk.studies.base import Figures, Show, study_of
 from mlx_entk.studies.compare import Comparison, comparison_table, run_names
 from mlx_entk.studies.regression.regress import regression_of
 from mlx_entk.studies.regression.show import regression_figures, regression_tables
+from mlx_entk.studies.results import Regression
 from mlx_entk.studies.verification import verification_of, verification_table
 
 
@@ -35,8 +37,12 @@ def tables(run: Run) -> list[Table]:
 def figures(run: Run) -> Figures:
     """Every figure of a finished run, drawn one at a time."""
     study = study_of(run)
-    yield from study.show.figures(study.results_of(run), run)
-    if (regression := regression_of(run)) is not None:
+    return _figures(study.show, study.results_of(run), regression_of(run), run)
+
+
+def _figures(show: Show[Any], results: Any, regression: Regression | None, run: Run) -> Figures:
+    yield from show.figures(results, run)
+    if regression is not None:
         yield from regression_figures(regression)
 
 
@@ -49,21 +55,23 @@ def write_report(run: Run) -> Path:
         If the run is unfinished or damaged, or its folder cannot be written.
     """
     study = study_of(run)
-    overview, *rest = tables(run)
-    if (regression := regression_of(run)) is not None:
+    # Read and checked once: the results of a long run are large.
+    show, results, regression = study.show, study.results_of(run), regression_of(run)
+    overview, *rest = show.tables(results)
+    if regression is not None:
         rest += regression_tables(regression)
     if (verification := verification_of(run)) is not None:
         rest.append(verification_table(verification))
-    rest += study.show.details(study.results_of(run), run)
+    rest += show.details(results, run)
     placed = []
-    for figure in figures(run):
+    for figure in _figures(show, results, regression, run):
         figure.drawing.settle()
         run.save_figure(figure.name, figure.drawing)
         placed.append(place(figure))
     sessions = run.sessions
     page = Report(
         title=f"{study.title}: {run.path.resolve().name}",
-        summary=summary(run),
+        summary=" ".join(show.summary(results)),
         overview=overview,
         command=sessions[0]["command"],
         figures=placed,
