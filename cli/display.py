@@ -116,7 +116,7 @@ def run_and_show(
 
 def finish(run: Run) -> None:
     """Show the tables of a finished run, what it found, and the path of its report."""
-    show(tables(run), found=summary(run), report=run.path / "report.html")
+    show(tables(run), found=summary(run), report=run.file("report.html"))
 
 
 def show_estimate(path: Path, state: str, stages: list[Stage]) -> list[Stage]:

@@ -51,7 +51,7 @@ def runs(root: Path) -> None:
 def show_command(run: Path) -> None:
     """Print the tables of a finished RUN, and what it found."""
     opened = Run.load(run)
-    report = opened.path / "report.html"
+    report = opened.file("report.html")
     written = {"report": report} if report.exists() else {}
     show(tables(opened), found=summary(opened), **written)
 

@@ -2,15 +2,21 @@
 
 A file is written under a temporary name in the same folder, flushed to the disk, and renamed. A
 file that is read may have been truncated, altered or made by someone else: every function that
-reads one raises ``mlx_entk.errors.InputError`` if it is damaged, and none loads a pickle.
+reads one raises ``mlx_entk.errors.InputError`` if it is damaged, if it is anything but a regular
+file, or if it would fill the memory; and none loads a pickle. What a file calls itself never
+becomes a path; see ``file_names`` and ``inside``.
 """
 
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
-from collections.abc import Callable
+import stat
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +24,118 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk._memory import format_bytes
+from mlx_entk._memory import default_limit, format_bytes
 from mlx_entk.errors import InputError
 
 Arrays = dict[str, NDArray[Any]]
 Json = dict[str, Any]
 
-# Matches the temporary names of files that are being written.
-TEMPORARY = ".*.tmp*"
+# The temporary names that ``write_atomically`` and ``temporary_folder`` give.
+_TEMPORARY_FILE = re.compile(r"\..*\.\d+\.tmp(\.\w+)?", re.DOTALL)
+
+# JSON takes up to this many times its size once it is read: a list of digits is the worst.
+_JSON_GROWTH = 24
+
+# Names that are file names as they stand, on every file system.
+_PLAIN = re.compile(r"\w[\w.\-]{0,99}", re.ASCII)
 
 # The key under which a JSON file keeps the digest of everything else in it.
 _DIGEST = "sha256"
+
+
+# Names and places
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Names for files, without a suffix, that are different on every file system.
+
+    A name that can be one stays as it is. Any other (a path, a hidden or an overlong name, one that
+    differs from another in its case alone) becomes a slug with a digest.
+    """
+    names = list(names)
+    folded = [name.casefold() for name in names]
+    return {
+        name: name if _PLAIN.fullmatch(name) and folded.count(fold) == 1 else _slug(name)
+        for name, fold in zip(names, folded, strict=True)
+    }
+
+
+def _slug(name: str) -> str:
+    readable = re.sub(r"[^\w.\-]+", "_", name, flags=re.ASCII)[:80].lstrip(".-")
+    digest = hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest()
+    return f"{readable or '_'}~{digest[:12]}"  # no plain name has a ~
+
+
+def inside(folder: Path, *parts: str) -> Path:
+    """A path below a folder.
+
+    Raises
+    ------
+    InputError
+        If it leads out of the folder, by a link for example.
+    """
+    path = folder.joinpath(*parts)
+    try:
+        if path.resolve().is_relative_to(folder.resolve()):
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # a circle of links, a null byte
+        raise InputError(f"{path} cannot be used: {error}") from error
+    raise InputError(f"{path} leads out of {folder}: remove the link")
+
+
+def require_own(folder: Path) -> None:
+    """Remove temporary files that a kill left in a folder, and refuse links that leave it.
+
+    Folders inside that have a config.json of their own are left alone.
+
+    Raises
+    ------
+    InputError
+        For a link that leaves the folder, or a file that is neither regular nor a folder.
+    """
+    for path in _below(folder):
+        if path.is_symlink():
+            inside(folder, *path.relative_to(folder).parts)
+        elif _TEMPORARY_FILE.fullmatch(path.name):
+            path.unlink(missing_ok=True)
+        else:
+            _require_regular(path)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Files and links below a folder, links to folders among them, but not what they lead to."""
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        yield from (here / name for name in files)
+        yield from (here / name for name in folders if (here / name).is_symlink())
+        folders[:] = [name for name in folders if not (here / name / "config.json").exists()]
+
+
+def _require_regular(path: Path) -> int:
+    """The size of a file; InputError if it cannot be read, or reading it could wait for ever."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:  # a null byte
+        raise InputError(f"cannot read {str(path)!r}: {error}") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise InputError(f"cannot read {path}: it is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"cannot read {path}: it is not a regular file")
+    return status.st_size
+
+
+def _require_room(path: Path, size: int) -> None:
+    limit = default_limit()
+    if size > limit:
+        raise InputError(
+            f"{path} would take {format_bytes(size)} of memory, more than half of what is "
+            f"available ({format_bytes(limit)})"
+        )
+
+
+# Writing
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -42,6 +149,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     temporary = path.with_name(f".{path.stem[:100]}.{os.getpid()}.tmp{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)  # a link of this name would be written through
         try:
             write(temporary)
             with temporary.open("rb") as file:
@@ -53,6 +161,12 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    r"""Write text atomically, in UTF-8; half of a surrogate pair as ``\udXXX``, as JSON has it."""
+    encoded = text.encode(errors="backslashreplace")
+    write_atomically(path, lambda temporary: temporary.write_bytes(encoded))
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a line to a text file; raises InputError if that fails."""
     try:
@@ -60,6 +174,23 @@ def append_line(path: Path, line: str) -> None:
             file.write(f"{line}\n")
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, is not text, or is too large to be read as JSON.
+    """
+    _require_room(path, _JSON_GROWTH * _require_regular(path))
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not text in UTF-8: {error}") from error
 
 
 def reserve(path: Path, size: int) -> None:
@@ -93,8 +224,7 @@ def write_json(path: Path, value: Json) -> None:
     """Write a JSON object atomically, with a digest of the rest as a key; NaN is refused."""
     plain = json.loads(json.dumps(value, allow_nan=False))  # as it will be read back
     sealed = {**plain, _DIGEST: _digest_of_json(plain)}
-    text = json.dumps(sealed, indent=1, ensure_ascii=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, json.dumps(sealed, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Json:
@@ -105,11 +235,10 @@ def read_json(path: Path) -> Json:
     InputError
         If the file is missing, is not a JSON object, or was altered.
     """
+    text = read_text(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise InputError(f"{path} is damaged: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{path} is damaged: it does not hold a JSON object")
@@ -122,6 +251,20 @@ def read_json(path: Path) -> Json:
     if stored != _digest_of_json(value):
         raise InputError(f"{path} is damaged: it is not what mlx-entk wrote there")
     return value
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON; ValueError also for NaN, infinite numbers, and nesting beyond all measure."""
+    try:
+        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"it holds {text}")
+    return number
 
 
 def _digest_of_json(value: Json) -> str:
@@ -148,19 +291,43 @@ def read_arrays(path: Path) -> Arrays:
     Raises
     ------
     InputError
-        If the file is missing or damaged, or holds anything but arrays.
+        If the file is missing or damaged, holds anything but arrays, or would fill the memory.
     """
+    _require_regular(path)
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
+        with path.open("rb") as file:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                for member in members:
+                    _require_whole(archive, member)
+            _require_room(path, sum(member.file_size for member in members))
+            file.seek(0)
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged file makes zipfile and NumPy raise almost anything
         raise InputError(f"{path} is not an .npz of arrays: {error}") from error
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray):  # any other file in the archive comes as bytes
-            raise InputError(f"{path} is not an .npz of arrays: {name} is not an array")
     return arrays
+
+
+def _require_whole(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Raise ValueError for what is no array, or claims more than the archive holds of it.
+
+    NumPy would take the memory that the array claims before it finds that out.
+    """
+    with archive.open(member) as file:
+        try:
+            old = np.lib.format.read_magic(file) == (1, 0)
+            read_header = getattr(np.lib.format, f"read_array_header_{1 if old else 2}_0")
+            shape, _, dtype = read_header(file)
+        except ValueError as error:
+            raise ValueError(f"{member.filename} is not an array: {error}") from error
+    claimed = math.prod(shape) * dtype.itemsize
+    if claimed > member.file_size:
+        raise ValueError(f"{member.filename} has {member.file_size} bytes, not {claimed}")
 
 
 def map_array(path: Path) -> NDArray[Any]:
@@ -171,6 +338,7 @@ def map_array(path: Path) -> NDArray[Any]:
     InputError
         If the file is missing or damaged.
     """
+    _require_regular(path)
     try:
         return np.asanyarray(np.load(path, mmap_mode="r", allow_pickle=False))
     except OSError as error:
@@ -203,6 +371,7 @@ def read_tensors(path: Path) -> tuple[dict[str, mx.array], dict[str, str]]:
     InputError
         If the file is missing or damaged.
     """
+    _require_room(path, _require_regular(path))
     try:
         stored: Any = mx.load(str(path), return_metadata=True)
         return stored[0], stored[1]
@@ -228,6 +397,7 @@ def digest_of_file(path: Path) -> str:
     InputError
         If the file cannot be read.
     """
+    _require_regular(path)
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,6 +4,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -55,16 +56,59 @@ def git_revision() -> str | None:
     return f"{revision}-dirty" if git("status", "--porcelain", "-uno") else revision
 
 
+@dataclass(frozen=True)
+class Session:
+    """What a process was that computed something.
+
+    Attributes
+    ----------
+    started
+        When it began, as ISO 8601 in UTC.
+    command
+        Its command line, as a shell takes it.
+    git_revision
+        Revision of the checkout that the package runs from; None if it is installed.
+    device
+        MLX's default device and its chip.
+    blas
+        The BLAS that was given to MLX; None if there is none.
+    matmul
+        What multiplies float32 matrices on the host.
+    platform, python
+        The system, and the version of Python.
+    versions
+        Versions of packages; None for one that is not installed.
+    wall_seconds
+        How long it took; None until it has ended.
+    """
+
+    started: str
+    command: str
+    git_revision: str | None
+    device: str
+    blas: str | None
+    matmul: str
+    platform: str
+    python: str
+    versions: dict[str, str | None]
+    wall_seconds: float | None = None
+
+
 def provenance() -> dict[str, object]:
-    """Versions, device, BLAS, revision and command of this process."""
-    return {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "git_revision": git_revision(),
-        "device": device(),
-        "blas": _blas.LIBRARY,
-        "matmul": linalg.matmul_backend(),
-        "platform": platform.platform(),
-        "python": platform.python_version(),
-        "versions": {package: installed_version(package) for package in PACKAGES},
-    }
+    """Describe this process in a file that keeps no sessions: a benchmark, an exported graph."""
+    return {key: value for key, value in asdict(this_session()).items() if key != "wall_seconds"}
+
+
+def this_session() -> Session:
+    """Describe this process, which has not ended."""
+    return Session(
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        git_revision=git_revision(),
+        device=device(),
+        blas=_blas.LIBRARY,
+        matmul=linalg.matmul_backend(),
+        platform=platform.platform(),
+        python=platform.python_version(),
+        versions={package: installed_version(package) for package in PACKAGES},
+    )

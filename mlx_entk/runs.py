@@ -3,42 +3,54 @@
 Files appear whole or not at all: each is written under a temporary name and renamed. The results
 are written last, so a folder without ``results.json`` is unfinished, and the same command goes on
 from its last checkpoint.
+
+A run folder may come from anyone. What is in it is data: nothing in it is run, names a module, or
+leads out of the folder by a link.
 """
 
 import fcntl
 import json
 import os
+import re
 import time
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Protocol, Self
 
 import mlx.core as mx
 
 from mlx_entk._files import (
-    TEMPORARY,
     Arrays,
     Json,
     append_line,
     digest,
     digest_of_file,
+    inside,
+    parse_json,
     read_arrays,
     read_json,
     read_tensors,
+    read_text,
+    require_own,
     write_arrays,
     write_atomically,
     write_json,
     write_tensors,
+    write_text,
 )
-from mlx_entk._provenance import provenance
+from mlx_entk._provenance import Session, this_session
+from mlx_entk._records import from_json, to_json
 from mlx_entk.errors import InputError
 
 # The key under which results.json keeps the digest of spectra.npz.
 _ARRAYS_DIGEST = "spectra_sha256"
 # The key under which a row of metrics keeps its checksum.
 _CHECKSUM = "crc32"
+# What a checkpoint is called.
+_EPOCH = re.compile(r"[0-9]{6,18}")
 # Raised by one whenever the run folders of earlier versions can no longer be read.
 FORMAT = 1
 
@@ -99,7 +111,7 @@ class Run:
             If the path is not a run folder, or another version wrote it in another format.
         """
         try:
-            is_folder, is_run = path.is_dir(), (path / "config.json").exists()
+            is_folder, is_run = path.is_dir(), inside(path, "config.json").exists()
         except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
             raise InputError(f"{str(path)[:80]!r} is not a folder: {error}") from error
         if not is_folder:
@@ -112,7 +124,10 @@ class Run:
                 f"{path} was made by another version of mlx-entk (format {stored.get('format')}, "
                 f"this one reads {FORMAT}): run its command again with another --out"
             )
-        return cls(path, stored["study"], stored["config"])
+        study, config = stored.get("study"), stored.get("config")
+        if not isinstance(study, str) or not isinstance(config, dict):
+            raise InputError(f"{path / 'config.json'} is damaged: it has no study or no settings")
+        return cls(path, study, config)
 
     def _refuse_other(self, stored: "Run") -> None:
         if stored.study != self.study:
@@ -141,14 +156,10 @@ class Run:
             If another process holds the folder.
         """
         with self._locked():
-            for left_over in self.path.rglob(TEMPORARY):
-                left_over.unlink(missing_ok=True)
-            record: Json = {"seed": self.config.get("seed"), "sessions": []}
-            if self._provenance_file.exists():
-                record = read_json(self._provenance_file)
-            session: Json = provenance()
-            record["sessions"].append(session)
-            write_json(self._provenance_file, record)
+            require_own(self.path)
+            earlier = self.sessions if self._provenance_file.exists() else []
+            session = this_session()
+            self._save_sessions([*earlier, session])
             start = time.perf_counter()
             try:
                 yield
@@ -156,14 +167,14 @@ class Run:
                 if not isinstance(error, Exception):  # an interruption, which main reports
                     error.add_note(str(self.path))
                 raise
-            session["wall_seconds"] = round(time.perf_counter() - start, 3)
-            write_json(self._provenance_file, record)
+            seconds = round(time.perf_counter() - start, 3)
+            self._save_sessions([*earlier, replace(session, wall_seconds=seconds)])
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep other processes out; the lock is released however the process ends."""
         try:
-            lock = (self.path / ".lock").open("a+")
+            lock = self.file(".lock").open("a+")
         except OSError as error:
             raise InputError(f"cannot write to {self.path}: {error.strerror or error}") from error
         with lock:
@@ -184,17 +195,38 @@ class Run:
             yield
 
     @property
-    def sessions(self) -> list[Json]:
-        """A record of each process that wrote to the folder, in order; see ``session``."""
-        sessions: list[Json] = read_json(self._provenance_file)["sessions"]
-        return sessions
+    def sessions(self) -> list[Session]:
+        """A record of each process that wrote to the folder, in order; see ``session``.
+
+        Raises
+        ------
+        InputError
+            If the file is missing or damaged.
+        """
+        stored = read_json(self._provenance_file).get("sessions")
+        return from_json(list[Session], stored, f"{self._provenance_file}")
+
+    def _save_sessions(self, sessions: list[Session]) -> None:
+        record = {"seed": self.config.get("seed"), "sessions": to_json(sessions)}
+        write_json(self._provenance_file, record)
+
+    def file(self, *parts: str) -> Path:
+        """The path of a file or folder of the run.
+
+        Raises
+        ------
+        InputError
+            If a link in the folder leads out of it.
+        """
+        return inside(self.path, *parts)
 
     # Checkpoints
 
     @property
     def checkpoints(self) -> list[int]:
         """Epochs that have a checkpoint, in order."""
-        return sorted(int(path.stem) for path in self._checkpoint_folder.glob("[0-9]*.safetensors"))
+        stored = self.file("checkpoints").glob("*.safetensors")
+        return sorted(int(path.stem) for path in stored if _EPOCH.fullmatch(path.stem))
 
     def save_checkpoint(self, epoch: int, arrays: dict[str, mx.array]) -> None:
         """Store arrays for an epoch, with their checksum."""
@@ -232,12 +264,12 @@ class Run:
     @property
     def model_file(self) -> Path:
         """Where ``save_model`` puts the parameters."""
-        return self.path / "model.safetensors"
+        return self.file("model.safetensors")
 
     @property
     def inputs_file(self) -> Path:
         """Where ``save_model`` puts the inputs."""
-        return self.path / "inputs.npz"
+        return self.file("inputs.npz")
 
     # Metrics
 
@@ -250,15 +282,9 @@ class Run:
         InputError
             If another line is damaged, or the file cannot be read.
         """
-        try:
-            text = self._metrics_file.read_bytes().decode(errors="replace")
-        except FileNotFoundError:
+        if not self._metrics_file.exists():
             return []
-        except OSError as error:
-            raise InputError(
-                f"cannot read {self._metrics_file}: {error.strerror or error}"
-            ) from error
-        lines = text.split("\n")[:-1]
+        lines = read_text(self._metrics_file).split("\n")[:-1]
         rows = [_unsealed(line) for line in lines]
         intact = [row for row in rows if row is not None]
         if len(intact) < len(rows):
@@ -275,8 +301,7 @@ class Run:
     def cut_metrics(self, epoch: int) -> None:
         """Drop the rows after an epoch, which a resumed run writes again."""
         kept = [row for row in self.metrics if row["epoch"] <= epoch]
-        text = "".join(f"{_sealed(row)}\n" for row in kept)
-        write_atomically(self._metrics_file, lambda temporary: temporary.write_text(text))
+        write_text(self._metrics_file, "".join(f"{_sealed(row)}\n" for row in kept))
 
     # Results
 
@@ -293,27 +318,27 @@ class Run:
 
     def save_regression(self, regression: Json) -> None:
         """Write regression.json, which is added after the results."""
-        write_json(self.path / "regression.json", regression)
+        write_json(self.file("regression.json"), regression)
 
     @property
     def regression(self) -> Json | None:
         """What ``save_regression`` wrote, or None if it was not called."""
-        path = self.path / "regression.json"
+        path = self.file("regression.json")
         return read_json(path) if path.exists() else None
 
     def save_verification(self, verification: Json) -> None:
         """Write verification.json, which is added after the results."""
-        write_json(self.path / "verification.json", verification)
+        write_json(self.file("verification.json"), verification)
 
     @property
     def verification(self) -> Json | None:
         """What ``save_verification`` wrote, or None if it was not called."""
-        path = self.path / "verification.json"
+        path = self.file("verification.json")
         return read_json(path) if path.exists() else None
 
     def graph_file(self, name: str) -> Path:
         """Where the ONNX graph of this name belongs."""
-        return self.path / "onnx" / f"{name}.onnx"
+        return self.file("onnx", f"{name}.onnx")
 
     def require_finished(self) -> None:
         """Raise InputError for an unfinished run."""
@@ -346,40 +371,36 @@ class Run:
 
     def save_figure(self, name: str, figure: Picture) -> None:
         """Write figures/NAME.png and .svg."""
-        write_atomically(self.path / "figures" / f"{name}.png", figure.write_png)
-        write_atomically(self.path / "figures" / f"{name}.svg", figure.write_svg)
+        write_atomically(self.file("figures", f"{name}.png"), figure.write_png)
+        write_atomically(self.file("figures", f"{name}.svg"), figure.write_svg)
 
     @property
     def figures(self) -> list[Path]:
         """The PNG figures, sorted by name."""
-        return sorted((self.path / "figures").glob("[!.]*.png"))
+        return sorted(self.file("figures").glob("[!.]*.png"))
 
     @property
     def _config_file(self) -> Path:
-        return self.path / "config.json"
+        return self.file("config.json")
 
     @property
     def _provenance_file(self) -> Path:
-        return self.path / "provenance.json"
+        return self.file("provenance.json")
 
     @property
     def _metrics_file(self) -> Path:
-        return self.path / "metrics.jsonl"
+        return self.file("metrics.jsonl")
 
     @property
     def _results_file(self) -> Path:
-        return self.path / "results.json"
+        return self.file("results.json")
 
     @property
     def _arrays_file(self) -> Path:
-        return self.path / "spectra.npz"
-
-    @property
-    def _checkpoint_folder(self) -> Path:
-        return self.path / "checkpoints"
+        return self.file("spectra.npz")
 
     def _checkpoint_file(self, epoch: int) -> Path:
-        return self._checkpoint_folder / f"{epoch:06d}.safetensors"
+        return self.file("checkpoints", f"{epoch:06d}.safetensors")
 
 
 def _sealed(row: Json) -> str:
@@ -391,12 +412,12 @@ def _sealed(row: Json) -> str:
 def _unsealed(line: str) -> Json | None:
     """Turn a line back into a row of metrics; None if the line was altered."""
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         checksum = row.pop(_CHECKSUM)
         intact = zlib.crc32(json.dumps(row).encode()) == checksum
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+    except (ValueError, AttributeError, KeyError, TypeError):
         return None
-    return row if intact else None
+    return row if intact and type(row.get("epoch")) is int else None
 
 
 def _holder(lock: IO[str]) -> str:

@@ -62,7 +62,7 @@ def test_a_command_computes_where_it_is_told_to(mlx_entk: Command, name: str) ->
 
     if mx.is_available(mx.Device(mx.gpu)) or name == "cpu":
         assert code == 0, errors
-        assert Run.load(Path("run")).sessions[0]["device"].startswith(f"{name}: ")
+        assert Run.load(Path("run")).sessions[0].device.startswith(f"{name}: ")
     else:
         assert (code, output) == (2, "")
         assert errors == (

@@ -47,7 +47,7 @@ def test_the_report_holds_every_figure_and_table(run: Run) -> None:
     for table in tables(run):
         assert f"{table.title}</h" in page
     assert escape(summary(run)) in page
-    assert run.sessions[0]["command"] in page
+    assert run.sessions[0].command in page
     assert "git revision" in page
 
 

@@ -223,3 +223,85 @@ def test_runs_are_listed_by_path(tmp_path: Path) -> None:
         Run.create(tmp_path / name, "study", CONFIG)
 
     assert [run.path.name for run in list_runs(tmp_path)] == ["deep", "b"]
+
+
+# A folder from somebody else
+
+
+def test_links_that_leave_the_folder_are_refused_and_nothing_is_written_through_them(
+    run: Run, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").write_text("mine")
+    for name, target in {
+        ".lock": other / "file", "figures": other, "onnx": other, "checkpoints": other,
+        "kernels": other, "metrics.jsonl": other / "file", "new": other / "new",
+    }.items():  # fmt: skip
+        (run.path / name).symlink_to(target)
+
+        with pytest.raises(InputError, match=f"{name} leads out of"), run.session():
+            pass
+
+        (run.path / name).unlink()
+    assert [(path.name, path.read_text()) for path in other.iterdir()] == [("file", "mine")]
+
+
+def test_nothing_is_read_through_a_link_that_leaves_the_folder(run: Run, tmp_path: Path) -> None:
+    write_json(tmp_path / "secret.json", {"a": 1})
+    for name in ("results.json", "regression.json", "verification.json", "provenance.json"):
+        (run.path / name).symlink_to(tmp_path / "secret.json")
+
+    for attribute in ("results", "regression", "verification", "sessions"):
+        with pytest.raises(InputError, match="leads out of"):
+            getattr(run, attribute)
+
+
+def test_a_link_inside_the_folder_and_a_folder_that_is_a_link_are_fine(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(run.path)
+    (run.path / "kernels").mkdir()
+    (run.path / "same").symlink_to(run.path / "kernels")
+
+    linked = Run.load(tmp_path / "link")
+    with linked.session():
+        assert linked.file("same", "kernel.npy").parent.is_dir()
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"format": 1},
+        {"format": 1, "study": 3, "config": {}},
+        {"format": 1, "study": "study", "config": []},
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(run: Run, stored: dict[str, object]) -> None:
+    write_json(run.path / "config.json", stored)
+
+    with pytest.raises(InputError, match="it has no study or no settings"):
+        Run.load(run.path)
+
+
+def test_provenance_of_another_form_is_refused(run: Run) -> None:
+    for stored in ({}, {"sessions": 1}, {"sessions": [{"command": "a"}]}):
+        write_json(run.path / "provenance.json", stored)
+
+        with pytest.raises(InputError, match=r"provenance\.json is damaged"):
+            _ = run.sessions
+
+
+def test_other_files_among_the_checkpoints_are_not_taken_for_one(run: Run) -> None:
+    run.save_checkpoint(20, {"w": mx.zeros(2)})
+    for name in ("0x.safetensors", "1e5.safetensors", "²³.safetensors", "1" * 200 + ".safetensors"):
+        (run.path / "checkpoints" / name).touch()
+
+    assert run.checkpoints == [20]
+
+
+def test_a_row_of_metrics_without_an_epoch_is_refused(run: Run) -> None:
+    run.append_metrics({"loss": 1.0})
+
+    with pytest.raises(InputError, match="is damaged at line 1"):
+        _ = run.metrics

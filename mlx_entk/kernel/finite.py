@@ -51,7 +51,7 @@ def _require_no_underflow(blocks: dict[str, FloatArray], work: Work, tile: Tile)
         return
     first = part(work.x, slice(tile.rows.start, tile.rows.start + 1))
     for name, factor in work.factors(first, work.cotangents.left[:_COTANGENTS]).items():
-        if zero & {name, WHOLE} and as_numpy(factor.rows().values).any():
+        if (name if work.by_layer else WHOLE) in zero and as_numpy(factor.rows().values).any():
             raise InputError(
                 f"the kernel of {name} is below what single precision holds: scale outputs up"
             )

@@ -1,36 +1,43 @@
 """Where a kernel is put together: in memory, or in .npy files with resume."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import unquote
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk._files import map_array, read_json, reserve, write_json
+from mlx_entk._files import file_names, inside, map_array, read_json, reserve, write_json
 from mlx_entk._linalg import FloatArray
+from mlx_entk._records import from_json
 from mlx_entk.distributed import Group, barrier, is_first, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.tiling import Tile
 
 Blocks = dict[str, FloatArray]
 
-# What a file's name cannot hold, or would take for a folder or an escape.
-_RESERVED = re.compile(r"[/\\%:\x00-\x1f]|^\.")
+
+def load_kernels(folder: Path, names: Sequence[str], shape: tuple[int, ...]) -> Blocks:
+    """Finished kernels of a ``FileStore``, mapped from their files, read-only.
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged, or holds an array of another shape or type.
+    """
+    files = file_names(names)
+    return {name: _mapped(inside(folder, f"{files[name]}.npy"), shape) for name in names}
 
 
-def file_of_name(folder: Path, name: str, suffix: str) -> Path:
-    """Where an array is kept; characters that no file's name may hold are written as %2F is."""
-    safe = _RESERVED.sub(lambda match: f"%{ord(match[0]):02X}", name)
-    return folder / f"{safe}{suffix}"
-
-
-def name_of_file(path: Path) -> str:
-    """The name that ``file_of_name`` made a file's name of."""
-    return unquote(path.stem)
+def _mapped(path: Path, shape: tuple[int, ...]) -> FloatArray:
+    array = map_array(path)
+    if array.shape != shape or array.dtype != np.float32:
+        raise InputError(
+            f"{path} is damaged: it holds {array.dtype} of shape {array.shape}, not float32 of "
+            f"shape {shape}"
+        )
+    return array
 
 
 class Store(Protocol):
@@ -72,9 +79,11 @@ class MemoryStore:
 
 
 class FileStore:
-    """Kernels as ``NAME.npy`` in a folder, mapped into memory for one tile at a time.
+    """Kernels as .npy files in a folder, mapped into memory for one tile at a time.
 
-    Unfinished kernels are called ``NAME.part``; ``tiles.json`` names the tiles that they hold
+    A file is called as ``mlx_entk._files.file_names`` says: ``NAME.npy`` if the name can be one.
+
+    Unfinished kernels end in ``.part``; ``tiles.json`` names the tiles that they hold
     and what they are kernels of, so that the same call goes on after an interruption, on as many
     ranks as it likes. Ranks beyond the first write ``tiles-RANK.json``.
 
@@ -102,12 +111,16 @@ class FileStore:
         group: Group | None,
     ):
         self._folder, self._names, self._group = folder, names, group
+        self._shape, self._files = shape, file_names(names)
         rank = 0 if group is None else group.rank()
         self._record = folder / (f"tiles-{rank}.json" if rank else "tiles.json")
         self._identity = json.loads(json.dumps(identity))
         self._own: list[list[int]] = []
-        if is_first(group) and not self._record.exists():
-            self._begin(shape)
+        if is_first(group):
+            if self._record.exists():
+                self._require_begun()
+            else:
+                self._begin()
         barrier(group)
         self._done = [key for record in self._records() for key in self._read(record)]
         if self._record.exists():
@@ -120,10 +133,15 @@ class FileStore:
         stored = read_json(record)
         if stored.get("identity") != self._identity:
             raise InputError(f"{self._folder} holds tiles of another kernel: choose another folder")
-        tiles: list[list[int]] = stored["tiles"]
-        return tiles
+        return from_json(list[list[int]], stored.get("tiles"), f"{record}")
 
-    def _begin(self, shape: tuple[int, ...]) -> None:
+    def _require_begun(self) -> None:
+        """Raise InputError if the files that hold the tiles are not what was begun."""
+        for name in self._names:
+            begun = self._path(name, ".part")
+            _mapped(begun if begun.exists() else self._path(name, ".npy"), self._shape)
+
+    def _begin(self) -> None:
         """Empty files for the kernels."""
         folder, names = self._folder, self._names
         for name in names:
@@ -135,7 +153,7 @@ class FileStore:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
         for name in names:
             path = self._path(name, ".part")
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=self._shape)
             reserve(path, path.stat().st_size)
         self._save()
 
@@ -163,10 +181,10 @@ class FileStore:
             for record in self._records():  # tiles.json, which says that there are any, last
                 record.unlink()
         barrier(self._group)
-        return {name: map_array(self._path(name, ".npy")) for name in self._names}
+        return load_kernels(self._folder, self._names, self._shape)
 
     def _path(self, name: str, suffix: str) -> Path:
-        return file_of_name(self._folder, name, suffix)
+        return inside(self._folder, f"{self._files[name]}{suffix}")
 
     def _save(self) -> None:
         write_json(self._record, {"identity": self._identity, "tiles": self._own})

@@ -169,7 +169,7 @@ class Work:
         by_output = self.cotangents.right[right]
         gradients = jacobian_rows(self.ways.rows, x2, by_output, params, self.ways.looped)
         for kernel in self.kernels:
-            names = list(params) if kernel == WHOLE else [kernel]
+            names = [kernel] if self.by_layer else list(params)
             columns = []
             for m in range(count(x2)):
                 tangents = tuple(gradients[name][m] for name in names)

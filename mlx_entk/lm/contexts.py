@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk._files import write_atomically
+from mlx_entk._files import parse_json, read_text, write_text
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 
@@ -90,10 +90,7 @@ def read_contexts(path: Path) -> list[Context]:
         If the file cannot be read, has fewer than 4 contexts, has a line that is not a context
         (the message names the line), or has windows of different lengths.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+    lines = read_text(path).split("\n")
     contexts = [_parse(f"{path}, line {i}", line) for i, line in enumerate(lines, 1) if line]
     if len(contexts) < 4:
         raise InputError(f"{path} has {len(contexts)} contexts: at least 4 are needed")
@@ -107,13 +104,13 @@ def read_contexts(path: Path) -> list[Context]:
 
 def _parse(where: str, line: str) -> Context:
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(line)
+    except ValueError as error:
         raise InputError(f"{where} is not JSON: {error}") from error
     if not isinstance(row, dict):
         raise InputError(f"{where} is not a JSON object")
     tokens, labels = row.get("tokens"), row.get("labels")
-    if not isinstance(tokens, list) or not all(type(t) is int and t >= 0 for t in tokens):
+    if not isinstance(tokens, list) or not all(type(t) is int and 0 <= t < 2**31 for t in tokens):
         raise InputError(f"{where}: tokens is not a list of token numbers")
     if not tokens:
         raise InputError(f"{where}: tokens is empty")
@@ -128,7 +125,7 @@ def _parse(where: str, line: str) -> Context:
 def write_contexts(path: Path, contexts: Sequence[Context]) -> None:
     """Write ``contexts.jsonl`` atomically."""
     lines = [json.dumps(asdict(context), ensure_ascii=False) + "\n" for context in contexts]
-    write_atomically(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
+    write_text(path, "".join(lines))
 
 
 def build_contexts(

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mlx_entk._files import write_atomically
+from mlx_entk._files import write_text
 from mlx_entk.plotting.drawing import CaptionedFigure
 from mlx_entk.report.svg import as_script, inline_svg
 from mlx_entk.report.table import Table
@@ -140,4 +140,4 @@ def write_page(page: Report | Comparison, path: Path) -> None:
     )
     template = environment.get_template(f"{type(page).__name__.lower()}.html")
     text = template.render(page=page, style=style, script=script)
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)

@@ -211,7 +211,7 @@ class Study(Generic[C, R]):
         if computed is not None:
             self.save(config, run, *computed)
             for folder in self.scratch:
-                shutil.rmtree(run.path / folder, ignore_errors=True)
+                shutil.rmtree(run.file(folder), ignore_errors=True)
 
     def save(self, config: C, run: Run, results: R, arrays: Arrays) -> None:
         """Store results in a run folder, which is finished after that."""

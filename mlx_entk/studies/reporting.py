@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mlx_entk._files import Json
+from mlx_entk._provenance import Session
 from mlx_entk.report import (
     ComparedFigure,
     Report,
@@ -73,11 +73,11 @@ def write_report(run: Run) -> Path:
         title=f"{study.title}: {run.path.resolve().name}",
         summary=" ".join(show.summary(results)),
         overview=overview,
-        command=sessions[0]["command"],
+        command=sessions[0].command,
         figures=placed,
         tables=[*rest, _provenance_table(sessions)],
     )
-    path = run.path / "report.html"
+    path = run.file("report.html")
     write_page(page, path)
     return path
 
@@ -117,20 +117,20 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) ->
     write_page(page, path)
 
 
-def _provenance_table(sessions: Sequence[Json]) -> Table:
+def _provenance_table(sessions: Sequence[Session]) -> Table:
     first = sessions[0]
-    versions = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in first.versions.items())
     keys = ("started", "git_revision", "device", "blas", "platform", "python")
     later = [
-        ("then" if number else "then, in the same folder", f"{s['started']}: {s['command']}")
+        ("then" if number else "then, in the same folder", f"{s.started}: {s.command}")
         for number, s in enumerate(sessions[1:])
     ]
     return Table(
         "Provenance",
         ("", ""),
         [
-            ("command", first["command"]),
-            *((key.replace("_", " "), str(first[key])) for key in keys),
+            ("command", first.command),
+            *((key.replace("_", " "), str(getattr(first, key))) for key in keys),
             ("versions", versions),
             *later,
         ],

@@ -69,6 +69,43 @@ def test_kernels_equal_the_closed_form_at_the_size_of_the_paper(reduction: Any) 
         assert error_of(by_layer[name], full, reduction) < 1e-5
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_parameter_may_be_called_as_the_whole_kernel_is(strategy: Any) -> None:
+    params = {"kernel": mx.random.normal((3, 2)), "bias": mx.zeros(2)}
+    x = mx.random.normal((4, 3))
+
+    by_layer = layerwise_entk(
+        lambda p, x: mx.tanh(x @ p["kernel"] + p["bias"]), x, params=params, strategy=strategy
+    )
+    plain = layerwise_entk(
+        lambda p, x: mx.tanh(x @ p["w"] + p["bias"]),
+        x,
+        params={"w": params["kernel"], "bias": params["bias"]},
+        strategy=strategy,
+    )
+
+    np.testing.assert_allclose(by_layer["kernel"], plain["w"], rtol=1e-5)
+
+
+def test_kernels_of_parameters_with_any_name_stay_in_their_folder(tmp_path: Path) -> None:
+    names = ["../evil", "/absolute", "a/b", "W", "w", "..", "n" * 500, "\x1b[31m", "plain"]
+    params = {name: mx.random.normal((3, 2), key=mx.random.key(i)) for i, name in enumerate(names)}
+    x = mx.random.normal((4, 3))
+
+    def model(p: dict[str, mx.array], x: mx.array) -> mx.array:
+        return sum((mx.tanh(x @ w) for w in p.values()), mx.zeros(()))
+
+    kernels = layerwise_entk(model, x, params=params, out=tmp_path / "a" / "kernels")
+
+    expected = layerwise_entk(model, x, params=params)
+    for name in names:
+        np.testing.assert_array_equal(kernels[name], expected[name])
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == len(names)
+    assert all(path.parent == tmp_path / "a" / "kernels" for path in files)
+    assert tmp_path / "a" / "kernels" / "plain.npy" in files
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=2, max_size=4),

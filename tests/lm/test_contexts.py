@@ -78,7 +78,7 @@ def test_files_without_contexts_are_refused(tmp_path: Path) -> None:
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
     for name, message in {
         "few.jsonl": "has 1 contexts: at least 4 are needed",
-        "binary.jsonl": "cannot read",
+        "binary.jsonl": "is not text",
         "none.jsonl": "cannot read",
     }.items():
         with pytest.raises(InputError, match=message):

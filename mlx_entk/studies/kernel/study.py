@@ -8,17 +8,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk._files import Arrays, map_array, write_atomically
+from mlx_entk._files import Arrays, write_atomically
 from mlx_entk._linalg import FloatArray, orthonormal_basis, require_finite
 from mlx_entk._memory import default_limit
 from mlx_entk.analysis import DENSE, WHOLE, analyze_kernels, with_whole
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment, center, family_shares
-from mlx_entk.kernel import Reduction, entk, layerwise_entk
+from mlx_entk.kernel import Reduction, entk, layerwise_entk, work
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.reduction import cotangents_of, require_kernel
-from mlx_entk.kernel.store import name_of_file
+from mlx_entk.kernel.store import load_kernels
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import CLIFF_RULE
@@ -156,11 +156,12 @@ def compute(
     """
     if graph is not None and is_first(group):
         write_atomically(run.graph_file(IMPORTED), lambda path: path.write_bytes(graph))
-    _form_kernels(config, model, x, run.path / KERNELS, progress, memory_limit, group)
+    function, inputs = bound(config, model, x)
+    folder = run.file(KERNELS)
+    _form_kernels(config, function, inputs, folder, progress, memory_limit, group)
     if not is_first(group):
         return None
-    function, inputs = bound(config, model, x)
-    kernels = _stored_kernels(config, run.path / KERNELS)
+    kernels = _stored_kernels(config, function, inputs, folder)
     analysis = analyze_kernels(kernels, features, top=config.top, progress=progress)
     results = KernelResults(
         config=config,
@@ -263,8 +264,8 @@ def bound(config: KernelConfig, model: Model, x: Any) -> tuple[ParametricFunctio
 
 def _form_kernels(
     config: KernelConfig,
-    model: Model,
-    x: Any,
+    function: ParametricFunction,
+    inputs: Inputs,
     folder: Path,
     progress: Progress,
     memory_limit: int | None,
@@ -274,7 +275,6 @@ def _form_kernels(
     complete = folder.exists() and not (folder / "tiles.json").exists()
     if not first_says(not complete, group):
         return
-    function, inputs = bound(config, model, x)
     form = layerwise_entk if config.by_layer else entk
     form(
         function,
@@ -287,11 +287,14 @@ def _form_kernels(
     )
 
 
-def _stored_kernels(config: KernelConfig, folder: Path) -> dict[str, FloatArray]:
-    kernels: dict[str, FloatArray] = {
-        name_of_file(path): map_array(path) for path in sorted(folder.glob("*.npy"))
-    }
-    return with_whole(kernels) if config.by_layer else {WHOLE: kernels["kernel"]}
+def _stored_kernels(
+    config: KernelConfig, function: ParametricFunction, inputs: Inputs, folder: Path
+) -> dict[str, FloatArray]:
+    N = count(inputs)
+    classes = (check_model(function, inputs),) * 2 if config.reduction == "full" else ()
+    names = list(function.params) if config.by_layer else [work.WHOLE]
+    kernels = load_kernels(folder, names, (N, N, *classes))
+    return with_whole(kernels) if config.by_layer else {WHOLE: kernels[work.WHOLE]}
 
 
 def headline(results: KernelResults) -> Headline:

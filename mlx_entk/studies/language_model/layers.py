@@ -13,6 +13,7 @@ from mlx_entk._files import Arrays, read_arrays, write_arrays
 from mlx_entk._linalg import Float64Array
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.eigensolvers import RecordedOperator, top_modes
+from mlx_entk.errors import InputError
 from mlx_entk.kernel import EntkOperator, entk_operator
 from mlx_entk.lm.model import (
     LanguageModel,
@@ -65,13 +66,22 @@ class LayerModes:
 
     @classmethod
     def from_arrays(cls, arrays: Arrays) -> "LayerModes":
-        """Again from what ``as_arrays`` gave."""
-        numbers = {
-            "products": int(arrays["products"]),
-            "seconds": float(arrays["seconds"]),
-            "batch": int(arrays["batch"]),
-        }
-        return cls(**{**arrays, **numbers})  # type: ignore[arg-type]
+        """Again from what ``as_arrays`` gave.
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            For other arrays.
+        """
+        return cls(
+            values=arrays["values"],
+            residuals=arrays["residuals"],
+            scores=arrays["scores"],
+            shares=arrays["shares"],
+            products=int(arrays["products"]),
+            seconds=float(arrays["seconds"]),
+            batch=int(arrays["batch"]),
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +128,7 @@ class LayerSolver:
         """
         done, products = self.folder / f"{name}-{layer}.npz", self.folder / f"{name}-{layer}"
         if first_says(done.exists(), self.group):
-            return LayerModes.from_arrays(read_arrays(done)) if is_first(self.group) else None
+            return _stored(done) if is_first(self.group) else None
         config, stage, start = self.config, f"{name}, layer {layer}", time.perf_counter()
         operator = layer_operator(make(), config, layer, self.tokens, self.memory_limit, self.group)
 
@@ -145,6 +155,14 @@ class LayerSolver:
         write_arrays(done, modes.as_arrays())
         shutil.rmtree(products, ignore_errors=True)
         return modes
+
+
+def _stored(path: Path) -> LayerModes:
+    arrays = read_arrays(path)
+    try:
+        return LayerModes.from_arrays(arrays)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged ({error}): remove it, and go on") from error
 
 
 def layer_operator(

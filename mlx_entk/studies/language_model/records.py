@@ -121,4 +121,4 @@ class LMResults:
 
 def contexts_file(run: Run) -> Path:
     """Where a run keeps its contexts."""
-    return run.path / "contexts.jsonl"
+    return run.file("contexts.jsonl")

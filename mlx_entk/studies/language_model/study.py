@@ -126,7 +126,7 @@ def compute(
     tokens = tokens_of(contexts)
     if is_first(group):
         write_contexts(contexts_file(run), contexts)
-    folder = run.path / PRODUCTS
+    folder = run.file(PRODUCTS)
     solver = LayerSolver(config, tokens, folder, limit, progress, group)
     models: dict[str, Callable[[], LanguageModel]] = {
         _TRAINED: lambda: model,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_entk._files import Arrays
+from mlx_entk._files import Arrays, inside
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
@@ -44,7 +44,7 @@ class SweepResults:
 
 def folder_of_seed(sweep: Path, seed: int) -> Path:
     """The folder in which a sweep keeps the run of a seed."""
-    return sweep / f"seed-{seed}"
+    return inside(sweep, f"seed-{seed}")
 
 
 def compute(

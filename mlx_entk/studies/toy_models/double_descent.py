@@ -91,7 +91,7 @@ def compute(
     for done, size in enumerate(sizes):
         progress("dataset sizes", done, len(sizes), f"{size} rows")
         of_size = config.at_size(size)
-        inner = Run.create(run.path / f"rows-{size}", STUDY, to_json(of_size))
+        inner = Run.create(run.file(f"rows-{size}"), STUDY, to_json(of_size))
         model = train_toy(of_size, inner)
         spectrum, values = jacobian_modes(flattened_jacobian(model, probe), config.n)
         last = inner.metrics[-1]

@@ -57,7 +57,7 @@ def compute(
     models: dict[str, ModelResults] = {}
     arrays: Arrays = {}
     for name, of_model in paper_configs(config).items():
-        inner = Run.create(run.path / name, toy_model.name, to_json(of_model))
+        inner = Run.create(run.file(name), toy_model.name, to_json(of_model))
         with inner.session():
             toy_model.complete(of_model, inner, _prefixed(progress, name))
         models[name] = ModelResults(**vars(toy_model.results_of(inner)), study=toy_model.name)

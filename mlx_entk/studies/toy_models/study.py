@@ -113,7 +113,7 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
     """
     model = train_toy(config, run, progress)
     control = replace(config, shuffled=True)
-    control_run = Run.create(run.path / SHUFFLED, STUDY, to_json(control))
+    control_run = Run.create(run.file(SHUFFLED), STUDY, to_json(control))
     networks = {
         TRAINED: model,
         INITIAL: network(config),
