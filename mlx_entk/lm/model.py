@@ -70,6 +70,8 @@ class LanguageModel:
 def load_model(source: str) -> LanguageModel:
     """Load a model with mlx-lm, from a folder or by a hub id, in single precision.
 
+    Code that the model's files bring is never run.
+
     Raises
     ------
     InputError
@@ -82,7 +84,9 @@ def load_model(source: str) -> LanguageModel:
     if Path(source).exists() and not (Path(source) / "config.json").exists():
         raise InputError(f"{source} is not a model folder: it has no config.json")
     try:
-        module, tokenizer = load(source)[:2]
+        module, tokenizer = load(
+            source, tokenizer_config={"trust_remote_code": False}, trust_remote_code=False
+        )[:2]
     except Exception as error:  # from many libraries, whose errors have no common base
         raise InputError(f"mlx-lm cannot load {source}: {error}") from error
     return prepared(module, tokenizer)

@@ -1,7 +1,9 @@
 """``mlx-entk lm``: from text to labels, resumed, shown, and on several ranks."""
 
 import json
+import shutil
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 
 from examples import small_language_model
+from mlx_entk import InputError
 from mlx_entk._records import to_json
 from mlx_entk.lm.contexts import read_contexts
 from mlx_entk.lm.model import load_model
@@ -239,3 +242,26 @@ def test_a_trained_model_from_text_to_table(mlx_entk: Command, tmp_path: Path) -
     assert all(low < f["mean"] < high for f in found.values() for low, high in [f["interval"]])
     # What training has put there: more than the same architecture drawn anew can tell.
     assert found["eNTK"]["mean"] > found["eNTK at initialisation"]["mean"]
+
+
+def test_code_that_a_model_brings_is_never_run(tiny: Path, tmp_path: Path) -> None:
+    """mlx-lm takes a module from config.json, and transformers one from tokenizer_config.json."""
+    marker = tmp_path / "was-run"
+    for where, file, key, value in (
+        ("model", "config.json", "model_file", "payload.py"),
+        ("tokenizer", "tokenizer_config.json", "auto_map",
+         {"AutoTokenizer": ["payload.Tokenizer", "payload.Tokenizer"]}),
+    ):  # fmt: skip
+        folder = tmp_path / where
+        shutil.copytree(tiny, folder)
+        (folder / "payload.py").write_text(f"open({str(marker)!r}, 'w').close()")
+        settings = json.loads((folder / file).read_text()) | {key: value}
+        settings.pop("tokenizer_class", None)
+        (folder / file).write_text(json.dumps(settings))
+
+        with suppress(InputError):  # a tokenizer of a known kind is loaded without that code
+            load_model(str(folder))
+
+        assert not marker.exists()
+    with pytest.raises(InputError, match="requires importing and running a custom module"):
+        load_model(str(tmp_path / "model"))
