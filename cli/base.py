@@ -45,6 +45,14 @@ memory_limit_option = click.option(
 )
 
 
+code_option = click.option(
+    "--model",
+    metavar="MODULE:FACTORY",
+    help="For a run of `mlx-entk kernel --model` that keeps no graph of its model: the function "
+    "that makes it, which is imported, first from the working folder, and run.",
+)
+
+
 def _wants(setting: str) -> bool:
     return bool(click.get_current_context().meta.get(f"{_META}.{setting}"))
 

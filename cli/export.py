@@ -10,11 +10,12 @@ from mlx_entk.errors import InputError
 from mlx_entk.onnx import CHECKERS, installed_checkers
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.runs import Run
-from mlx_entk.studies.networks import export_graph, network_of, verify_run
+from mlx_entk.studies.base import network_of
+from mlx_entk.studies.networks import export_graph, verify_run
 from mlx_entk.studies.reporting import write_report
 from mlx_entk.studies.verification import verification_table
 
-from .base import Command, RunFolder
+from .base import Command, RunFolder, code_option
 from .display import progress, show
 from .inputs import parse_reduction
 
@@ -47,7 +48,10 @@ from .inputs import parse_reduction
     type=click.Path(dir_okay=False, path_type=Path),
     help="File to write; by default one in the folder onnx/ of the run.",
 )
-def export(run: Path, what: What, reduction: str | None, out: Path | None) -> None:
+@code_option
+def export(
+    run: Path, what: What, reduction: str | None, out: Path | None, model: str | None
+) -> None:
     """Write the network of a finished RUN, or a derivative of it, as an ONNX graph.
 
     Derivative graphs need no automatic differentiation: onnxruntime alone computes the eNTK on
@@ -58,10 +62,10 @@ def export(run: Path, what: What, reduction: str | None, out: Path | None) -> No
     opened = Run.load(run)
     wanted = None if reduction is None else parse_reduction(reduction)
     if out is not None:
-        written = export_graph(opened, network_of(opened), what, wanted, out)
+        written = export_graph(opened, network_of(opened, model), what, wanted, out)
     else:
         with opened.session():
-            written = export_graph(opened, network_of(opened), what, wanted)
+            written = export_graph(opened, network_of(opened, model), what, wanted)
     show([], graph=written)
 
 
@@ -76,8 +80,9 @@ def export(run: Path, what: What, reduction: str | None, out: Path | None) -> No
     metavar="CHECKER,…",
     help=f"Checkers to compare with: {', '.join(CHECKERS)}. By default those that are installed.",
 )
+@code_option
 @click.pass_context
-def verify(context: click.Context, run: Path, against: str | None) -> None:
+def verify(context: click.Context, run: Path, against: str | None, model: str | None) -> None:
     """Check the network of a finished RUN and its kernel in other frameworks.
 
     Exports the graphs that the run folder does not have yet, computes them in each framework,
@@ -87,7 +92,7 @@ def verify(context: click.Context, run: Path, against: str | None) -> None:
     names = [name.strip() for name in against.split(",")] if against else installed_checkers()
     with opened.session():
         with progress() as update:
-            verification = verify_run(opened, network_of(opened), names, update)
+            verification = verify_run(opened, network_of(opened, model), names, update)
         opened.save_verification(to_json(verification))
         report = write_report(opened)
     show([verification_table(verification)], passed=verification.passed, report=report)

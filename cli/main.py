@@ -1,6 +1,7 @@
 """The ``mlx-entk`` command."""
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -11,6 +12,7 @@ from typing import Any, NoReturn
 import mlx_entk  # isort: skip
 import click
 
+from mlx_entk.errors import UnnamedCodeError
 from mlx_entk.progress import Progress
 
 from .base import is_quiet
@@ -86,6 +88,11 @@ def main() -> None:
         sys.exit(2)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
+    except UnnamedCodeError as error:
+        # The run may come from anyone: only what looks like a name is repeated.
+        code = error.code if re.fullmatch(r"[\w.]+:\w+", error.code) else "MODULE:FACTORY"
+        again = shlex.join(["mlx-entk", *sys.argv[1:], "--model", code])
+        _fail(f"{error}. If you trust it, run: {again}", error.exit_code)
     except mlx_entk.MlxEntkError as error:
         _fail(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt, _Terminated) as error:

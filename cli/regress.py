@@ -9,11 +9,12 @@ from mlx_entk._linalg import FloatArray
 from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
 from mlx_entk.runs import Run
-from mlx_entk.studies.regression.regress import problem_of, regress
+from mlx_entk.studies.base import problem_of
+from mlx_entk.studies.regression.regress import regress
 from mlx_entk.studies.regression.show import regression_summary, regression_tables
 from mlx_entk.studies.reporting import write_report
 
-from .base import Command, RunFolder
+from .base import Command, RunFolder, code_option
 from .display import progress, show
 
 
@@ -30,7 +31,8 @@ from .display import progress, show
     help="Targets for a run of `mlx-entk kernel`: an .npz file with the array y, of shape (N, C), "
     "or (N,) if they are classes.",
 )
-def regress_command(run: Path, targets: Path | None) -> None:
+@code_option
+def regress_command(run: Path, targets: Path | None, model: str | None) -> None:
     """Test by kernel regression whether the eNTK of a finished RUN describes its network.
 
     Fits the linearised and the pure kernel predictor over a path of ridges, and compares them with
@@ -41,7 +43,7 @@ def regress_command(run: Path, targets: Path | None) -> None:
     values = None if targets is None else _targets(targets)
     with opened.session():
         with progress() as update:
-            regression = regress(problem_of(opened, values), update)
+            regression = regress(problem_of(opened, values, model), update)
         opened.save_regression(to_json(regression))
         report = write_report(opened)
     show(regression_tables(regression), found=regression_summary(regression), report=report)

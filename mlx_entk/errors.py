@@ -13,6 +13,20 @@ class InputError(MlxEntkError, ValueError):
     exit_code = 2
 
 
+class UnnamedCodeError(InputError):
+    """A run can only be worked with by running code that its user has not named.
+
+    Attributes
+    ----------
+    code
+        MODULE:NAME, as the run has it. It comes from a file, so it may be anything.
+    """
+
+    def __init__(self, message: str, code: str):
+        super().__init__(message)
+        self.code = code
+
+
 class RunFailedError(MlxEntkError, RuntimeError):
     """The request was sound, but the computation broke down: a loss became NaN, for example."""
 

@@ -157,6 +157,9 @@ class Study(Generic[C, R]):
         exactly one network.
     takes_targets
         Whether ``problem`` needs targets from the user.
+    takes_model
+        Whether ``network`` and ``problem`` take ``model``, the code that makes the network, as the
+        user names it: MODULE:FACTORY. A run never names it by itself.
     scratch
         Folders inside a run that ``compute`` needs to continue, and that a finished run does not
         need any more.
@@ -171,9 +174,10 @@ class Study(Generic[C, R]):
     estimate: Callable[..., list[Stage]] | None = None
     headline: Callable[[R], Headline] | None = None
     command: Command | None = None
-    network: Callable[[Run, C], Network] | None = None
-    problem: Callable[[Run, C, ArrayLike | None], RegressionProblem] | None = None
+    network: Callable[..., Network] | None = None
+    problem: Callable[..., RegressionProblem] | None = None
     takes_targets: bool = False
+    takes_model: bool = False
     scratch: Sequence[str] = ()
 
     def config_of(self, run: Run) -> C:
@@ -239,7 +243,58 @@ def study_of(run: Run) -> Study[Any, Any]:
     return STUDIES[run.study]
 
 
-def study_of_one_network(run: Run) -> Study[Any, Any]:
+def network_of(run: Run, model: str | None = None) -> Network:
+    """The network that a run trained.
+
+    Parameters
+    ----------
+    model
+        Code that makes the network, as the user names it; for a study that takes it.
+
+    Raises
+    ------
+    InputError
+        For an unfinished run, one that did not train exactly one network, and code that the study
+        does not take.
+    """
+    study = _study_of_one_network(run)
+    assert study.network is not None
+    return study.network(run, study.config_of(run), **_named(study, model))
+
+
+def problem_of(
+    run: Run, targets: ArrayLike | None = None, model: str | None = None
+) -> RegressionProblem:
+    """The problem of kernel regression for a finished run of a study that trains one network.
+
+    Parameters
+    ----------
+    targets
+        For a study without targets of its own.
+    model
+        As for ``network_of``.
+
+    Raises
+    ------
+    InputError
+        As for ``network_of``, and for targets that are missing or that the study does not take.
+    """
+    study = _study_of_one_network(run)
+    assert study.problem is not None
+    if targets is not None and not study.takes_targets:
+        raise InputError(f"--targets: a {run.study} run has targets of its own")
+    return study.problem(run, study.config_of(run), targets, **_named(study, model))
+
+
+def _named(study: Study[Any, Any], model: str | None) -> dict[str, str]:
+    if model is None:
+        return {}
+    if not study.takes_model:
+        raise InputError(f"--model: a {study.name} run makes its model by itself")
+    return {"model": model}
+
+
+def _study_of_one_network(run: Run) -> Study[Any, Any]:
     """The study of a finished run that trained one network.
 
     Raises

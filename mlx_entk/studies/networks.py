@@ -15,7 +15,7 @@ from mlx_entk.kernel.reduction import Reduction, reduction_name
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Network, study_of_one_network
+from mlx_entk.studies.base import Network
 from mlx_entk.studies.verification import Verification
 from mlx_entk.tracing.functions import as_parametric
 from mlx_entk.training import load_parameters
@@ -45,19 +45,6 @@ def trained_network(
     load_parameters(module, run, run.checkpoints[-1])
     x = mx.array(np.ascontiguousarray(held_out[:HELD_OUT]))
     return Network(as_parametric(module), x, reduction)
-
-
-def network_of(run: Run) -> Network:
-    """The network that a run trained.
-
-    Raises
-    ------
-    InputError
-        For an unfinished run, or one that did not train exactly one network.
-    """
-    study = study_of_one_network(run)
-    assert study.network is not None
-    return study.network(run, study.config_of(run))
 
 
 def export_graph(

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from mlx_entk import entk, layerwise_entk
 from mlx_entk.onnx import CHECKERS, export
 from mlx_entk.runs import Run
-from mlx_entk.studies.networks import network_of
+from mlx_entk.studies.base import network_of
 from tests.conftest import Command
 from tests.models import MLP
 from tests.onnx.layers import normal

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from examples import sparse_parity
+from mlx_entk._files import read_json, write_json
 from tests.conftest import Command
 
 MODEL = "examples.sparse_parity:make_model"
@@ -137,25 +138,31 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_2(
 
 
 @pytest.mark.parametrize(
-    ("file", "message"),
+    ("file", "named", "message"),
     [
-        ("model.safetensors", "its weights are not the run's"),
-        ("inputs.npz", "inputs.npz is damaged"),
+        ("model.safetensors", ("--model", MODEL), "its weights are not the run's"),
+        ("onnx/traced.onnx", (), "traced.onnx is damaged: it is not the graph of this run"),
+        ("inputs.npz", (), "inputs.npz is damaged"),
     ],
 )
 def test_a_run_whose_model_or_inputs_were_altered_is_not_verified(
-    kernel: Command, mlx_entk: Command, parity: Path, file: str, message: str
+    kernel: Command,
+    mlx_entk: Command,
+    parity: Path,
+    file: str,
+    named: tuple[str, ...],
+    message: str,
 ) -> None:
     inputs = ("--inputs", parity / "inputs.npz", "--out", "run", "-q")
     assert kernel("--model", MODEL, *inputs)[0] == 0
     if file == "inputs.npz":
         np.savez("run/inputs.npz", x=np.zeros((256, 8), dtype=np.float32))
     else:
-        whole = bytearray(Path("run/model.safetensors").read_bytes())
+        whole = bytearray((Path("run") / file).read_bytes())
         whole[-3] ^= 1
-        Path("run/model.safetensors").write_bytes(whole)
+        (Path("run") / file).write_bytes(whole)
 
-    code, output, errors = mlx_entk("verify", "run", "-q")
+    code, output, errors = mlx_entk("verify", "run", *named, "-q")
 
     assert (code, output) == (2, "")
     assert message in errors
@@ -206,7 +213,16 @@ def test_a_model_of_several_inputs_and_outputs(
     assert (code, "Error" in errors) == (0, False)
     names = {path.name for path in (tmp_path / "run" / "kernels").iterdir()}
     assert names == {"dense.weight.npy", "dense.bias.npy"}
-    assert mlx_entk("regress", "run", "--targets", "y.npz", "-q")[0] == 0
+    regress = ("regress", "run", "--targets", "y.npz", "-q")
+    code, _, errors = mlx_entk(*regress)
+    assert code == 2
+    line = f"mlx-entk {' '.join(regress)} --model two_inputs:Masked"
+    assert errors == (
+        "Error: run keeps no graph of its model, which code makes; that is only run if you name "
+        f"it. If you trust it, run: {line}\n"
+    )
+    assert mlx_entk(*line.split()[1:])[0] == 0
+    assert "at initialisation" in Path("run/regression.json").read_text()
     code, _, errors = mlx_entk("verify", "run", "-q")
     assert code == 2
     assert "run is a run of a model with several inputs: only models with one" in errors
@@ -249,3 +265,54 @@ def test_a_block_of_two_classes_is_no_kernel(
     assert code == 2
     assert "reduction 0,1 is a block of the kernel, not a kernel: it has no spectrum" in errors
     assert not (tmp_path / "run").exists()
+
+
+PAYLOAD = """
+open("was-run", "w").close()
+def make(): raise SystemExit
+"""
+
+
+@pytest.mark.parametrize("keeps_graph", [True, False])
+def test_a_run_folder_runs_no_code(
+    kernel: Command, mlx_entk: Command, parity: Path, tmp_path: Path, keeps_graph: bool
+) -> None:
+    """Its config.json names a module that lies where a payload would: in it, and below it."""
+    assert kernel("--model", MODEL, "--inputs", parity / "inputs.npz", "--out", "run", "-q")[0] == 0
+    np.savez("y.npz", y=np.arange(256.0)[:, None] % 2)
+    for place in (tmp_path, tmp_path / "run", tmp_path / "run" / "onnx"):
+        (place / "payload.py").write_text(PAYLOAD)
+    for file in ("config.json", "results.json"):
+        stored = read_json(tmp_path / "run" / file)
+        stored["config"]["model"] = "payload:make"
+        if "graph" in stored and not keeps_graph:
+            stored["graph"] = ""
+        write_json(tmp_path / "run" / file, stored)
+
+    commands = [
+        ("regress", "run", "--targets", "y.npz"), ("verify", "run"), ("export", "run"),
+        ("export", "run", "--what", "entk", "--out", "k.onnx"), ("show", "run"),
+        ("report", "run"), ("runs", "."), ("compare", "run", "run"),
+    ]  # fmt: skip
+    outcomes = [mlx_entk(*command, "-q") for command in commands]
+
+    assert not list(tmp_path.rglob("was-run"))
+    assert "payload" not in sys.modules
+    expected = [0] * len(commands) if keeps_graph else [2] * 4 + [0] * 4
+    assert [code for code, _, _ in outcomes] == expected, outcomes
+    if not keeps_graph:
+        assert all("--model payload:make" in errors for _, _, errors in outcomes[:4])
+
+
+def test_what_names_no_code_is_not_repeated_in_a_line_to_paste(
+    kernel: Command, mlx_entk: Command, parity: Path, tmp_path: Path
+) -> None:
+    assert kernel("--model", MODEL, "--inputs", parity / "inputs.npz", "--out", "run", "-q")[0] == 0
+    for file in ("config.json", "results.json"):
+        stored = read_json(tmp_path / "run" / file)
+        stored["config"]["model"] = "x:y; rm -rf ~"
+        write_json(tmp_path / "run" / file, stored | ({"graph": ""} if "results" in file else {}))
+
+    _, _, errors = mlx_entk("verify", "run", "-q")
+
+    assert errors.endswith("run: mlx-entk verify run -q --model MODULE:FACTORY\n")

@@ -36,10 +36,10 @@ from mlx_entk.onnx import export
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run, list_runs
 from mlx_entk.studies import kernel, modular_mlp
+from mlx_entk.studies.base import network_of
 from mlx_entk.studies.kernel.finished import models, stored_inputs
 from mlx_entk.studies.kernel.sources import import_graph, load_model, stored_weights
 from mlx_entk.studies.kernel.study import KernelConfig, prepare
-from mlx_entk.studies.networks import network_of
 from mlx_entk.studies.reporting import tables
 from mlx_entk.studies.running import run_study
 from mlx_entk_cli.inputs import load_inputs

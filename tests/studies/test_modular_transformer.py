@@ -13,9 +13,10 @@ from mlx_entk._parameters import flatten_tree
 from mlx_entk.data import modular_addition
 from mlx_entk.models import ModularTransformer
 from mlx_entk.runs import Run
+from mlx_entk.studies.base import problem_of
 from mlx_entk.studies.modular_transformer import STUDY, TransformerConfig, TransformerResults
 from mlx_entk.studies.modular_transformer.study import MAIN, SUM, expected_groups
-from mlx_entk.studies.regression.regress import problem_of, regress
+from mlx_entk.studies.regression.regress import regress
 from mlx_entk.studies.running import run_study
 from tests.reference import from_jacobian, relative_error
 

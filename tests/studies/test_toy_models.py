@@ -13,7 +13,8 @@ from mlx_entk import InputError, entk, flatten, jacobian_modes
 from mlx_entk._records import to_json
 from mlx_entk.models import ToyModel
 from mlx_entk.runs import Run, list_runs
-from mlx_entk.studies.regression.regress import problem_of, regress
+from mlx_entk.studies.base import problem_of
+from mlx_entk.studies.regression.regress import regress
 from mlx_entk.studies.running import run_study
 from mlx_entk.studies.toy_models import (
     DOUBLE_DESCENT,

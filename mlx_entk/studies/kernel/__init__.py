@@ -24,6 +24,7 @@ STUDY = Study(
     network=trained,
     problem=problem,
     takes_targets=True,
+    takes_model=True,
 )
 
 __all__ = ["STUDY", "KernelConfig", "KernelResults", "estimate", "prepare"]

@@ -1,29 +1,35 @@
-"""Load the model of a finished run again, for export, verification and kernel regression."""
+"""Load the model of a finished run again, for export, verification and kernel regression.
+
+A run folder may come from anyone, so it is data: its model is the ONNX graph that it keeps. The
+code that made the model is run only if the user names it.
+"""
 
 from typing import Any
 
 import mlx.core as mx
 
-from mlx_entk._files import read_arrays
+from mlx_entk._files import digest_of_file, read_arrays
 from mlx_entk._linalg import ArrayLike
-from mlx_entk.errors import InputError
+from mlx_entk._records import from_json
+from mlx_entk.errors import InputError, UnnamedCodeError
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Network
 from mlx_entk.studies.kernel.sources import (
     import_graph,
     load_model,
+    named_inputs,
     original_inputs,
     short_digest,
     stored_weights,
 )
-from mlx_entk.studies.kernel.study import IMPORTED, KernelConfig, bound
+from mlx_entk.studies.kernel.study import IMPORTED, TRACED, KernelConfig, KernelResults, bound
 from mlx_entk.studies.networks import HELD_OUT
 from mlx_entk.studies.problem import RegressionProblem, problem_of_model
 from mlx_entk.tracing.functions import Model
 
 
-def trained(run: Run, config: KernelConfig) -> Network:
+def trained(run: Run, config: KernelConfig, model: str | None = None) -> Network:
     """The model of a run, and some of its inputs.
 
     Raises
@@ -31,23 +37,29 @@ def trained(run: Run, config: KernelConfig) -> Network:
     InputError
         For a model of several inputs, and as for ``models`` and ``stored_inputs``.
     """
-    model, _ = models(run, config)
-    function, inputs = bound(config, model, stored_inputs(run, config))
-    if len(inputs) > 1:
+    run.require_finished()
+    x = stored_inputs(run, config)
+    if len(named_inputs(x)) > 1:
         raise InputError(
             f"{run.path} is a run of a model with several inputs: only models with one input can "
             "be exported"
         )
+    loaded, _ = models(run, config, model)
+    function, inputs = bound(config, loaded, x)
     return Network(function, inputs[0][:HELD_OUT], config.reduction)
 
 
-def problem(run: Run, config: KernelConfig, targets: ArrayLike | None) -> RegressionProblem:
+def problem(
+    run: Run, config: KernelConfig, targets: ArrayLike | None, model: str | None = None
+) -> RegressionProblem:
     """Kernel regression of the model of a run, towards targets of the user.
 
     Parameters
     ----------
     targets
         As for ``mlx_entk.studies.problem.problem_of_model``.
+    model
+        As for ``models``. The kernel at initialisation is compared only if this is given.
 
     Raises
     ------
@@ -59,30 +71,50 @@ def problem(run: Run, config: KernelConfig, targets: ArrayLike | None) -> Regres
         raise InputError(
             "--targets is missing: a run of `mlx-entk kernel` has no targets of its own"
         )
-    model, initial = models(run, config)
+    loaded, initial = models(run, config, model)
     x = stored_inputs(run, config)
-    function, inputs = bound(config, model, x)
+    function, inputs = bound(config, loaded, x)
     before = None if initial is None else bound(config, initial, x)[0]
     return problem_of_model(function, before, inputs, targets)
 
 
-def models(run: Run, config: KernelConfig) -> tuple[Model, Model | None]:
+def models(run: Run, config: KernelConfig, named: str | None = None) -> tuple[Model, Model | None]:
     """The model of a finished run, and the same at initialisation; None if that is not known.
+
+    Parameters
+    ----------
+    named
+        MODULE:FACTORY as the user names it, which is imported and run. Without it, the model is
+        the graph that the run keeps.
 
     Raises
     ------
+    UnnamedCodeError
+        If the run keeps no graph, and no code was named.
     InputError
         If the run is unfinished, or its model was altered or can no longer be loaded.
     """
     run.require_finished()
+    if named is not None:
+        model = load_model(named, run.model_file)
+        _require_weights(run, config, model)
+        return model, load_model(named)
     if run.graph_file(IMPORTED).exists():
         graph = read_model(run.graph_file(IMPORTED))
         imported = import_graph(graph, config.output, config.parameters)
         _require_weights(run, config, imported)
         return imported, None
-    model = load_model(config.model, run.model_file)
-    _require_weights(run, config, model)
-    return model, load_model(config.model)
+    traced = from_json(KernelResults, run.results, f"{run.file('results.json')}").graph
+    if not traced:
+        raise UnnamedCodeError(
+            f"{run.path} keeps no graph of its model, which code makes; that is only run if you "
+            "name it",
+            config.model,
+        )
+    file = run.graph_file(TRACED)
+    if digest_of_file(file) != traced:
+        raise InputError(f"{file} is damaged: it is not the graph of this run")
+    return import_graph(read_model(file), "", ""), None
 
 
 def stored_inputs(run: Run, config: KernelConfig) -> Any:

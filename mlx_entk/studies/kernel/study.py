@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk._files import Arrays, write_atomically
+from mlx_entk._files import Arrays, digest_of_file, write_atomically
 from mlx_entk._linalg import FloatArray, orthonormal_basis, require_finite
 from mlx_entk._memory import default_limit
 from mlx_entk.analysis import DENSE, WHOLE, analyze_kernels, with_whole
@@ -19,10 +19,11 @@ from mlx_entk.kernel import Reduction, entk, layerwise_entk, work
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.reduction import cotangents_of, require_kernel
 from mlx_entk.kernel.store import load_kernels
+from mlx_entk.onnx.files import WITHIN, read_model
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import CLIFF_RULE
-from mlx_entk.studies.base import Headline
+from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import (
     Stage,
     memory_of_kernels,
@@ -31,11 +32,13 @@ from mlx_entk.studies.estimate import (
     seconds_of_kernel,
 )
 from mlx_entk.studies.kernel.sources import (
+    import_graph,
     inputs_on_host,
     named_inputs,
     short_digest,
     stored_weights,
 )
+from mlx_entk.studies.networks import export_graph
 from mlx_entk.studies.results import Groups, Ranks
 from mlx_entk.studies.words import kernel_name
 from mlx_entk.tracing.functions import Model, ParametricFunction, bind
@@ -46,6 +49,11 @@ KERNELS = "kernels"
 
 # The name of an ONNX model's copy among the graphs of a run.
 IMPORTED = "imported"
+
+# The name of the graph that a run keeps of a model that code made, so that the run can be worked
+# with without the code; the inputs that it is traced on; and by how much its kernel may differ.
+TRACED = "traced"
+_EXAMPLE, _CLOSE = 4, 1e-4
 
 # Products that Lanczos takes for each mode of a kernel too large to decompose, about.
 _PRODUCTS_PER_MODE = 4
@@ -104,6 +112,8 @@ class KernelResults:
         Of every kernel, group of modes and family.
     mode_features
         What the columns of the arrays ``shares/…`` are.
+    graph
+        SHA-256 of the graph that the run keeps of a model that code made; empty if it has none.
     """
 
     config: KernelConfig
@@ -115,6 +125,7 @@ class KernelResults:
     equivalent_families: list[list[str]]
     alignment: list[Alignment]
     mode_features: list[str]
+    graph: str = ""
 
 
 def compute(
@@ -173,6 +184,7 @@ def compute(
         equivalent_families=analysis.equivalent_families,
         alignment=analysis.alignment,
         mode_features=list(analysis.bases),
+        graph="" if graph is not None else _keep_graph(config, function, inputs, run),
     )
     arrays: Arrays = {}
     for name, spectrum in analysis.spectra.items():
@@ -184,6 +196,34 @@ def compute(
     # What regression, export and verification need to have the model again.
     run.save_model(stored_weights(model), inputs_on_host(x))
     return results, arrays
+
+
+def _keep_graph(
+    config: KernelConfig, function: ParametricFunction, inputs: Inputs, run: Run
+) -> str:
+    """Keep a model as an ONNX graph, if one gives the same kernel; SHA-256 of the file, or "".
+
+    A model has no such graph if it takes several inputs, uses what ONNX does not have, or is too
+    large for one file.
+    """
+    file = run.graph_file(TRACED)
+    if len(inputs) > 1 or sum(w.nbytes for w in function.params.values()) > WITHIN:
+        return ""
+    # Compared on one input more, since a graph may be bound to the number of its example.
+    example, x = inputs[0][:_EXAMPLE], inputs[0][: _EXAMPLE + 1]
+    try:
+        export_graph(run, Network(function, example, config.reduction), "model", path=file)
+        again = import_graph(read_model(file), "", "")
+        kernel = entk(again, x, reduction=config.reduction)
+    except InputError:
+        file.unlink(missing_ok=True)
+        return ""
+    expected = entk(function, x, reduction=config.reduction)
+    same = np.abs(kernel - expected).max() <= _CLOSE * np.abs(expected).max()
+    if same and set(again.params) == set(function.params):
+        return digest_of_file(file)
+    file.unlink()
+    return ""
 
 
 def estimate(

@@ -6,14 +6,13 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk._linalg import ArrayLike, Float64Array, require_finite
+from mlx_entk._linalg import Float64Array, require_finite
 from mlx_entk._records import from_json
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import VERDICT_RULE, KernelModes, Quality, quality
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import find_cliffs, mode_groups
-from mlx_entk.studies.base import study_of_one_network
 from mlx_entk.studies.problem import HELD_OUT_LEAST, RegressionProblem
 from mlx_entk.studies.results import (
     ByModes,
@@ -35,27 +34,6 @@ PURE = "pure kernel"
 # Leading modes that are removed one at a time, and those among which cliffs are looked for.
 SINGLE = 120
 HEAD = 240
-
-
-def problem_of(run: Run, targets: ArrayLike | None = None) -> RegressionProblem:
-    """The problem of kernel regression for a finished run of a study that trains one network.
-
-    Parameters
-    ----------
-    targets
-        For a study without targets of its own.
-
-    Raises
-    ------
-    InputError
-        For an unfinished run, a run of another study, and targets that are missing or that the
-        study does not take.
-    """
-    study = study_of_one_network(run)
-    assert study.problem is not None
-    if targets is not None and not study.takes_targets:
-        raise InputError(f"--targets: a {run.study} run has targets of its own")
-    return study.problem(run, study.config_of(run), targets)
 
 
 def regression_of(run: Run) -> Regression | None:
