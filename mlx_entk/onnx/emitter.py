@@ -1,5 +1,6 @@
 """The emitter, with which the builders of primitives write ONNX nodes."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,8 +15,17 @@ from mlx_entk.onnx.symbolic import FixedBatchError, Size
 
 # The producer that exported files name.
 PRODUCER = "mlx-entk"
-# Prefix of the names of values that are not parameters, inputs or outputs.
-CONSTANT = "value_"
+# The metadata of an exported module that list the weights that are not trainable.
+FROZEN = "frozen"
+# Names of values that are not parameters, inputs or outputs.
+_VALUE = "value_{}"
+_IS_VALUE = re.compile(r"value_\d+", re.ASCII)
+
+
+def is_value(name: str) -> bool:
+    """Whether an exported graph has this name for a value that is no parameter."""
+    return _IS_VALUE.fullmatch(name) is not None
+
 
 # Unsigned integers are indices in MLX; ONNX runtimes index with int64 and compute little else.
 TYPES: dict[mx.Dtype, int] = {
@@ -85,7 +95,7 @@ class Emitter:
     def fresh(self) -> str:
         """Return an unused name."""
         self._count += 1
-        return f"{CONSTANT}{self._count}"
+        return _VALUE.format(self._count)
 
     def op(
         self, kind: str, inputs: Sequence[str], output: str | None = None, **attributes: Any

@@ -20,7 +20,7 @@ from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk._provenance import provenance
 from mlx_entk.errors import InputError
 from mlx_entk.onnx.builders import BUILDERS, Primitive
-from mlx_entk.onnx.emitter import PRODUCER, Emitter, as_onnx_array, onnx_type
+from mlx_entk.onnx.emitter import FROZEN, PRODUCER, Emitter, as_onnx_array, is_value, onnx_type
 from mlx_entk.onnx.files import write_model
 from mlx_entk.onnx.symbolic import (
     FixedBatchError,
@@ -126,7 +126,8 @@ def export(
             model, note, free = build(traced, []), f"fixed: {error}", []
     except UntraceableError as error:
         raise InputError(f"the function cannot be exported: {error}") from error
-    entries = {"batch": note, **(metadata or {}), "provenance": provenance()}
+    frozen = {FROZEN: _frozen(function)} if isinstance(function, nn.Module) else {}
+    entries = {"batch": note, **frozen, **(metadata or {}), "provenance": provenance()}
     for key, value in entries.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         model.metadata_props.add(key=key, value=text)
@@ -165,6 +166,13 @@ def _parametric(function: Exportable, params: Any) -> tuple[Params, Callable[...
     return flatten_tree(params), lambda values, *inputs: function(unflatten_tree(values), *inputs)
 
 
+def _frozen(module: nn.Module) -> list[str]:
+    return sorted(
+        flatten_tree(module.parameters()).keys()
+        - flatten_tree(module.trainable_parameters()).keys()
+    )
+
+
 def _named(names: Sequence[str] | None, count: int, stem: str) -> list[str]:
     if names is None:
         return [stem] if count == 1 else [f"{stem}{i}" for i in range(count)]
@@ -181,6 +189,12 @@ def _build(
     free: Sequence[Sequence[int]],
 ) -> onnx.ModelProto:
     graph = traced.graph
+    ends = {*input_names[len(weights) :], *output_names}
+    if taken := [name for name in weights if name in ends or is_value(name)]:
+        raise InputError(
+            f"the graph has an input, an output or a value of its own called {taken[0]}: rename "
+            "the parameter"
+        )
     names = dict(zip(graph.inputs, input_names, strict=True))
     emitter = Emitter({numbers[0]: input_names[numbers[0]] for numbers in free})
     for name, value in weights.items():

@@ -1,6 +1,7 @@
 """ONNX models, from any framework, as MLX functions of their weights."""
 
 import fnmatch
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 
 from mlx_entk._parameters import Params
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.emitter import CONSTANT, PRODUCER
+from mlx_entk.onnx.emitter import FROZEN, PRODUCER, is_value
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.operators import OPERATORS, Value, as_mlx, from_numpy
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
@@ -231,7 +232,7 @@ def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[s
             for name in node.input[3:5]
         }
         if model.producer_name == PRODUCER:
-            constants |= {name for name in candidates if name.startswith(CONSTANT)}
+            constants |= {name for name in candidates if is_value(name)} | _frozen(model)
         anonymous = [name for name in candidates if _OPTIMISED.match(name)]
         if model.producer_name == "pytorch" and anonymous:
             raise InputError(
@@ -246,6 +247,15 @@ def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[s
                 f"no initializer matches {pattern}: there are {', '.join(candidates) or 'none'}"
             )
     return {name for pattern in patterns for name in fnmatch.filter(candidates, pattern)}
+
+
+def _frozen(model: onnx.ModelProto) -> set[str]:
+    """Names of the weights that were not trainable in the module that was exported."""
+    listed = [entry.value for entry in model.metadata_props if entry.key == FROZEN]
+    try:
+        return set(json.loads(listed[0])) if listed else set()
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"the metadata {FROZEN} of the model is damaged: {error}") from error
 
 
 # Names that PyTorch's graph optimiser gives to initializers.

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mlx_entk.onnx.emitter import CONSTANT
+from mlx_entk.onnx.emitter import is_value
 
 
 def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.ModelProto:
@@ -47,4 +47,4 @@ def in_double(model: onnx.ModelProto, weights_as_inputs: bool = False) -> onnx.M
 def is_weight(tensor: onnx.TensorProto) -> bool:
     """Return whether an initializer of an exported graph is a parameter, not a constant."""
     floating = tensor.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)
-    return floating and bool(tensor.dims) and not tensor.name.startswith(CONSTANT)
+    return floating and bool(tensor.dims) and not is_value(tensor.name)

@@ -135,6 +135,39 @@ def test_weights_names_and_provenance_are_in_the_file(tmp_path: Path) -> None:
     assert "mlx" in metadata(model)["provenance"]
 
 
+@pytest.mark.parametrize(
+    "module",
+    [nn.MultiHeadAttention(4, 2, bias=True), nn.Sequential(nn.Linear(4, 4), nn.BatchNorm(4))],
+    ids=["a parameter called value_proj", "running statistics"],
+)
+def test_a_module_comes_back_with_the_same_parameters(module: nn.Module, tmp_path: Path) -> None:
+    x = mx.random.normal((3, 5, 4) if "query_proj" in module else (5, 4))
+    model = module.eval()
+
+    def forward(p: Any, x: mx.array) -> mx.array:
+        model.update(p)
+        y: mx.array = model(x, x, x) if x.ndim == 3 else model(x)
+        return y.reshape(x.shape[0], -1)
+
+    if x.ndim == 3:
+        export(forward, [x], tmp_path / "m.onnx", params=module.trainable_parameters())
+    else:
+        export(module, [x], tmp_path / "m.onnx")
+
+    expected = flatten_tree(module.trainable_parameters())
+    assert load(tmp_path / "m.onnx").params.keys() == expected.keys()
+
+
+@pytest.mark.parametrize("name", ["x", "output", "value_1"])
+def test_a_parameter_with_a_name_of_the_graphs_own_is_refused(name: str, tmp_path: Path) -> None:
+    def linear(p: dict[str, mx.array], x: mx.array) -> mx.array:
+        return mx.tanh(x @ p[name]) + mx.array([1.0, 2.0])
+
+    with pytest.raises(InputError, match=f"of its own called {name}: rename the parameter"):
+        export(linear, [mx.ones((2, 3))], tmp_path / "m.onnx", params={name: mx.ones((3, 2))})
+    assert not (tmp_path / "m.onnx").exists()
+
+
 def test_functions_of_several_inputs_and_outputs(tmp_path: Path) -> None:
     x, y, params = normal(3, 2), normal(4, 2), {"scale": mx.array([2.0, 3.0])}
 
