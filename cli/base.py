@@ -9,6 +9,7 @@ import mlx.core as mx
 from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
+from mlx_entk._text import visible
 from mlx_entk.errors import InputError
 
 # The settings of the output are kept under this name in the metadata that nested contexts share.
@@ -145,7 +146,13 @@ class RunFolder(click.Path):
         folders = [path.parent for path in sorted(parent.glob("*/config.json"))]
         if (parent / "config.json").exists():
             folders.append(parent)
-        return [CompletionItem(str(path)) for path in folders if str(path).startswith(incomplete)]
+        names = map(str, folders)
+        # The shell would take a line break in a name for the end of it.
+        return [
+            CompletionItem(name)
+            for name in names
+            if name.startswith(incomplete) and visible(name) == name
+        ]
 
 
 def refuse_options(context: click.Context, names: Sequence[str], why: str) -> None:

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from mlx_entk._files import Json
 from mlx_entk._records import to_json
+from mlx_entk._text import visible
 from mlx_entk.distributed import Group, is_first
 from mlx_entk.progress import Progress, silent
 from mlx_entk.report import Table
@@ -38,6 +39,11 @@ from .base import is_quiet, wants_json
 
 console = Console()
 errors = Console(stderr=True)
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Text as rich prints it letter by letter: no markup, no escape sequence of the terminal."""
+    return Text(visible(text), style=style)
 
 
 @contextmanager
@@ -58,10 +64,10 @@ def progress() -> Iterator[Progress]:
         yield _print_finished
         return
     bars = Bars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("[dim]{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", style="dim", markup=False),
         TimeElapsedColumn(),
         console=errors,
     )
@@ -69,8 +75,8 @@ def progress() -> Iterator[Progress]:
 
     def update(stage: str, done: int, total: int, note: str = "") -> None:
         if stage not in stages:
-            stages[stage] = bars.add_task(stage, total=total, note=note)
-        bars.update(stages[stage], completed=done, total=total, note=note)
+            stages[stage] = bars.add_task(visible(stage), total=total, note="")
+        bars.update(stages[stage], completed=done, total=total, note=visible(note))
 
     with bars:
         yield update
@@ -78,7 +84,7 @@ def progress() -> Iterator[Progress]:
 
 def _print_finished(stage: str, done: int, total: int, note: str = "") -> None:
     if done == total:
-        errors.print(Text(f"{stage}: {done} of {total}  {note}".rstrip()), soft_wrap=True)
+        errors.print(plain(f"{stage}: {done} of {total}  {note}".rstrip()), soft_wrap=True)
 
 
 def show(shown: Sequence[Table], **facts: object) -> None:
@@ -86,14 +92,15 @@ def show(shown: Sequence[Table], **facts: object) -> None:
     if wants_json():
         document = {name: _plain(fact) for name, fact in facts.items()}
         document["tables"] = [table.as_json() for table in shown]
-        click.echo(json.dumps(document, indent=1, ensure_ascii=False))
+        # In ASCII, which every terminal and every program that reads the document can take.
+        click.echo(json.dumps(document, indent=1))
         return
     if is_quiet():
         return
     for table in shown:
         _print_table(table)
     for name, fact in facts.items():
-        console.print(Text(f"{name.capitalize()}: {fact}"), soft_wrap=True)
+        console.print(plain(f"{name.capitalize()}: {fact}"), soft_wrap=True)
 
 
 def _plain(fact: object) -> object:
@@ -154,7 +161,7 @@ def default_folder(study: str, settings: Json) -> Path:
 
 def _print_table(table: Table) -> None:
     grid = RichTable(
-        title=table.title,
+        title=plain(table.title),
         title_justify="left",
         title_style="bold",
         show_header=table.has_head,
@@ -163,10 +170,10 @@ def _print_table(table: Table) -> None:
     )
     for number, column in enumerate(table.columns):
         justify: JustifyMethod = "right" if table.is_numeric(number) else "left"
-        grid.add_column(column, justify=justify, no_wrap=number == 0)
+        grid.add_column(plain(column), justify=justify, no_wrap=number == 0)
     for row in table.rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*map(plain, row))
     console.print(grid)
     if table.note:
-        console.print(Text(table.note, style="dim"))
+        console.print(plain(table.note, style="dim"))
     console.print()

@@ -4,13 +4,12 @@ import sys
 
 import click
 from rich.table import Table
-from rich.text import Text
 
 from mlx_entk import report
 from mlx_entk.doctor import Finding, examine
 
 from .base import Command, is_quiet, wants_json
-from .display import console, show
+from .display import console, plain, show
 
 
 @click.command(
@@ -36,5 +35,5 @@ def _print(findings: list[Finding]) -> None:
     for finding in findings:
         cells = (finding.subject, finding.found, "" if finding.fine else finding.remedy)
         mark = "[green]ok[/]" if finding.fine else "[yellow]--[/]"
-        table.add_row(mark, *(Text(cell) for cell in cells))
+        table.add_row(mark, *map(plain, cells))
     console.print(table)

@@ -1,5 +1,6 @@
 """The ``mlx-entk`` command."""
 
+import io
 import os
 import re
 import shlex
@@ -12,6 +13,7 @@ from typing import Any, NoReturn
 import mlx_entk  # isort: skip
 import click
 
+from mlx_entk._text import visible
 from mlx_entk.errors import UnnamedCodeError
 from mlx_entk.progress import Progress
 
@@ -80,6 +82,8 @@ def _terminate(*_: object) -> None:
 def main() -> None:
     """Run the command line; every error becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, it shows escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     warnings.showwarning = _note
     try:
         code = cli.main(standalone_mode=False)
@@ -115,7 +119,7 @@ def _note(message: Warning | str, category: type[Warning], *rest: Any, **options
     if not issubclass(category, mlx_entk.SlowPathWarning):
         _show_as_python_does(message, category, *rest, **options)
     elif not is_quiet():
-        click.echo(f"Note: {message}", err=True)
+        click.echo(f"Note: {visible(str(message))}", err=True)
 
 
 def _stop(error: BaseException) -> NoReturn:
@@ -130,5 +134,5 @@ def _stop(error: BaseException) -> NoReturn:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    click.echo(f"Error: {visible(' '.join(message.split()))}", err=True)
     sys.exit(exit_code)

@@ -6,13 +6,15 @@ import click
 
 from mlx_entk.errors import InputError
 from mlx_entk.report import Table, number_cell
-from mlx_entk.runs import Run, list_runs
+from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import STUDIES
 from mlx_entk.studies.compare import compare, comparison_table
 from mlx_entk.studies.reporting import summary, tables, write_comparison, write_report
 
 from .base import Command, RunFolder, is_quiet, wants_json
-from .display import console, show
+from .display import console, plain, show
+
+_RUNS = Path("runs")
 
 
 @click.command(
@@ -20,24 +22,15 @@ from .display import console, show
     short_help="List runs with their settings and state.",
     examples=["mlx-entk runs", "mlx-entk runs --json"],
 )
-@click.argument("root", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"))
+@click.argument("root", type=click.Path(file_okay=False, path_type=Path), default=_RUNS)
 def runs(root: Path) -> None:
     """List the runs below ROOT (by default runs/) with their settings and state."""
-    if not root.exists() and root != Path("runs"):
-        raise InputError(f"{root} does not exist")
-    folders = list_runs(root)
+    folders = run_folders(root) if root != _RUNS or root.exists() else []
     if not folders and not wants_json():
         if not is_quiet():
-            console.print(f"There are no runs below {root}. Try `mlx-entk modular mlp`.")
+            console.print(plain(f"There are no runs below {root}. Try `mlx-entk modular mlp`."))
         return
-    rows = [
-        (
-            str(run.path),
-            f"{run.study} " + " ".join(f"{key}={value}" for key, value in run.config.items()),
-            _state(run),
-        )
-        for run in folders
-    ]
+    rows = [(str(folder), *_settings_and_state(folder)) for folder in folders]
     show([Table(f"Runs below {root}", ("folder", "settings", "state"), rows)])
 
 
@@ -98,6 +91,15 @@ def compare_command(folders: tuple[Path, ...], out: Path) -> None:
     comparison = compare(opened)
     write_comparison(comparison, opened, out)
     show([comparison_table(comparison)], page=out)
+
+
+def _settings_and_state(folder: Path) -> tuple[str, str]:
+    try:
+        run = Run.load(folder)
+        settings = " ".join(f"{key}={value}" for key, value in run.config.items())
+        return f"{run.study} {settings}", _state(run)
+    except InputError as error:  # the other runs are shown all the same
+        return "", f"cannot be read: {error}"
 
 
 def _state(run: Run) -> str:

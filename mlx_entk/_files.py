@@ -279,8 +279,11 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
     """Write an .npz atomically."""
 
     def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
+        # Not savez, which takes an array called "file" for its argument.
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
     write_atomically(path, write)
 

@@ -87,6 +87,12 @@ class Run:
         """
         run = cls(path, study, config)
         try:
+            str(path.absolute()).encode()  # MLX writes to no other paths
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{path} has a name that is not UTF-8: choose another --out"
+            ) from error
+        try:
             if run._config_file.exists():
                 run._refuse_other(cls.load(path))
                 return run
@@ -427,11 +433,23 @@ def _holder(lock: IO[str]) -> str:
     return f" ({number})" if number.isdigit() else ""
 
 
-def list_runs(root: Path) -> list[Run]:
-    """Every run folder below ``root``, sorted by path, without those inside another run."""
-    folders = sorted(path.parent for path in root.glob("**/config.json"))
-    outermost = [path for path in folders if not any(parent in folders for parent in path.parents)]
-    return [Run.load(path) for path in outermost]
+def run_folders(root: Path) -> list[Path]:
+    """Every run folder below ``root``, sorted, without those inside another run.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder.
+    """
+    try:
+        exists = root.exists()
+        folders = sorted(path.parent for path in root.glob("**/config.json"))
+    except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
+        raise InputError(f"{root} cannot be read: {error}") from error
+    if not exists:
+        raise InputError(f"{root} does not exist")
+    found = set(folders)
+    return [path for path in folders if found.isdisjoint(path.parents)]
 
 
 def arrays_below(arrays: Arrays, prefix: str) -> Arrays:

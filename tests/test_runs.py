@@ -9,7 +9,7 @@ import pytest
 
 from mlx_entk import InputError
 from mlx_entk._files import read_json, write_json
-from mlx_entk.runs import Run, list_runs
+from mlx_entk.runs import Run, run_folders
 
 CONFIG = {"seed": 1, "p": 5}
 
@@ -222,7 +222,7 @@ def test_runs_are_listed_by_path(tmp_path: Path) -> None:
     for name in ("b", "a/deep"):
         Run.create(tmp_path / name, "study", CONFIG)
 
-    assert [run.path.name for run in list_runs(tmp_path)] == ["deep", "b"]
+    assert [path.name for path in run_folders(tmp_path)] == ["deep", "b"]
 
 
 # A folder from somebody else

@@ -3,11 +3,15 @@
 from dataclasses import dataclass
 
 from mlx_entk._memory import format_bytes
+from mlx_entk._text import visible
 from mlx_entk.kernel.work import Work
 from mlx_entk.tracing.inputs import count, joined, part
 
 # Cotangents whose factors are looked at; what all of them take is in proportion.
 _TRIED = 64
+
+# The most characters of a name that the table shows.
+_LONGEST = 80
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,9 @@ class Explanation:
         for row in self.rows:
             shape = "×".join(str(size) for size in row.shape)
             flops = f"{row.flops:.2g}"
-            cells.append((row.name, shape, row.strategy, flops, format_bytes(row.bytes)))
+            cells.append(
+                (visible(row.name, _LONGEST), shape, row.strategy, flops, format_bytes(row.bytes))
+            )
         widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
         return "\n".join(
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -1,16 +1,26 @@
 """A figure that knows what its marks stand for, so that a report can show it at the pointer."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter, FuncFormatter
 from numpy.typing import NDArray
+
+from mlx_entk._text import visible
+
+# The most characters that a text has in a figure, and a name at a tick.
+_LONGEST, LONGEST_AT_TICK = 100, 40
 
 
 @dataclass(frozen=True)
@@ -57,7 +67,10 @@ class Hints:
 
 
 class Drawing(Figure):
-    """A matplotlib figure with ``Hints``; outside a report it is like any other."""
+    """A matplotlib figure with ``Hints``; outside a report it is like any other.
+
+    It shows names letter by letter: ``$`` begins no mathematics.
+    """
 
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
@@ -78,14 +91,23 @@ class Drawing(Figure):
         """Lay the figure out, once for all the files that it is written to."""
         engine = self.get_layout_engine()
         if engine is not None:
-            engine.execute(self)
+            show_letter_by_letter(self)
+            with _without_glyph_warnings():
+                engine.execute(self)
         self.set_layout_engine("none")
+
+    def draw(self, renderer: Any) -> None:
+        """Draw the figure, with every name letter by letter."""
+        show_letter_by_letter(self)
+        with _without_glyph_warnings():
+            super().draw(renderer)
 
     def hint_points(
         self, axes: Axes, x: Sequence[float] | NDArray[Any], y: Any, texts: Sequence[str]
     ) -> None:
         """Show a text at each of the places (x, y)."""
-        self.hints.points.append(Points(axes, np.asarray(x), np.asarray(y), texts))
+        shown = list(map(visible, texts))
+        self.hints.points.append(Points(axes, np.asarray(x), np.asarray(y), shown))
 
     def hint_cells(
         self,
@@ -96,13 +118,50 @@ class Drawing(Figure):
         quantity: str,
     ) -> None:
         """Show the row, the column and the value of each cell of an image."""
-        self.hints.cells.append(Cells(axes, rows, columns, values, quantity))
+        shown_rows, shown_columns = list(map(visible, rows)), list(map(visible, columns))
+        self.hints.cells.append(Cells(axes, shown_rows, shown_columns, values, visible(quantity)))
 
     def add_frames(
         self, axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[str]
     ) -> None:
         """Let a slider move marks from row to row of y, shape (frames, marks)."""
-        self.hints.frames.append(Frames(axes, x, y, labels))
+        self.hints.frames.append(Frames(axes, x, y, list(map(visible, labels))))
+
+
+def show_letter_by_letter(figure: Figure) -> None:
+    """Make matplotlib show every text of a figure as it is, and not take ``$`` for mathematics.
+
+    The numbers at ticks, which matplotlib writes by itself, stay as they are.
+    """
+    numbers: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            numbers |= _numbers_at_ticks(axis)
+    for text in figure.findobj(Text):
+        if text not in numbers:
+            text.set_parse_math(False)
+            text.set_text(visible(text.get_text(), _LONGEST))
+
+
+def _numbers_at_ticks(axis: Axis) -> set[Text]:
+    """The texts at the ticks of an axis, after its names, if it has any, are shown as they are."""
+    ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+    texts = {text for tick in ticks for text in (tick.label1, tick.label2)}
+    formatter = axis.get_major_formatter()
+    if isinstance(formatter, FuncFormatter | FixedFormatter):  # names, which the caller gave
+        names = [str(formatter(place, i)) for i, place in enumerate(axis.get_majorticklocs())]
+        axis.set_major_formatter(FixedFormatter([visible(name, LONGEST_AT_TICK) for name in names]))
+        for text in texts:
+            text.set_parse_math(False)
+    return {*texts, axis.get_offset_text()}
+
+
+@contextmanager
+def _without_glyph_warnings() -> Iterator[None]:
+    """A character that the font lacks is drawn as a box, about which nobody has to be told."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
 
 
 @dataclass(frozen=True)

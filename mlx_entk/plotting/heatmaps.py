@@ -6,7 +6,7 @@ import numpy as np
 
 from mlx_entk.analysis import TrainedAlignment
 from mlx_entk.features import Alignment
-from mlx_entk.plotting.drawing import Drawing
+from mlx_entk.plotting.drawing import LONGEST_AT_TICK, Drawing
 from mlx_entk.plotting.style import (
     ON_BRIGHT,
     SEQUENTIAL,
@@ -42,8 +42,8 @@ def plot_alignment(rows: Sequence[Alignment]) -> Drawing:
     side_by_side = len(groups) > len(families)
     across, down = (len(shown), 1) if side_by_side else (1, len(shown))
     figure, axes = new_figure(
-        2.0 + 0.4 * len(families) * across,
-        1.6 + (0.2 + 0.27 * len(groups)) * down,
+        2.0 + 0.4 * len(families) * across + _room(names, 30),
+        1.6 + (0.2 + 0.27 * len(groups)) * down + _room(families, 16),
         down,
         across,
         sharex=not side_by_side,
@@ -64,6 +64,12 @@ def plot_alignment(rows: Sequence[Alignment]) -> Drawing:
         figure.hint_cells(axis, names, families, values, f"% {title}")
     figure.colorbar(image, ax=axes, label="overlap (%)", pad=0.01)
     return figure
+
+
+def _room(names: Sequence[str], usual: int) -> float:
+    """Inches that the longest of some names takes beyond those of a usual one."""
+    longest = max(min(len(name), LONGEST_AT_TICK) for name in names)
+    return 0.06 * max(0, longest - usual)
 
 
 def _percent_by_panel(row: Alignment) -> dict[str, float]:

@@ -45,7 +45,7 @@ def plot_spectra(
     """
     figure, axes = _panels(len(values))
     for axis, (kernel, of_kernel) in zip(axes, values.items(), strict=True):
-        head = np.maximum(of_kernel[:shown], np.finfo(float).tiny)
+        head = _positive(of_kernel[:shown])
         axis.semilogy(np.arange(head.size), head, ".", markersize=4, color=COLORS[0], zorder=3)
         of_modes = shares.get(kernel) if shares else None
         figure.hint_points(axis, np.arange(head.size), head, mode_texts(head, of_modes, features))
@@ -100,7 +100,7 @@ def plot_spectra_over_training(
     shades = colormaps[SEQUENTIAL](np.linspace(0.3, 0.9, len(chosen)))
     for axis, (kernel, rows) in zip(axes, values.items(), strict=True):
         for epoch, shade in zip(chosen, shades, strict=True):
-            head = np.maximum(rows[list(epochs).index(epoch)][:shown], np.finfo(float).tiny)
+            head = _positive(rows[list(epochs).index(epoch)][:shown])
             axis.semilogy(head, color=shade, linewidth=1.6, label=f"epoch {epoch}")
         every = np.maximum(rows[:, :shown], np.finfo(float).tiny)
         figure.add_frames(axis, np.arange(every.shape[1]), every, labels)
@@ -109,6 +109,11 @@ def plot_spectra_over_training(
     axes[0].set_ylabel("eigenvalue")
     axes[-1].legend(fontsize=8.5, labelcolor=MUTED)
     return figure
+
+
+def _positive(values: Float64Array) -> Float64Array:
+    """The values that a log scale can show; those that rounding left at zero or below are not."""
+    return np.where(values > 0, values, np.nan)
 
 
 def _panels(count: int) -> tuple[Drawing, list[Axes]]:

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mlx_entk._files import write_text
+from mlx_entk._text import visible
 from mlx_entk.plotting.drawing import CaptionedFigure
 from mlx_entk.report.svg import as_script, inline_svg
 from mlx_entk.report.table import Table
@@ -132,6 +133,7 @@ def write_page(page: Report | Comparison, path: Path) -> None:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,
+        finalize=lambda value: visible(value) if type(value) is str else value,
     )
     here = files("mlx_entk.report")
     style, script = (

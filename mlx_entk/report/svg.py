@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from mlx_entk._files import Json
+from mlx_entk._text import visible
 from mlx_entk.plotting.drawing import Drawing, Points
 from mlx_entk.plotting.style import MUTED
 
@@ -61,7 +62,7 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
     head = (
         f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" '
         f'style="min-width:{smallest:.0f}px;max-width:{largest:.0f}px" role="img" tabindex="0" '
-        f'aria-label="{escape(label)}" xmlns:xlink="http://www.w3.org/1999/xlink" '
+        f'aria-label="{escape(visible(label))}" xmlns:xlink="http://www.w3.org/1999/xlink" '
         'xmlns="http://www.w3.org/2000/svg">'
     )
     return head + text[text.index(">") + 1 :].rstrip(), _hints(figure)
@@ -115,7 +116,7 @@ def _lines(figure: Drawing, explicit: set[Axes]) -> list[Points]:
             if line.get_transform() != axes.transData:
                 continue  # a line across the axes marks a place and is not data
             x, y = (np.asarray(line.get_data()[i], dtype=float) for i in (0, 1))
-            label = str(line.get_label())
+            label = visible(str(line.get_label()))
             name = "" if label.startswith("_") else f"{label}: "
             of_x = axes.get_xlabel() or "x"
             texts = [f"{name}{of_x} {a:g}, {b:.4g}" for a, b in zip(x, y, strict=True)]
@@ -157,4 +158,5 @@ def _significant(values: Any) -> list[float]:
 
 def as_script(hints: Json) -> str:
     """Hints as JSON that may stand inside a ``<script>`` element."""
-    return json.dumps(hints, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
+    text = json.dumps(hints, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")  # neither </script> nor <!-- has a meaning then

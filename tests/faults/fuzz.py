@@ -34,7 +34,7 @@ from mlx_entk._memory import parse_bytes
 from mlx_entk.lm.contexts import Context, read_contexts, write_contexts
 from mlx_entk.onnx import export
 from mlx_entk.onnx.files import read_model
-from mlx_entk.runs import Run, list_runs
+from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import kernel, modular_mlp
 from mlx_entk.studies.base import network_of
 from mlx_entk.studies.kernel.finished import models, stored_inputs
@@ -92,7 +92,7 @@ def make_whole(folder: Path) -> None:
 def look(folder: Path) -> None:
     run = Run.load(folder / "run")
     tables(run)
-    list_runs(folder)
+    run_folders(folder)
     _ = run.arrays, run.metrics, run.sessions, run.regression, run.verification
 
 

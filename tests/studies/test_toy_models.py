@@ -12,7 +12,7 @@ import pytest
 from mlx_entk import InputError, entk, flatten, jacobian_modes
 from mlx_entk._records import to_json
 from mlx_entk.models import ToyModel
-from mlx_entk.runs import Run, list_runs
+from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies.base import problem_of
 from mlx_entk.studies.regression.regress import regress
 from mlx_entk.studies.running import run_study
@@ -133,7 +133,7 @@ def test_a_finished_run_is_not_computed_again_and_its_parts_are_not_listed(small
     run_study(TOY_MODEL, SMALL, small.path)
 
     assert (small.path / "results.json").stat().st_mtime_ns == stamp
-    assert [run.path for run in list_runs(small.path.parent)] == [small.path]
+    assert run_folders(small.path.parent) == [small.path]
 
 
 def test_fresh_inputs_train_too(tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def load_function(option: str, source: str, form: str) -> Callable[..., Any]:
     InputError
         For a name of another form, and one that cannot be imported.
     """
-    module, colon, name = source.partition(":")
-    if not (module and colon and name):
+    module, _, name = source.partition(":")
+    if not all(part.isidentifier() for part in [*module.split("."), name]):
         raise InputError(f"{option} {source}: write {form}")
     sys.path.insert(0, str(Path.cwd()))
     try:
