@@ -8,6 +8,7 @@ from mlx_entk.errors import InputError
 from mlx_entk.report import Table, number_cell
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import STUDIES
+from mlx_entk.studies.base import headline_of
 from mlx_entk.studies.compare import compare, comparison_table
 from mlx_entk.studies.reporting import summary, tables, write_comparison, write_report
 
@@ -104,11 +105,10 @@ def _settings_and_state(folder: Path) -> tuple[str, str]:
 
 def _state(run: Run) -> str:
     if run.finished:
-        study = STUDIES.get(run.study)
-        if study is None:
+        if run.study not in STUDIES:
             return "finished, but its study is not installed"
         try:
-            numbers = {} if study.headline is None else study.headline(study.results_of(run))
+            numbers = headline_of(run)
         except InputError as error:
             return f"finished, but {error}"
         name, number = next(iter(numbers.items()), ("", None))

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from numpy.typing import NDArray
 
 from mlx_entk.analysis import WHOLE
+from mlx_entk.errors import InputError
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.spectrum import Modes
 
@@ -18,6 +19,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 MUTED = "#6B6B6B"
 # Text on bright cells, dark in every theme: in a report plain black becomes the page's own ink.
 ON_BRIGHT = "#111111"
+# Panels, and inches, that a figure has at most: 100 inches are 16,000 pixels.
+_PANELS, _LARGEST = 600, 100.0
 SEQUENTIAL = "cividis"
 DIVERGING = "PuOr"
 
@@ -49,8 +52,17 @@ def styled(draw: Callable[P, Drawing]) -> Callable[P, Drawing]:
 def new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, **options: Any
 ) -> tuple[Drawing, list[Axes]]:
-    """A figure (size in inches) and its axes, row by row; ``options`` go to ``subplots``."""
-    figure = Drawing(figsize=(width, height), dpi=160, layout="constrained")
+    """A figure (size in inches) and its axes, row by row; ``options`` go to ``subplots``.
+
+    Raises
+    ------
+    InputError
+        For more panels than anybody could look at.
+    """
+    if rows * columns > _PANELS:
+        raise InputError(f"a figure of {rows * columns} panels cannot be drawn")
+    size = min(width, _LARGEST), min(height, _LARGEST)
+    figure = Drawing(figsize=size, dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, squeeze=False, **options)
     return figure, list(grid.flat)

@@ -6,6 +6,7 @@ The command line, sweeps, reports, export, verification and regression find stud
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -15,7 +16,7 @@ from mlx_entk._files import Arrays, Json
 from mlx_entk._linalg import ArrayLike
 from mlx_entk._records import from_json, to_json
 from mlx_entk.distributed import Group, first_says, is_first
-from mlx_entk.errors import InputError
+from mlx_entk.errors import InputError, MlxEntkError, first_line
 from mlx_entk.kernel import Reduction
 from mlx_entk.plotting.drawing import CaptionedFigure
 from mlx_entk.progress import Progress, silent
@@ -223,6 +224,29 @@ class Study(Generic[C, R]):
         run.save_results(named | to_json(results), arrays)
 
 
+@contextmanager
+def showing(run: Run) -> Iterator[None]:
+    """Turn what fails while a run is shown into one line that names the run.
+
+    The results of a run are checked field by field when they are read, but they may contradict
+    each other or the arrays, if somebody altered them.
+
+    Raises
+    ------
+    InputError
+        For any other error.
+    """
+    try:
+        yield
+    except (MlxEntkError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"the results of {run.path} cannot be shown ({type(error).__name__}: "
+            f"{first_line(error)}): they were altered, or this is a bug of mlx-entk"
+        ) from error
+
+
 # Every study by name; mlx_entk.studies fills it.
 STUDIES: dict[str, Study[Any, Any]] = {}
 
@@ -310,3 +334,13 @@ def _study_of_one_network(run: Run) -> Study[Any, Any]:
             "finished run that did"
         )
     return study
+
+
+def headline_of(run: Run) -> Headline:
+    """The headline numbers of a finished run; none for a study without them."""
+    study = study_of(run)
+    results = study.results_of(run)
+    if study.headline is None:
+        return {}
+    with showing(run):
+        return study.headline(results)

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlx_entk.errors import InputError
 from mlx_entk.report import Table, number_cell
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import study_of
+from mlx_entk.studies.base import headline_of
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
                 f"{run.path} is a {run.study} run, but {first.path} is a {first.study} run: "
                 "compare runs of one study"
             )
-    study = study_of(first)
-    results = [study.results_of(run) for run in runs]
-    headlines = [{} if study.headline is None else study.headline(row) for row in results]
+    headlines = [headline_of(run) for run in runs]
     settings = _by_name([run.config for run in runs])
     return Comparison(
         first.study,

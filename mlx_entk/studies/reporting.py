@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mlx_entk._provenance import Session
+from mlx_entk.plotting import CaptionedFigure
 from mlx_entk.report import (
     ComparedFigure,
     Report,
@@ -14,7 +15,7 @@ from mlx_entk.report import (
 )
 from mlx_entk.report import Comparison as ComparisonPage
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Figures, Show, study_of
+from mlx_entk.studies.base import Figures, Show, showing, study_of
 from mlx_entk.studies.compare import Comparison, comparison_table, run_names
 from mlx_entk.studies.regression.regress import regression_of
 from mlx_entk.studies.regression.show import regression_figures, regression_tables
@@ -25,19 +26,22 @@ from mlx_entk.studies.verification import verification_of, verification_table
 def summary(run: Run) -> str:
     """Two sentences on what a finished run found."""
     study = study_of(run)
-    return " ".join(study.show.summary(study.results_of(run)))
+    with showing(run):
+        return " ".join(study.show.summary(study.results_of(run)))
 
 
 def tables(run: Run) -> list[Table]:
     """The tables of a finished run."""
     study = study_of(run)
-    return study.show.tables(study.results_of(run))
+    with showing(run):
+        return study.show.tables(study.results_of(run))
 
 
 def figures(run: Run) -> Figures:
     """Every figure of a finished run, drawn one at a time."""
     study = study_of(run)
-    return _figures(study.show, study.results_of(run), regression_of(run), run)
+    with showing(run):
+        yield from _figures(study.show, study.results_of(run), regression_of(run), run)
 
 
 def _figures(show: Show[Any], results: Any, regression: Regression | None, run: Run) -> Figures:
@@ -54,6 +58,15 @@ def write_report(run: Run) -> Path:
     InputError
         If the run is unfinished or damaged, or its folder cannot be written.
     """
+    with showing(run):
+        page = _report(run)
+    path = run.file("report.html")
+    write_page(page, path)
+    return path
+
+
+def _report(run: Run) -> Report:
+    """The contents of a run's report; its figures are written on the way."""
     study = study_of(run)
     # Read and checked once: the results of a long run are large.
     show, results, regression = study.show, study.results_of(run), regression_of(run)
@@ -69,7 +82,7 @@ def write_report(run: Run) -> Path:
         run.save_figure(figure.name, figure.drawing)
         placed.append(place(figure))
     sessions = run.sessions
-    page = Report(
+    return Report(
         title=f"{study.title}: {run.path.resolve().name}",
         summary=" ".join(show.summary(results)),
         overview=overview,
@@ -77,9 +90,6 @@ def write_report(run: Run) -> Path:
         figures=placed,
         tables=[*rest, _provenance_table(sessions)],
     )
-    path = run.file("report.html")
-    write_page(page, path)
-    return path
 
 
 def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) -> None:
@@ -93,9 +103,7 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) ->
         The HTML file to write.
     """
     names = run_names(comparison.runs)
-    drawn = [{figure.name: figure for figure in figures(run)} for run in runs]
-    for figure in (figure for of_run in drawn for figure in of_run.values()):
-        figure.drawing.settle()
+    drawn = [_drawn(run) for run in runs]
     captions = {name: figure.caption for of_run in drawn for name, figure in of_run.items()}
     page = ComparisonPage(
         title=f"{study_of(runs[0]).title}: {len(runs)} runs compared",
@@ -115,6 +123,14 @@ def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) ->
         ],
     )
     write_page(page, path)
+
+
+def _drawn(run: Run) -> dict[str, CaptionedFigure]:
+    with showing(run):
+        drawn = {figure.name: figure for figure in figures(run)}
+        for figure in drawn.values():
+            figure.drawing.settle()
+        return drawn
 
 
 def _provenance_table(sessions: Sequence[Session]) -> Table:

@@ -75,12 +75,11 @@ def verification_table(verification: Verification) -> Table:
 
 def _with_status(stored: Json) -> Json:
     """Add the status, which earlier versions did not store: each check passed or failed."""
-    rows = [
-        {"status": "passed" if row.get("passed") else "failed", **row}
-        for row in stored.get("comparisons", [])
-        if isinstance(row, dict)
-    ]
-    return {**stored, "comparisons": rows}
+    rows = stored.get("comparisons")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return stored
+    whole = [{"status": "passed" if row.get("passed") else "failed", **row} for row in rows]
+    return {**stored, "comparisons": whole}
 
 
 def _error_cell(row: Agreement) -> str:

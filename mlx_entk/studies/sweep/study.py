@@ -1,9 +1,8 @@
 """The headline numbers of one experiment over several seeds, and their spread."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from mlx_entk._files import Arrays, inside
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import STUDIES, Headline, Study, study_of
+from mlx_entk.studies.base import STUDIES, headline_of, study_of
 from mlx_entk.studies.results import OfSeed, Spread
 
 
@@ -62,22 +61,15 @@ def compute(
     InputError
         For a study without headline numbers.
     """
-    study, headline = require_headline(next(iter(runs.values())))
-    seeds = [
-        OfSeed(seed, headline(study.results_of(of_seed))) for seed, of_seed in sorted(runs.items())
-    ]
-    spread = {name: _spread([row.figures[name] for row in seeds]) for name in seeds[0].figures}
-    return SweepResults(config, study.name, seeds, spread), {}
+    first = next(iter(runs.values()))
+    require_headline(first)
+    seeds = [OfSeed(seed, headline_of(of_seed)) for seed, of_seed in sorted(runs.items())]
+    spread = {name: _spread([row.figures.get(name) for row in seeds]) for name in seeds[0].figures}
+    return SweepResults(config, first.study, seeds, spread), {}
 
 
-def require_headline(run: Run) -> tuple[Study[Any, Any], Callable[[Any], Headline]]:
-    """The study of a run, and its headline numbers as a function of the results.
-
-    Raises
-    ------
-    InputError
-        For a study without headline numbers.
-    """
+def require_headline(run: Run) -> None:
+    """Raise InputError for a run of a study without headline numbers."""
     study = study_of(run)
     if study.headline is None:
         known = sorted(name for name, other in STUDIES.items() if other.headline)
@@ -85,7 +77,6 @@ def require_headline(run: Run) -> tuple[Study[Any, Any], Callable[[Any], Headlin
             f"a {study.name} run has no headline numbers, which a sweep collects: sweep one of "
             f"{', '.join(known)}"
         )
-    return study, study.headline
 
 
 def _spread(values: list[float | None]) -> Spread:
