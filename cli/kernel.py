@@ -9,6 +9,7 @@ from onnx import ModelProto
 
 from mlx_entk._files import read_arrays
 from mlx_entk._memory import parse_bytes
+from mlx_entk._text import visible
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import explain
@@ -185,5 +186,5 @@ def _load(
         raise InputError("--weights goes with --model; an ONNX model has weights of its own")
     imported = read_model(graph)
     content = hashlib.sha256(graph.read_bytes()).hexdigest()
-    label = f"{graph.name} (SHA-256 {content[:16]})"
+    label = f"{visible(graph.name)} (SHA-256 {content[:16]})"
     return _Loaded(import_graph(imported, output, parameters), label, imported)

@@ -36,6 +36,9 @@ _TEMPORARY_FILE = re.compile(r"\..*\.\d+\.tmp(\.\w+)?", re.DOTALL)
 # JSON takes up to this many times its size once it is read: a list of digits is the worst.
 _JSON_GROWTH = 24
 
+# How JSON may write half of a surrogate pair, which is no text.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 # Names that are file names as they stand, on every file system.
 _PLAIN = re.compile(r"\w[\w.\-]{0,99}", re.ASCII)
 
@@ -162,8 +165,11 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    r"""Write text atomically, in UTF-8; half of a surrogate pair as ``\udXXX``, as JSON has it."""
-    encoded = text.encode(errors="backslashreplace")
+    """Write text atomically, in UTF-8; InputError for half of a surrogate pair, which has none."""
+    try:
+        encoded = text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"cannot write {path}: a name in it is not Unicode") from error
     write_atomically(path, lambda temporary: temporary.write_bytes(encoded))
 
 
@@ -254,11 +260,21 @@ def read_json(path: Path) -> Json:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON; ValueError also for NaN, infinite numbers, and nesting beyond all measure."""
+    """Parse JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is damaged, and for NaN, infinite numbers, half of a surrogate pair, and nesting
+        beyond all measure.
+    """
     try:
-        return json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()  # fails unless they come in pairs
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    return value
 
 
 def _finite(text: str) -> float:

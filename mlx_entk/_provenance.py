@@ -13,6 +13,7 @@ import mlx.core as mx
 
 from mlx_entk import _blas
 from mlx_entk import _linalg as linalg
+from mlx_entk._text import visible
 
 PACKAGES = ("mlx-entk", "mlx", "numpy", "scipy", "matplotlib", "onnx", "onnxruntime")
 
@@ -65,7 +66,7 @@ class Session:
     started
         When it began, as ISO 8601 in UTC.
     command
-        Its command line, as a shell takes it.
+        Its command line, as a shell takes it; what cannot be seen is escaped.
     git_revision
         Revision of the checkout that the package runs from; None if it is installed.
     device
@@ -103,7 +104,7 @@ def this_session() -> Session:
     """Describe this process, which has not ended."""
     return Session(
         started=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        command=visible(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         git_revision=git_revision(),
         device=device(),
         blas=_blas.LIBRARY,

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Protocol, Self
+from typing import IO, Any, NoReturn, Protocol, Self
 
 import mlx.core as mx
 
@@ -298,7 +298,7 @@ class Run:
                 f"{self._metrics_file} is damaged at line {rows.index(None) + 1}: run the same "
                 "command with another --out"
             )
-        return intact
+        return [_Row(row, self._metrics_file) for row in intact]
 
     def append_metrics(self, row: Json) -> None:
         """Add a row to metrics.jsonl, with its checksum."""
@@ -369,7 +369,7 @@ class Run:
             If the file is missing, or is not the one that was written with the results.
         """
         self.require_finished()
-        if digest_of_file(self._arrays_file) != read_json(self._results_file)[_ARRAYS_DIGEST]:
+        if digest_of_file(self._arrays_file) != read_json(self._results_file).get(_ARRAYS_DIGEST):
             raise InputError(
                 f"{self._arrays_file} is damaged: it was not written with these results"
             )
@@ -409,6 +409,17 @@ class Run:
         return self.file("checkpoints", f"{epoch:06d}.safetensors")
 
 
+class _Row(dict[str, Any]):
+    """A row of metrics; what it does not have is an error of the file."""
+
+    def __init__(self, row: Json, file: Path):
+        super().__init__(row)
+        self._file = file
+
+    def __missing__(self, name: str) -> NoReturn:
+        raise InputError(f"{self._file} is damaged: a row has no {name}")
+
+
 def _sealed(row: Json) -> str:
     """A row of metrics as a line of JSON, with its checksum."""
     plain = json.dumps(row, allow_nan=False)
@@ -423,7 +434,8 @@ def _unsealed(line: str) -> Json | None:
         intact = zlib.crc32(json.dumps(row).encode()) == checksum
     except (ValueError, AttributeError, KeyError, TypeError):
         return None
-    return row if intact and type(row.get("epoch")) is int else None
+    numbers = all(type(value) in (int, float) for value in row.values())
+    return row if intact and numbers and type(row.get("epoch")) is int else None
 
 
 def _holder(lock: IO[str]) -> str:

@@ -300,8 +300,16 @@ def test_other_files_among_the_checkpoints_are_not_taken_for_one(run: Run) -> No
     assert run.checkpoints == [20]
 
 
-def test_a_row_of_metrics_without_an_epoch_is_refused(run: Run) -> None:
-    run.append_metrics({"loss": 1.0})
+@pytest.mark.parametrize("row", [{"loss": 1.0}, {"epoch": 1.5}, {"epoch": 1, "loss": "low"}])
+def test_a_row_of_metrics_that_is_none_is_refused(run: Run, row: dict[str, object]) -> None:
+    run.append_metrics(row)
 
     with pytest.raises(InputError, match="is damaged at line 1"):
         _ = run.metrics
+
+
+def test_a_number_that_a_row_of_metrics_lacks_is_said(run: Run) -> None:
+    run.append_metrics({"epoch": 1, "loss": 1.0})
+
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: a row has no accuracy"):
+        _ = run.metrics[0]["accuracy"]

@@ -1,17 +1,18 @@
 r"""Damage every kind of file that mlx-entk reads, in thousands of ways, and read it.
 
-    python -m tests.faults.fuzz --cases 10000
+    python -m tests.faults.fuzz --cases 10000 --seed 0
 
 A case is a kind of file, a damage, and a seed. What may come of it is success or one of our own
-errors; a traceback of anything else, a crash of the process and a hang are failures. Cases run in
-processes of their own, a few hundred each, so that a crash costs one case. Pickles inside the
-files write a marker when they are loaded: none may appear.
+errors; a traceback of anything else, a crash of the process and a hang are failures, and so is
+anything that is written outside the case's folder. Cases run in processes of their own, a few
+hundred each, so that a crash costs one case. Pickles inside the files, and modules that lie where
+a run folder could name them, write a marker when they are loaded: none may appear.
 """
 
 import mlx_entk  # isort: skip, before mlx
 import argparse
 import json
-import pickle
+import os
 import random
 import resource
 import shutil
@@ -20,49 +21,57 @@ import subprocess
 import sys
 import tempfile
 import traceback
-import zipfile
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 from click import ClickException
 
+from mlx_entk import _memory
 from mlx_entk._files import Json, read_arrays, write_arrays
 from mlx_entk._memory import parse_bytes
+from mlx_entk._records import to_json
 from mlx_entk.lm.contexts import Context, read_contexts, write_contexts
 from mlx_entk.onnx import export
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run, run_folders
-from mlx_entk.studies import kernel, modular_mlp
-from mlx_entk.studies.base import network_of
-from mlx_entk.studies.kernel.finished import models, stored_inputs
+from mlx_entk.studies import kernel, modular_mlp, modular_transformer, sweep, toy_models
+from mlx_entk.studies.base import headline_of, network_of
+from mlx_entk.studies.compare import compare, comparison_table
 from mlx_entk.studies.kernel.sources import import_graph, load_model, stored_weights
 from mlx_entk.studies.kernel.study import KernelConfig, prepare
-from mlx_entk.studies.reporting import tables
+from mlx_entk.studies.reporting import figures, summary, tables, write_report
 from mlx_entk.studies.running import run_study
 from mlx_entk_cli.inputs import load_inputs
+from tests.faults.damages import (
+    BROKEN,
+    Damage,
+    bomb,
+    edit_onnx,
+    link,
+    rename,
+    reseal,
+)
 from tests.models import MLP
 
 LIMIT_SECONDS = 60
-MEMORY = parse_bytes("24GB")  # of address space: a size out of a damaged header must not be taken
+MEMORY = parse_bytes("24GB")  # of address space, a backstop
+# What a case may think is free: a bomb has to be refused, and not be had because there is room.
+AVAILABLE = parse_bytes("2GB")
 MODEL = "tests.faults.fuzz:make_model"
 CONFIG = modular_mlp.MLPConfig(p=5, width=8, epochs=20)
+TRANSFORMER = modular_transformer.TransformerConfig(
+    p=5, d_model=8, heads=1, d_mlp=8, epochs=40, batch_size=8
+)
+TOY = toy_models.TMSConfig(n=4, m=2, rows=8, steps=20)
 
 
 def make_model() -> MLP:
     return MLP([3, 5, 2])
-
-
-class Marker:
-    """A pickle that tells when somebody loads it."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[Callable[..., object], tuple[str, str]]:
-        return exec, (f"open({str(self.path)!r}, 'w').close()", "")
 
 
 # Whole files, made once
@@ -71,6 +80,12 @@ class Marker:
 def make_whole(folder: Path) -> None:
     """One of each kind of file."""
     run_study(modular_mlp.STUDY, CONFIG, folder / "run")
+    run_study(modular_transformer.STUDY, TRANSFORMER, folder / "transformer")
+    seeds = sweep.SweepConfig(("tms",))
+    swept = Run.create(folder / "sweep", sweep.STUDY.name, to_json(seeds))
+    one = run_study(toy_models.TOY_MODEL, TOY, sweep.folder_of_seed(swept.path, 0))
+    with swept.session():
+        sweep.STUDY.complete(seeds, swept, runs={0: one})
     model, x = make_model(), mx.random.normal((6, 3), key=mx.random.key(0))
     mine = folder / "mine"
     mine.mkdir()
@@ -89,27 +104,59 @@ def make_whole(folder: Path) -> None:
 # What is done with a damaged file; each works in a copy of the whole ones
 
 
+RUNS = ("run", "transformer", "kernel", "sweep", "sweep/seed-0")
+
+
 def look(folder: Path) -> None:
-    run = Run.load(folder / "run")
-    tables(run)
+    for run in _runs(folder):
+        summary(run)
+        tables(run)
+        headline_of(run)
+        comparison_table(compare([run, run]))
+        _ = run.arrays, run.metrics, run.sessions, run.regression, run.verification
     run_folders(folder)
-    _ = run.arrays, run.metrics, run.sessions, run.regression, run.verification
+
+
+def draw(folder: Path) -> None:
+    for run in _runs(folder):
+        for _figure in figures(run):
+            pass
+
+
+def report(folder: Path) -> None:
+    for run in _runs(folder):
+        with run.session():
+            write_report(run)
+
+
+def _runs(folder: Path) -> list[Run]:
+    return [Run.load(folder / name) for name in RUNS if (folder / name).exists()]
 
 
 def resume(folder: Path) -> None:
     (folder / "run" / "results.json").unlink(missing_ok=True)
     run_study(modular_mlp.STUDY, CONFIG, folder / "run")
+    run_study(modular_transformer.STUDY, TRANSFORMER, folder / "transformer")
+    seeds = sweep.SweepConfig(("tms",))
+    swept = Run.create(folder / "sweep", sweep.STUDY.name, to_json(seeds))
+    one = run_study(toy_models.TOY_MODEL, TOY, sweep.folder_of_seed(swept.path, 0))
+    with swept.session():
+        sweep.STUDY.complete(seeds, swept, runs={0: one})
 
 
 def verify(folder: Path) -> None:
     network_of(Run.load(folder / "run"))
 
 
+def verify_kernel(folder: Path) -> None:
+    network_of(Run.load(folder / "kernel"))
+
+
 def form_kernel(folder: Path) -> None:
     mine = folder / "mine"
     for weights in ("weights.safetensors", "weights.npz"):
         model = load_model(MODEL, mine / weights)
-        x = mx.array(load_inputs(mine / "inputs.npz"))
+        x = load_inputs(mine / "inputs.npz")
         bank = read_arrays(mine / "features.npz")
         config = prepare(KernelConfig(MODEL), model, x, bank)
         out = folder / f"out-{weights}"
@@ -124,112 +171,78 @@ def form_kernel_of_graph(folder: Path) -> None:
     run_study(kernel.STUDY, config, folder / "out", model=model, x=x, features={})
 
 
-def stored_kernel(folder: Path) -> None:
-    run = Run.load(folder / "kernel")
-    config = kernel.STUDY.config_of(run)
-    model, _ = models(run, config)
-    x = stored_inputs(run, config)
+def form_kernel_again(folder: Path) -> None:
+    model = load_model(MODEL, folder / "mine" / "weights.npz")
+    x = load_inputs(folder / "mine" / "inputs.npz")
     config = prepare(KernelConfig(MODEL), model, x, {})
-    (run.path / "results.json").unlink(missing_ok=True)
-    kernel.STUDY.complete(config, run, model=model, x=x, features={})
+    (folder / "kernel" / "results.json").unlink(missing_ok=True)
+    run_study(kernel.STUDY, config, folder / "kernel", model=model, x=x, features={})
 
 
 def contexts(folder: Path) -> None:
     read_contexts(folder / "mine" / "contexts.jsonl")
 
 
-# File, what is done with it, and its share of the cases
-TARGETS: list[tuple[str, Callable[[Path], None], int]] = [
-    ("run/config.json", look, 8),
-    ("run/results.json", look, 8),
-    ("run/provenance.json", look, 8),
-    ("run/metrics.jsonl", look, 8),
-    ("run/spectra.npz", look, 8),
-    ("run/checkpoints/000020.safetensors", verify, 10),
-    ("run/checkpoints/000020.safetensors", resume, 2),
-    ("run/checkpoints/000000.safetensors", resume, 2),
-    ("run/config.json", resume, 2),
-    ("run/metrics.jsonl", resume, 2),
-    ("run/provenance.json", resume, 1),
-    ("mine/weights.safetensors", form_kernel, 6),
-    ("mine/weights.npz", form_kernel, 6),
-    ("mine/inputs.npz", form_kernel, 6),
-    ("mine/features.npz", form_kernel, 6),
-    ("mine/model.onnx", form_kernel_of_graph, 24),
-    ("mine/contexts.jsonl", contexts, 8),
-    ("kernel/model.safetensors", stored_kernel, 4),
-    ("kernel/inputs.npz", stored_kernel, 4),
-    ("kernel/config.json", stored_kernel, 2),
-    ("kernel/kernels/kernel.npy", stored_kernel, 6),
-]
+@dataclass(frozen=True)
+class Target:
+    """A file, what is done with it once it is damaged, how, and its share of the cases."""
+
+    file: str
+    use: Callable[[Path], None]
+    damages: Sequence[Damage]
+    share: float
 
 
-# Damages
+def _targets() -> list[Target]:
+    rows: list[tuple[str, Callable[[Path], None], Sequence[Damage], float]] = [
+        ("run/checkpoints/000020.safetensors", verify, (*BROKEN, bomb), 8),
+        ("run/checkpoints/000020.safetensors", resume, BROKEN, 1),
+        ("run/checkpoints/000000.safetensors", resume, (*BROKEN, link), 1),
+        ("run/config.json", resume, (*BROKEN, reseal, link), 1),
+        ("run/metrics.jsonl", resume, (*BROKEN, reseal, reseal, link, bomb), 2),
+        ("run/provenance.json", resume, (*BROKEN, reseal), 1),
+        ("run/.lock", resume, (link,), 1),
+        ("mine/weights.safetensors", form_kernel, (*BROKEN, bomb), 4),
+        ("mine/weights.npz", form_kernel, (*BROKEN, rename, bomb), 4),
+        ("mine/inputs.npz", form_kernel, (*BROKEN, rename, bomb), 4),
+        ("mine/features.npz", form_kernel, (*BROKEN, rename, rename, bomb), 5),
+        ("mine/model.onnx", form_kernel_of_graph, BROKEN, 8),
+        ("mine/model.onnx", form_kernel_of_graph, (edit_onnx,), 16),
+        ("mine/model.onnx", form_kernel_of_graph, (bomb,), 2),
+        ("mine/contexts.jsonl", contexts, (*BROKEN, rename, rename, bomb), 5),
+        ("kernel/onnx/traced.onnx", verify_kernel, (*BROKEN, edit_onnx, link), 3),
+        ("kernel/inputs.npz", verify_kernel, (*BROKEN, rename, bomb, link), 3),
+        ("kernel/config.json", verify_kernel, (*BROKEN, reseal, reseal, reseal), 3),
+        ("kernel/results.json", verify_kernel, (reseal,), 2),
+        ("kernel/kernels/kernel.npy", form_kernel_again, (*BROKEN, bomb, link), 3),
+    ]
+    for run in ("run", "transformer", "kernel", "sweep/seed-0", "sweep"):
+        share = 1 if run == "run" else 0.5
+        rows += [
+            (f"{run}/config.json", look, (*BROKEN, *[reseal] * 6, link), 3 * share),
+            (f"{run}/results.json", look, (*BROKEN, *[reseal] * 12, bomb, link), 8 * share),
+            (f"{run}/results.json", draw, (reseal,), 3 * share),
+            (f"{run}/results.json", report, (reseal,), 0.5 * share),
+            (f"{run}/provenance.json", look, (*BROKEN, *[reseal] * 6, link), 2 * share),
+            (f"{run}/spectra.npz", look, (*BROKEN, rename, bomb, link), 3 * share),
+        ]
+    for run in ("run", "transformer", "sweep/seed-0"):
+        rows.append((f"{run}/metrics.jsonl", draw, (*BROKEN, *[reseal] * 6, bomb, link), 1))
+    rows.append(("run/figures/spectra.png", report, (link,), 0.5))
+    return [Target(*row) for row in rows]
 
 
-def truncate(data: bytes, rng: random.Random, _: Path) -> bytes:
-    return data[: rng.randrange(len(data))]
-
-
-def flip(data: bytes, rng: random.Random, _: Path) -> bytes:
-    damaged = bytearray(data)
-    for _bit in range(rng.choice((1, 1, 1, 2, 8))):
-        damaged[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    return bytes(damaged)
-
-
-def overwrite(data: bytes, rng: random.Random, _: Path) -> bytes:
-    """A run of bytes near the beginning, where formats keep their sizes, or anywhere."""
-    end = min(len(data), 400) if rng.random() < 0.5 else len(data)
-    at, length = rng.randrange(end), rng.choice((1, 4, 8, 64))
-    filler = rng.choice((b"\x00", b"\xff", b"9", b"{", bytes([rng.randrange(256)])))
-    return data[:at] + filler * length + data[at + length :]
-
-
-def splice(data: bytes, rng: random.Random, _: Path) -> bytes:
-    """A part again, or left out."""
-    i, j = sorted(rng.randrange(len(data)) for _part in range(2))
-    return data[:j] + data[i:] if rng.random() < 0.5 else data[:i] + data[j:]
-
-
-def replaced(data: bytes, rng: random.Random, marker: Path) -> bytes:
-    """Something else under this name: nothing, a pickle, an archive with a pickle, other text."""
-    payload = pickle.dumps(Marker(marker))
-    kind = rng.randrange(6)
-    if kind == 0:
-        return b""
-    if kind == 1:
-        return payload
-    if kind == 2:
-        return rng.choice((b"[]", b"{}", b"null", b"NaN", b'{"a": 1e999}', b"[" * 50_000))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "a.npz"
-        if kind == 3:
-            objects = np.empty(1, dtype=object)
-            objects[0] = Marker(marker)
-            np.savez(path, x=objects, w=objects, a=objects)
-        elif kind == 4:
-            with zipfile.ZipFile(path, "w") as archive:
-                archive.writestr("x.npy", payload)
-        else:
-            objects = np.empty(1, dtype=object)
-            objects[0] = Marker(marker)
-            with path.open("wb") as file:
-                np.save(file, objects, allow_pickle=True)
-        return path.read_bytes()
-
-
-DAMAGES = (truncate, truncate, flip, flip, flip, overwrite, overwrite, splice, replaced)
+TARGETS = _targets()
 
 
 # Running cases
 
 
-def case(number: int, seed: int) -> tuple[str, Callable[[Path], None], Callable[..., bytes], int]:
-    """File, use, damage and seed of a case."""
+def case(number: int, seed: int) -> tuple[Target, Damage, int]:
+    """File and use, damage, and seed of a case."""
     rng = random.Random(f"{seed} {number}")
-    file, use, _ = rng.choices(TARGETS, [share for *_, share in TARGETS])[0]
-    return file, use, rng.choice(DAMAGES), rng.randrange(2**32)
+    (target,) = rng.choices(TARGETS, [target.share for target in TARGETS])
+    return target, rng.choice(target.damages), rng.randrange(2**32)
 
 
 class _HangError(Exception):
@@ -240,19 +253,30 @@ def _hang(*_: object) -> None:
     raise _HangError
 
 
+def _content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def run_case(number: int, seed: int, whole: Path) -> str:
     """``ok``, ``refused``, or what went wrong."""
-    file, use, damage, own = case(number, seed)
+    target, damage, own = case(number, seed)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in {file.split("/")[0], "mine"}:
+        place = Path(name)
+        outside, folder, marker = place / "outside", place / "case", place / "was-loaded"
+        folder.mkdir()
+        outside.mkdir()
+        (outside / "config.json").write_text("mine")
+        (outside / "results.json").write_text("mine")
+        (folder / "payload.py").write_text(f"open({str(marker)!r}, 'w').close()")
+        for part in {target.file.split("/")[0], "mine"}:
             shutil.copytree(whole / part, folder / part)
-        marker, path = folder / "pickle-loaded", folder / file
-        path.write_bytes(damage(path.read_bytes(), random.Random(own), marker))
+        before = _content(outside)
+        damage(folder / target.file, random.Random(own), marker)
+        os.chdir(folder)
         signal.signal(signal.SIGALRM, _hang)
         signal.alarm(LIMIT_SECONDS)
         try:
-            use(folder)
+            target.use(folder)
             outcome = "ok"
         except (mlx_entk.MlxEntkError, ClickException) as error:
             outcome = "refused" if str(error).strip() else "an error without a message"
@@ -264,11 +288,18 @@ def run_case(number: int, seed: int, whole: Path) -> str:
             outcome = f"{type(error).__name__} at {last.name}, {last.lineno}: {message}"
         finally:
             signal.alarm(0)
-        return "a pickle was loaded" if marker.exists() else outcome
+            os.chdir(place)
+        if marker.exists():
+            return "code was run"
+        if _content(outside) != before or {p.name for p in place.iterdir()} != {"outside", "case"}:
+            return "something was written outside"
+        return outcome
 
 
 def work(first: int, last: int, seed: int, whole: Path) -> None:
     """Print the outcome of each case as a line of JSON, its number before it runs."""
+    warnings.simplefilter("ignore")
+    _memory.available_bytes = lambda: AVAILABLE
     if sys.platform == "linux":  # macOS has no such limit
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     for number in range(first, last):
@@ -276,7 +307,7 @@ def work(first: int, last: int, seed: int, whole: Path) -> None:
         print(json.dumps({"number": number, "outcome": run_case(number, seed, whole)}), flush=True)
 
 
-def fuzz(cases: int, seed: int = 0, per_process: int = 500) -> Json:
+def fuzz(cases: int, seed: int = 0, per_process: int = 250) -> Json:
     """Run cases; their number by outcome, by file, and the failures."""
     outcomes: dict[int, str] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -301,19 +332,21 @@ def fuzz(cases: int, seed: int = 0, per_process: int = 500) -> Json:
             else:
                 outcomes[begun] = f"the process ended with {done.returncode}: {done.stderr[-300:]}"
                 first = begun + 1
-    by_file: dict[str, Counter[str]] = {}
-    for number, outcome in outcomes.items():
+    by_damage: dict[str, Counter[str]] = {}
+    failures = []
+    for number, outcome in sorted(outcomes.items()):
+        target, damage, _ = case(number, seed)
         kind = outcome if outcome in ("ok", "refused") else "failed"
-        by_file.setdefault(case(number, seed)[0], Counter())[kind] += 1
-    failures = [
-        {"case": number, "file": case(number, seed)[0], "use": case(number, seed)[1].__name__,
-         "damage": case(number, seed)[2].__name__, "outcome": outcome}
-        for number, outcome in sorted(outcomes.items())
-        if outcome not in ("ok", "refused")
-    ]  # fmt: skip
+        name = "broken bytes" if damage in BROKEN else damage.__name__
+        by_damage.setdefault(f"{target.file}: {name}", Counter())[kind] += 1
+        if kind == "failed":
+            failures.append(
+                {"case": number, "file": target.file, "use": target.use.__name__,
+                 "damage": damage.__name__, "outcome": outcome}
+            )  # fmt: skip
     return {
         "cases": len(outcomes),
-        "by_file": {file: dict(counts) for file, counts in sorted(by_file.items())},
+        "by_damage": {key: dict(counts) for key, counts in sorted(by_damage.items())},
         "failures": failures,
     }
 

@@ -177,6 +177,11 @@ def grokking(
     """
     epochs = trajectory.epochs
     by_epoch = {row["epoch"]: row for row in metrics}
+    if not by_epoch.keys() >= {int(epoch) for epoch in epochs}:
+        raise InputError(
+            "the metrics of the run have no row for some epochs whose kernels were followed: they "
+            "are damaged"
+        )
     train, test = (
         np.array([by_epoch[int(epoch)][f"{part} accuracy"] for epoch in epochs]) for part in PARTS
     )
