@@ -1,12 +1,14 @@
 """``mlx-entk sweep``: run one experiment over several seeds."""
 
 import contextlib
+import fcntl
 import hashlib
 import io
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -16,6 +18,7 @@ from typing import Any
 
 import click
 
+from mlx_entk._files import inside
 from mlx_entk._records import to_json
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError
 from mlx_entk.progress import Progress
@@ -187,11 +190,15 @@ def _run_all(
 
 
 def _unfinished(folders: dict[int, Path]) -> list[int]:
-    return [
-        seed
-        for seed, folder in folders.items()
-        if not ((folder / "report.html").exists() and Run.load(folder).finished)
-    ]
+    return [seed for seed, folder in folders.items() if not _ended(folder)]
+
+
+def _ended(folder: Path) -> bool:
+    """Whether nothing is left to do for a seed, not even to clean up after a kill."""
+    if not (folder / "report.html").exists():
+        return False
+    run = Run.load(folder)
+    return run.finished and all(session.wall_seconds is not None for session in run.sessions[-1:])
 
 
 def _start(invoke: Invoke, command: Sequence[str], seed: int, folder: Path) -> _Job:
@@ -199,7 +206,7 @@ def _start(invoke: Invoke, command: Sequence[str], seed: int, folder: Path) -> _
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     arguments = [*command, "--seed", str(seed), "--out", str(folder), *device_options()]
-    process = context.Process(target=_work, args=(invoke, arguments, sender), daemon=True)
+    process = context.Process(target=_work, args=(invoke, arguments, folder, sender), daemon=True)
     # Ctrl-C reaches every process of the terminal; only the sweep handles it, and stops its jobs.
     answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
@@ -233,17 +240,51 @@ def _read(job: _Job, update: Progress) -> bool:
     return True
 
 
-def _work(invoke: Invoke, arguments: list[str], messages: Connection) -> None:
+def _work(invoke: Invoke, arguments: list[str], folder: Path, messages: Connection) -> None:
     """Run the command in the process of a seed, and report its progress to the sweep."""
 
     def tell(stage: str, done: int, total: int, note: str = "") -> None:
         messages.send((stage, done, total, note))
 
+    _end_with_the_sweep()
     sys.argv = ["mlx-entk", *arguments]  # for the provenance of the run
     try:
+        _wait_for_orphan(folder, tell)
         with contextlib.redirect_stdout(io.StringIO()):
             invoke(arguments, tell)
     except MlxEntkError as error:
         messages.send(error)
     except click.ClickException as error:
         messages.send(InputError(error.format_message()))
+
+
+def _end_with_the_sweep() -> None:
+    """End this process at once when the sweep dies, even by a kill, which it cannot pass on."""
+    sweep = multiprocessing.parent_process()
+    assert sweep is not None
+
+    def watch() -> None:
+        wait([sweep.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _wait_for_orphan(folder: Path, tell: Progress) -> None:
+    """Wait until no other process holds the folder of a seed.
+
+    The processes of a sweep that was killed may live a little longer: ``scipy.linalg.eigh`` lets no
+    other thread run until it is done, nor does a process end that has a lot of memory to free.
+    """
+    try:
+        lock = inside(folder, ".lock").open("r+b")
+    except OSError:  # there is none yet, or the command will say what is wrong
+        return
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stage = "waiting for the process that holds the folder"
+            tell(stage, 0, 1)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            tell(stage, 1, 1)

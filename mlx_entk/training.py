@@ -169,7 +169,9 @@ def _resume(model: nn.Module, optimizer: optim.Optimizer, run: Run) -> int | Non
 
 
 def _checkpoint(model: nn.Module, optimizer: optim.Optimizer) -> Params:
-    return flatten_tree({"model": model.parameters(), "optimizer": optimizer.state})
+    arrays = flatten_tree({"model": model.parameters(), "optimizer": optimizer.state})
+    # In one order, so that the files of a run that was resumed are those of one that was not.
+    return dict(sorted(arrays.items()))
 
 
 def _part(stored: Params, prefix: str) -> Params:

@@ -15,6 +15,7 @@ import numpy as np
 from mlx_entk import distributed
 from mlx_entk.eigensolvers import RecordedOperator
 from mlx_entk.kernel.store import FileStore
+from mlx_entk.kernel.tiling import Tile
 from tests.models import MLP, Transformer
 
 LIMIT = 400_000
@@ -52,15 +53,15 @@ def main(folder: Path, fatal: int) -> None:
 
 
 def _die_after(tiles: int, dies: bool) -> None:
-    put, done = FileStore.put, []
+    note, done = FileStore.note, []
 
-    def counted(self: FileStore, *arguments: object) -> None:
-        put(self, *arguments)  # type: ignore[arg-type]
+    def counted(self: FileStore, tile: Tile) -> None:
+        note(self, tile)
         done.append(1)
         if dies and len(done) == tiles:
             os._exit(9)
 
-    FileStore.put = counted  # type: ignore[assignment, method-assign]
+    FileStore.note = counted  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def test_a_resumed_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
     fit(broken, 7)
 
     assert broken.metrics == whole.metrics
-    for name, value in whole.load_checkpoint(7).items():
-        np.testing.assert_array_equal(np.array(broken.load_checkpoint(7)[name]), np.array(value))
+    for path in (whole.path / "checkpoints").iterdir():
+        assert (broken.path / "checkpoints" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def entk(
         stay within.
     out
         A folder for the kernel, as ``kernel.npy``, for kernels beyond the limit. The same call
-        goes on after an interruption.
+        goes on after an interruption, with another limit too.
     group
         Ranks of ``mx.distributed`` that share the tiles; each makes the same call and gets the
         whole. The limit is that of one rank, and ``out`` a folder that all of them see.
@@ -251,24 +251,27 @@ def _form(
     work = work.cut(limit - held, group)
     store: Store
     if out is None:
-        store = MemoryStore(work.kernels, work.shape, group)
+        store = MemoryStore(work.kernels, work.shape, work.tiling, group)
     else:
         identity = _identity(work, reduction)
-        store = FileStore(Path(out), work.kernels, work.shape, identity, group)
-    tiles = share(work.tiles(), group)
-    for done, tile in enumerate(tiles):
+        store = FileStore(Path(out), work.kernels, work.shape, identity, work.tiling, group)
+    # Tiles that were begun with another limit keep their sizes, but are computed in pieces.
+    tiles = share(work.tiles(store.tiling), group)
+    for done, (tile, pieces) in enumerate(tiles):
         progress("kernel", done, len(tiles))
         if not store.has(tile):
-            blocks = work.blocks(tile)
-            require_finite_blocks(blocks, work, tile)
-            store.put(tile, blocks, work.symmetric)
+            for piece in pieces:
+                blocks = work.blocks(piece)
+                require_finite_blocks(blocks, work, piece)
+                store.put(piece, blocks, work.symmetric)
+            store.note(tile)
     progress("kernel", len(tiles), len(tiles))
     return store.finish()
 
 
 def _identity(work: Work, reduction: Reduction) -> dict[str, Any]:
-    """What tells one kernel, cut one way, from others."""
-    function, tiling = work.function, work.tiling
+    """What tells one kernel from others."""
+    function = work.function
     outputs = function.apply({}, *different(work.x))
     return {
         "parameters": digest(function.params),
@@ -277,5 +280,4 @@ def _identity(work: Work, reduction: Reduction) -> dict[str, Any]:
             digest({f"x{k}": a for k, a in enumerate(batch)}) for batch in (work.x, work.columns)
         ],
         "reduction": reduction,
-        "tiling": [tiling.inputs, tiling.cotangents],
     }

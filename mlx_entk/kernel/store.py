@@ -10,12 +10,15 @@ import numpy as np
 
 from mlx_entk._files import file_names, inside, map_array, read_json, reserve, write_json
 from mlx_entk._linalg import FloatArray
-from mlx_entk._records import from_json
+from mlx_entk._records import from_json, to_json
 from mlx_entk.distributed import Group, barrier, is_first, sum_over
 from mlx_entk.errors import InputError
-from mlx_entk.kernel.tiling import Tile
+from mlx_entk.kernel.tiling import Tile, Tiling
 
 Blocks = dict[str, FloatArray]
+
+# The record of the first rank; a folder of unfinished kernels has it.
+_RECORD = "tiles.json"
 
 
 def load_kernels(folder: Path, names: Sequence[str], shape: tuple[int, ...]) -> Blocks:
@@ -40,14 +43,31 @@ def _mapped(path: Path, shape: tuple[int, ...]) -> FloatArray:
     return array
 
 
+def kernels_are_whole(folder: Path, names: Sequence[str]) -> bool:
+    """Whether a ``FileStore`` has finished these kernels in a folder."""
+    made = [inside(folder, f"{file}.npy").exists() for file in file_names(names).values()]
+    return all(made) and not (folder / _RECORD).exists()
+
+
 class Store(Protocol):
-    """Takes the tiles of one or several kernels of the same shape."""
+    """Takes the tiles of one or several kernels of the same shape.
+
+    Attributes
+    ----------
+    tiling
+        How the kernels are cut.
+    """
+
+    tiling: Tiling
 
     def has(self, tile: Tile) -> bool:
         """Whether a tile is there already."""
 
-    def put(self, tile: Tile, blocks: Blocks, symmetric: bool) -> None:
-        """Keep a tile of each kernel, and if that is symmetric its mirror image."""
+    def put(self, piece: Tile, blocks: Blocks, symmetric: bool) -> None:
+        """Keep a piece of a tile of each kernel, and if that is symmetric its mirror image."""
+
+    def note(self, tile: Tile) -> None:
+        """Remember that every piece of a tile is there."""
 
     def finish(self) -> Blocks:
         """The kernels, once every tile is there."""
@@ -56,8 +76,10 @@ class Store(Protocol):
 class MemoryStore:
     """Kernels as arrays in memory, on every rank."""
 
-    def __init__(self, names: Sequence[str], shape: tuple[int, ...], group: Group | None):
-        self._group = group
+    def __init__(
+        self, names: Sequence[str], shape: tuple[int, ...], tiling: Tiling, group: Group | None
+    ):
+        self.tiling, self._group = tiling, group
         make = np.empty if group is None else np.zeros  # those of other ranks are added
         self._kernels = {name: make(shape, np.float32) for name in names}
 
@@ -65,10 +87,13 @@ class MemoryStore:
         """Nothing is there at first."""
         return False
 
-    def put(self, tile: Tile, blocks: Blocks, symmetric: bool) -> None:
+    def put(self, piece: Tile, blocks: Blocks, symmetric: bool) -> None:
         """Copy the blocks into place."""
         for name, block in blocks.items():
-            _place(self._kernels[name], tile, block, symmetric)
+            _place(self._kernels[name], piece, block, symmetric)
+
+    def note(self, tile: Tile) -> None:
+        """Nothing is asked of it later."""
 
     def finish(self) -> Blocks:
         """The arrays."""
@@ -83,9 +108,9 @@ class FileStore:
 
     A file is called as ``mlx_entk._files.file_names`` says: ``NAME.npy`` if the name can be one.
 
-    Unfinished kernels end in ``.part``; ``tiles.json`` names the tiles that they hold
-    and what they are kernels of, so that the same call goes on after an interruption, on as many
-    ranks as it likes. Ranks beyond the first write ``tiles-RANK.json``.
+    Unfinished kernels end in ``.part``; ``tiles.json`` says what they are kernels of, how they are
+    cut and which tiles they hold, so that the same call goes on after an interruption, on as many
+    ranks and with as much memory as it likes. Ranks beyond the first write ``tiles-RANK.json``.
 
     Parameters
     ----------
@@ -95,6 +120,8 @@ class FileStore:
         Of the kernels.
     identity
         What tells these kernels from others, ready for JSON.
+    tiling
+        How to cut them, unless they were begun with another tiling: ``tiling`` is then that one.
 
     Raises
     ------
@@ -108,13 +135,15 @@ class FileStore:
         names: Sequence[str],
         shape: tuple[int, ...],
         identity: dict[str, Any],
+        tiling: Tiling,
         group: Group | None,
     ):
         self._folder, self._names, self._group = folder, names, group
         self._shape, self._files = shape, file_names(names)
         rank = 0 if group is None else group.rank()
-        self._record = folder / (f"tiles-{rank}.json" if rank else "tiles.json")
+        self._record = folder / (f"tiles-{rank}.json" if rank else _RECORD)
         self._identity = json.loads(json.dumps(identity))
+        self.tiling = tiling
         self._own: list[list[int]] = []
         if is_first(group):
             if self._record.exists():
@@ -122,18 +151,27 @@ class FileStore:
             else:
                 self._begin()
         barrier(group)
-        self._done = [key for record in self._records() for key in self._read(record)]
+        # Every rank takes the tiling of the first record, which the first rank has written.
+        self.tiling, _ = self._read(folder / _RECORD)
+        self._done = self._tiles()
         if self._record.exists():
-            self._own = self._read(self._record)
+            _, self._own = self._read(self._record)
 
     def _records(self) -> list[Path]:
         return sorted(self._folder.glob("tiles*.json"))
 
-    def _read(self, record: Path) -> list[list[int]]:
+    def _tiles(self) -> list[list[int]]:
+        """The tiles that all ranks have put so far."""
+        return [key for record in self._records() for key in self._read(record)[1]]
+
+    def _read(self, record: Path) -> tuple[Tiling, list[list[int]]]:
         stored = read_json(record)
         if stored.get("identity") != self._identity:
             raise InputError(f"{self._folder} holds tiles of another kernel: choose another folder")
-        return from_json(list[list[int]], stored.get("tiles"), f"{record}")
+        tiling = from_json(Tiling, stored.get("tiling"), f"{record}")
+        if min(tiling.inputs, tiling.cotangents) < 1:
+            raise InputError(f"{record} is damaged: its tiles are empty")
+        return tiling, from_json(list[list[int]], stored.get("tiles"), f"{record}")
 
     def _require_begun(self) -> None:
         """Raise InputError if the files that hold the tiles are not what was begun."""
@@ -161,13 +199,16 @@ class FileStore:
         """Whether an earlier call has put it."""
         return tile.key in self._done
 
-    def put(self, tile: Tile, blocks: Blocks, symmetric: bool) -> None:
-        """Write the blocks, then note that they are there."""
+    def put(self, piece: Tile, blocks: Blocks, symmetric: bool) -> None:
+        """Write the blocks."""
         for name, block in blocks.items():
-            # Mapped anew for every tile, so that the pages written do not stay resident.
+            # Mapped anew for every piece, so that the pages written do not stay resident.
             kernel = np.lib.format.open_memmap(self._path(name, ".part"), mode="r+")
-            _place(kernel, tile, block, symmetric)
+            _place(kernel, piece, block, symmetric)
             kernel.flush()
+
+    def note(self, tile: Tile) -> None:
+        """Write down that a tile is there."""
         self._own.append(tile.key)
         self._save()
 
@@ -175,10 +216,14 @@ class FileStore:
         """The kernels, mapped from their finished files, read-only."""
         barrier(self._group)
         if is_first(self._group):
+            # A kill may come between any two of these steps. Until the last one, tiles.json says
+            # that the kernels hold every tile, whichever rank put it.
+            self._own = self._tiles()
+            self._save()
             for name in self._names:
-                if self._path(name, ".part").exists():  # a kill may have come between two renames
+                if self._path(name, ".part").exists():
                     self._path(name, ".part").replace(self._path(name, ".npy"))
-            for record in self._records():  # tiles.json, which says that there are any, last
+            for record in self._records():  # tiles.json last, by its name
                 record.unlink()
         barrier(self._group)
         return load_kernels(self._folder, self._names, self._shape)
@@ -187,7 +232,8 @@ class FileStore:
         return inside(self._folder, f"{self._files[name]}{suffix}")
 
     def _save(self) -> None:
-        write_json(self._record, {"identity": self._identity, "tiles": self._own})
+        record = {"identity": self._identity, "tiling": to_json(self.tiling), "tiles": self._own}
+        write_json(self._record, record)
 
 
 def _place(kernel: FloatArray, tile: Tile, block: FloatArray, symmetric: bool) -> None:

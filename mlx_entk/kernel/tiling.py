@@ -45,6 +45,19 @@ class Tile:
         """Where it begins, which tells it from the others of a tiling."""
         return [part.start for part in (self.rows, self.columns, self.left, self.right)]
 
+    def pieces(self, tiling: "Tiling", paired: bool) -> list["Tile"]:
+        """The same in pieces no larger than the tiles of a tiling."""
+        sides = [self.left], [self.right]
+        if not paired:
+            sides = (_cut(self.left, tiling.cotangents), _cut(self.right, tiling.cotangents))
+        return [
+            Tile(rows, columns, left, right)
+            for rows in _cut(self.rows, tiling.inputs)
+            for left in sides[0]
+            for columns in _cut(self.columns, tiling.inputs)
+            for right in sides[1]
+        ]
+
 
 @dataclass(frozen=True)
 class Tiling:
@@ -129,4 +142,9 @@ def fit(
 
 def ranges(count: int, size: int) -> list[slice]:
     """0…count−1 in ranges of a size, the last perhaps smaller."""
-    return [slice(i, min(i + size, count)) for i in range(0, count, size)]
+    return _cut(slice(0, count), size)
+
+
+def _cut(whole: slice, size: int) -> list[slice]:
+    starts = range(whole.start, whole.stop, size)
+    return [slice(start, min(start + size, whole.stop)) for start in starts]

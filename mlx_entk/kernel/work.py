@@ -112,10 +112,16 @@ class Work:
         tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
         return replace(self, tiling=tiling)
 
-    def tiles(self) -> list[Tile]:
-        """Every tile, of a symmetric kernel those on and above the diagonal."""
+    def tiles(self, tiling: Tiling) -> list[tuple[Tile, list[Tile]]]:
+        """Every tile of a tiling, with its pieces that stay within the budget.
+
+        Of a symmetric kernel, those on and above the diagonal.
+        """
         N, M = count(self.x), count(self.columns)
-        return self.tiling.tiles(N, M, self.cotangents, self.symmetric)
+        return [
+            (tile, tile.pieces(self.tiling, self.cotangents.paired))
+            for tile in tiling.tiles(N, M, self.cotangents, self.symmetric)
+        ]
 
     def factors(self, x: Inputs, cotangents: mx.array) -> Factors:
         """The Jacobian factor of every parameter on inputs x."""

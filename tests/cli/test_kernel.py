@@ -12,6 +12,7 @@ import pytest
 
 from examples import sparse_parity
 from mlx_entk._files import read_json, write_json
+from mlx_entk.kernel import store
 from tests.conftest import Command
 
 MODEL = "examples.sparse_parity:make_model"
@@ -70,6 +71,27 @@ def test_a_run_of_other_weights_is_refused(kernel: Command, parity: Path) -> Non
 
     assert code == 2
     assert "another configuration (weights" in errors
+
+
+@pytest.mark.parametrize("step", ["reserve", "write_json"])
+def test_a_run_that_ended_while_its_kernels_were_laid_out_goes_on(
+    kernel: Command, parity: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """By a kill or because the disk was full: the folder is there, but no record of tiles."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    common = ("--model", MODEL, "--inputs", parity / "inputs.npz", "--by-layer", "--out", "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, step, stop)
+        assert kernel(*common)[0] == 130
+    assert [path.suffix for path in Path("run/kernels").iterdir()][0] == ".part"
+
+    code, _, errors = kernel(*common)
+
+    assert code == 0, errors
+    assert {path.suffix for path in Path("run/kernels").iterdir()} == {".npy"}
 
 
 @pytest.mark.parametrize("reduction", ["sum-of-logits", "full", "0,0"])

@@ -3,12 +3,15 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
+from mlx_entk._files import read_json, write_json
 from tests.conftest import Command
 
 SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
@@ -76,32 +79,118 @@ def test_bad_input_is_one_line(
     assert len(errors.splitlines()) == 1
 
 
-@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_is_stopped_goes_on(
-    mlx_entk: Command, tmp_path: Path, stop: signal.Signals
-) -> None:
-    # Where the tests themselves run in the background, SIGINT would be ignored from the start.
-    start = (
-        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "from mlx_entk_cli.main import main; main()"
-    )
-    arguments = ("sweep", "--seeds", "0-1", "--out", "s", *SMALL)
-    command = [sys.executable, "-c", start, *arguments]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE
-    )
+# Where the tests themselves run in the background, SIGINT would be ignored from the start.
+START = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    "from mlx_entk_cli.main import main; main()"
+)
+
+
+def begin(place: Path, *arguments: object) -> "subprocess.Popen[bytes]":
+    """Start a sweep and wait until its first seed has a checkpoint."""
+    command = [sys.executable, "-c", START, "sweep", "--out", "s", *map(str, arguments)]
+    # Not a pipe, which a child that outlives the sweep would keep open.
+    with (place / "errors.txt").open("wb") as errors:
+        process = subprocess.Popen(command, cwd=place, start_new_session=True, stderr=errors)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("s/seed-0/checkpoints/000010*")) and time.monotonic() < deadline:
+    while not list(place.glob("s/seed-0/checkpoints/000010*")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    os.killpg(process.pid, stop)
-    _, errors = process.communicate(timeout=60)
+    return process
+
+
+def test_a_sweep_that_is_interrupted_goes_on(mlx_entk: Command, tmp_path: Path) -> None:
+    process = begin(tmp_path, "--seeds", "0-1", *SMALL)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    errors = (tmp_path / "errors.txt").read_text()
+    assert "interrupted: s keeps what is done. To continue, run: mlx-entk " in errors
+    assert "Traceback" not in errors
     assert not (tmp_path / "s" / "results.json").exists()
-    if stop is signal.SIGINT:
-        assert process.returncode == 130
-        assert b"interrupted: s keeps what is done. To continue, run: mlx-entk " in errors
-        assert b"Traceback" not in errors
 
     code, _, message = mlx_entk("sweep", "--seeds", "0-1", "--out", "s", *SMALL)
 
     assert code == 0, message
     assert (tmp_path / "s" / "results.json").exists()
+
+
+def test_a_killed_sweep_goes_on_though_the_process_of_a_seed_is_slow_to_die(
+    mlx_entk: Command, tmp_path: Path
+) -> None:
+    """Only the sweep is killed, as by a system without memory; its child is not even told."""
+    process = begin(tmp_path, "--seeds", "0", *SMALL)
+    child = int((tmp_path / "s/seed-0/.lock").read_text())
+    os.kill(child, signal.SIGSTOP)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "s" / "results.json").exists()
+    wakes = threading.Timer(4, os.kill, (child, signal.SIGCONT))
+    wakes.start()
+
+    code, _, message = mlx_entk("sweep", "--seeds", "0", "--out", "s", *SMALL)
+
+    wakes.join()
+    assert code == 0, message
+    assert "seed 0: 1 of 1  waiting for the process that holds the folder" in message
+    assert ends(child)
+    assert not list((tmp_path / "s").rglob(".*.tmp*"))
+
+
+ORPHAN = """
+import multiprocessing, os, signal, time
+from mlx_entk_cli import sweep
+
+def child(sender):
+    sweep._end_with_the_sweep()
+    sender.send(os.getpid())
+    time.sleep(120)
+
+if __name__ == "__main__":
+    receiver, sender = multiprocessing.get_context("spawn").Pipe(duplex=False)
+    multiprocessing.get_context("spawn").Process(target=child, args=(sender,), daemon=True).start()
+    print(receiver.recv(), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_process_of_a_seed_ends_with_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "orphan.py").write_text(ORPHAN)
+
+    with subprocess.Popen(
+        [sys.executable, tmp_path / "orphan.py"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+
+    assert process.returncode == -signal.SIGKILL
+    assert ends(child)
+
+
+def ends(number: int) -> bool:
+    """Whether a process ends within some seconds; one that nobody has waited for has ended too."""
+    try:
+        process = psutil.Process(number)
+        deadline = time.monotonic() + 30
+        while process.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+    except psutil.NoSuchProcess:
+        pass
+    return True
+
+
+def test_a_seed_that_was_killed_after_its_report_is_cleaned_up(mlx_entk: Command) -> None:
+    """It was killed while it wrote down how long it took."""
+    assert mlx_entk("sweep", "--seeds", "3", "--out", "s", *SMALL)[0] == 0
+    seed = Path("s/seed-3")
+    stamp = (seed / "results.json").stat().st_mtime_ns
+    provenance = read_json(seed / "provenance.json")
+    provenance["sessions"][0]["wall_seconds"] = None
+    write_json(seed / "provenance.json", provenance)
+    left_over = seed / ".provenance.1.tmp.json"
+    left_over.touch()
+
+    assert mlx_entk("sweep", "--seeds", "3", "--out", "s", *SMALL)[0] == 0
+
+    assert not left_over.exists()
+    assert (seed / "results.json").stat().st_mtime_ns == stamp

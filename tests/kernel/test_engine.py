@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 from mlx_entk import InputError, entk, explain, flatten, layerwise_entk
 from mlx_entk.data import modular_addition
 from mlx_entk.kernel.engine import Strategy
+from mlx_entk.kernel.reduction import cotangents_of
+from mlx_entk.kernel.store import FileStore
+from mlx_entk.kernel.tiling import Tiling
 from mlx_entk.kernel.work import Work
 from mlx_entk.models import QuadraticMLP
 from tests import models, reference
@@ -278,6 +281,79 @@ def test_an_interrupted_kernel_goes_on_from_its_tiles(
     np.testing.assert_allclose(kernel, entk(model, x), rtol=1e-5, atol=1e-6)
     with pytest.raises(InputError, match=r"kernel.npy exists: choose another folder"):
         entk(model, x, **options)
+
+
+@pytest.mark.parametrize("reduction", ["full", "trace", (0, 1)])
+@pytest.mark.parametrize("limits", [(16_000, 40_000), (40_000, 16_000)])
+def test_a_kernel_goes_on_with_another_memory_limit(
+    tmp_path: Path, reduction: Any, limits: tuple[int, int]
+) -> None:
+    """The default limit is another one whenever other processes take more or less memory."""
+    model = models.MLP([3, 5, 4])
+    x = mx.random.normal((11, 3), key=mx.random.key(2))
+    computed = []
+
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
+        computed.append(total)
+        if done == total // 2:
+            raise KilledError
+
+    first, second = limits
+    options: dict[str, Any] = {"reduction": reduction, "out": tmp_path / "kernel"}
+    with pytest.raises(KilledError):
+        entk(model, x, memory_limit=first, progress=stop, **options)
+    tiles: list[int] = []
+
+    def count(stage: str, done: int, total: int, note: str = "") -> None:
+        tiles.append(total)
+
+    kernel = entk(model, x, memory_limit=second, progress=count, **options)
+
+    assert tiles[-1] == computed[-1]  # those that were begun
+    np.testing.assert_allclose(kernel, entk(model, x, reduction=reduction), rtol=1e-5, atol=1e-6)
+
+
+def test_a_kernel_whose_records_were_half_removed_keeps_every_tile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two ranks had put the tiles, and the first was killed while it cleaned up."""
+    cotangents = cotangents_of("trace", 1)
+    tiling = Tiling(inputs=1, cotangents=1)
+    left, right = tiling.tiles(1, 2, cotangents, symmetric=False)
+
+    def store() -> FileStore:
+        return FileStore(tmp_path, ["kernel"], (1, 2), {}, tiling, None)
+
+    block = {"kernel": np.ones((1, 1), np.float32)}
+    begun, record = store(), tmp_path / "tiles.json"
+    of_first = record.read_text()
+    begun.put(left, block, False)
+    begun.note(left)
+    record.rename(tmp_path / "tiles-1.json")
+    record.write_text(of_first)
+    ended = store()
+    ended.put(right, block, False)
+    ended.note(right)
+    unlink, removed = Path.unlink, []
+
+    def kill_at_second(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".json" and not path.name.startswith("."):
+            removed.append(path.name)
+            if len(removed) == 2:
+                raise KilledError
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", kill_at_second)
+        with pytest.raises(KilledError):
+            ended.finish()
+    again = store()
+
+    assert removed == ["tiles-1.json", "tiles.json"]
+    assert again.has(left)
+    assert again.has(right)
+    np.testing.assert_array_equal(again.finish()["kernel"], np.ones((1, 2)))
+    assert [path.name for path in tmp_path.iterdir()] == ["kernel.npy"]
 
 
 def test_how_a_kernel_is_computed_can_be_asked_beforehand() -> None:

@@ -18,7 +18,7 @@ from mlx_entk.features import Alignment, center, family_shares
 from mlx_entk.kernel import Reduction, entk, layerwise_entk, work
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.reduction import cotangents_of, require_kernel
-from mlx_entk.kernel.store import load_kernels
+from mlx_entk.kernel.store import kernels_are_whole, load_kernels
 from mlx_entk.onnx.files import WITHIN, read_model
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
@@ -312,8 +312,8 @@ def _form_kernels(
     group: Group | None,
 ) -> None:
     """Write the kernels into a folder that all ranks see, unless they are all there."""
-    complete = folder.exists() and not (folder / "tiles.json").exists()
-    if not first_says(not complete, group):
+    whole = kernels_are_whole(folder, _kernel_names(config, function))
+    if not first_says(not whole, group):
         return
     form = layerwise_entk if config.by_layer else entk
     form(
@@ -327,13 +327,16 @@ def _form_kernels(
     )
 
 
+def _kernel_names(config: KernelConfig, function: ParametricFunction) -> list[str]:
+    return list(function.params) if config.by_layer else [work.WHOLE]
+
+
 def _stored_kernels(
     config: KernelConfig, function: ParametricFunction, inputs: Inputs, folder: Path
 ) -> dict[str, FloatArray]:
     N = count(inputs)
     classes = (check_model(function, inputs),) * 2 if config.reduction == "full" else ()
-    names = list(function.params) if config.by_layer else [work.WHOLE]
-    kernels = load_kernels(folder, names, (N, N, *classes))
+    kernels = load_kernels(folder, _kernel_names(config, function), (N, N, *classes))
     return with_whole(kernels) if config.by_layer else {WHOLE: kernels[work.WHOLE]}
 
 

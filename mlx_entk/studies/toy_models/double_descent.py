@@ -92,7 +92,8 @@ def compute(
         progress("dataset sizes", done, len(sizes), f"{size} rows")
         of_size = config.at_size(size)
         inner = Run.create(run.file(f"rows-{size}"), STUDY, to_json(of_size))
-        model = train_toy(of_size, inner)
+        with inner.session():
+            model = train_toy(of_size, inner)
         spectrum, values = jacobian_modes(flattened_jacobian(model, probe), config.n)
         last = inner.metrics[-1]
         rows.append(

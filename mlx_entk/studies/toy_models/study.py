@@ -114,11 +114,9 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
     model = train_toy(config, run, progress)
     control = replace(config, shuffled=True)
     control_run = Run.create(run.file(SHUFFLED), STUDY, to_json(control))
-    networks = {
-        TRAINED: model,
-        INITIAL: network(config),
-        SHUFFLED: train_toy(control, control_run, progress),
-    }
+    with control_run.session():
+        shuffled = train_toy(control, control_run, progress)
+    networks = {TRAINED: model, INITIAL: network(config), SHUFFLED: shuffled}
 
     x = dataset(config).x
     kernels: list[Recovery] = []
