@@ -86,7 +86,7 @@ def test_a_run_that_ended_while_its_kernels_were_laid_out_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(store, step, stop)
         assert kernel(*common)[0] == 130
-    assert [path.suffix for path in Path("run/kernels").iterdir()][0] == ".part"
+    assert next(path.suffix for path in Path("run/kernels").iterdir()) == ".part"
 
     code, _, errors = kernel(*common)
 

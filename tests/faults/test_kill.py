@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.kill import VICTIMS, Victim, kill_at_random
+
 SETTINGS = ["--p", "5", "--width", "16", "--epochs", "60"]
 
 # Kills the process instead of renaming the COUNTth file whose name holds NAME: as hard as it
@@ -100,3 +102,18 @@ def test_a_run_killed_while_it_trains_continues_to_the_same_results(
     assert run(out).returncode == 0
     assert (out / "results.json").read_text() == (unbroken / "results.json").read_text()
     assert len(json.loads((out / "provenance.json").read_text())["sessions"]) == 2
+
+
+def test_a_hundred_kills_are_planned() -> None:
+    assert sum(victim.share for victim in VICTIMS) >= 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", VICTIMS, ids=[victim.name for victim in VICTIMS])
+def test_a_command_killed_at_random_moments_ends_as_if_it_had_not_been(
+    victim: Victim, tmp_path: Path
+) -> None:
+    tally = kill_at_random(victim, victim.share, seed=0, place=tmp_path)
+
+    assert tally.differences == []
+    assert tally.kills == victim.share
