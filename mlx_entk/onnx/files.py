@@ -1,7 +1,11 @@
 """ONNX files: written only after a trial, and read with care, since anyone may have made them."""
 
+import errno
 import os
+import stat
 import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,13 +13,14 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx.external_data_helper import (
     convert_model_to_external_data,
-    load_external_data_for_model,
     uses_external_data,
     write_external_data_tensors,
 )
 
 from mlx_entk._files import write_atomically
-from mlx_entk.errors import InputError
+from mlx_entk.errors import InputError, first_line
+from mlx_entk.onnx.limits import limit_in_bytes, require_parsable, require_room
+from mlx_entk.onnx.tensors import all_tensors, load_external_data
 
 # Opsets of the default domain that the importer reads.
 OPSETS = (13, 23)
@@ -82,104 +87,112 @@ def _check(model: bytes | Path) -> None:
         raise InputError(f"the graph is not valid ONNX: {message}; nothing was written") from error
 
 
-def read_model(path: Path) -> onnx.ModelProto:
+def read_model(path: Path, memory_limit: int | str | None = None) -> onnx.ModelProto:
     """Load and check a model.
+
+    Parameters
+    ----------
+    path
+        The file.
+    memory_limit
+        Bytes that the file and its data may take, as a number or as ``"4GB"``; by default half of
+        what is available.
 
     Raises
     ------
     InputError
         If the file is missing, truncated, not an ONNX model or of an unsupported opset, refers to
-        data outside its folder, or uses values that nothing defines.
+        data outside its folder, defines a name twice or not at all, or would fill the memory.
     """
-    try:
-        model = onnx.load_model(str(path), load_external_data=False)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (DecodeError, ValueError, TypeError) as error:
-        raise InputError(f"{path} is not an ONNX model, or is damaged: {error}") from error
+    limit = limit_in_bytes(memory_limit)
+    model = _parsed(path, limit)
     if not model.HasField("graph") or not model.graph.output:
         raise InputError(
             f"{path} is not an ONNX model, or is damaged: it has no graph with outputs"
         )
     _check_opset(path, model)
-    outside = any(uses_external_data(tensor) for tensor in _tensors(model.graph))
-    _load_external_data(path, model)
+    outside = any(uses_external_data(tensor) for tensor in all_tensors(model))
+    load_external_data(path, model, limit)
     _check_names(path, model)
     try:  # as a file if it has external data, which may be too large for one message
         onnx.checker.check_model(str(path) if outside else model)
-    except (onnx.checker.ValidationError, ValueError, TypeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise InputError(f"{path} is not valid ONNX: {first_line}") from error
+    except Exception as error:  # what the checker raises has many types
+        raise InputError(f"{path} is not valid ONNX: {first_line(error).strip()}") from error
+    return model
+
+
+def _parsed(path: Path, limit: int) -> onnx.ModelProto:
+    """The model in a regular file, of the size of a protobuf message."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"cannot read {path}: it is not a regular file")
+        require_room(status.st_size, min(limit, 2**31), f"{path}")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    model = onnx.ModelProto()
+    try:
+        require_parsable(data, limit)
+        model.ParseFromString(data)
+    except (DecodeError, ValueError, TypeError) as error:
+        raise InputError(f"{path} is not an ONNX model, or is damaged: {error}") from error
     return model
 
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:
     oldest, newest = OPSETS
-    for opset in model.opset_import:
-        if opset.domain in ("", "ai.onnx") and not oldest <= opset.version <= newest:
+    versions = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
+    for version in versions:
+        if not oldest <= version <= newest:
             raise InputError(
-                f"{path} uses opset {opset.version}: export it again with an opset from "
+                f"{path} uses opset {version}: export it again with an opset from "
                 f"{oldest} to {newest}"
             )
-    if not any(opset.domain in ("", "ai.onnx") for opset in model.opset_import):
+    if not versions:
         raise InputError(f"{path} names no opset for ONNX's own operators")
-
-
-def _load_external_data(path: Path, model: onnx.ModelProto) -> None:
-    folder = path.resolve().parent
-    for tensor in _tensors(model.graph):
-        if not uses_external_data(tensor):
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        target = (folder / location).resolve()
-        if not location or not target.is_relative_to(folder) or target == folder:
-            raise InputError(
-                f"{path} keeps {tensor.name} in {location!r}, outside its folder: refused"
-            )
-        if not target.is_file():
-            raise InputError(f"{path} keeps {tensor.name} in {location}, which does not exist")
-        end = int(entries.get("offset", 0) or 0) + int(entries.get("length", 0) or 0)
-        if end > target.stat().st_size:
-            raise InputError(f"{path} keeps {tensor.name} in {location}, which is too short")
-    try:
-        load_external_data_for_model(model, str(folder))
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise InputError(f"the external data of {path} cannot be read: {error}") from error
-
-
-def _tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    tensors = list(graph.initializer)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                tensors.append(attribute.t)
-            tensors.extend(attribute.tensors)
-    return tensors
+    if len(versions) > 1:
+        raise InputError(f"{path} names several opsets for ONNX's own operators")
 
 
 def _check_names(path: Path, model: onnx.ModelProto) -> None:
+    """Refuse names that are not text, that nothing defines, or that are defined twice."""
     graph = model.graph
-    names = [
-        named.name for part in (graph.initializer, graph.input, graph.output) for named in part
-    ]
+    stored = [tensor.name for tensor in graph.initializer]
+    stored += [tensor.values.name for tensor in graph.sparse_initializer]
+    inputs, outputs = ([value.name for value in part] for part in (graph.input, graph.output))
+    names = [*stored, *inputs, *outputs]
     for node in graph.node:
-        names += [node.name, node.op_type, *node.input, *node.output]
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output]
+        names += [attribute.name for attribute in node.attribute]
     if not all(
         isinstance(name, str) for name in names
     ):  # protobuf returns bytes if it is not UTF-8
         raise InputError(f"{path} is not an ONNX model, or is damaged: a name is not text")
-    defined = {""} | {tensor.name for tensor in graph.initializer}
-    defined |= {tensor.values.name for tensor in graph.sparse_initializer}
-    defined |= {value.name for value in graph.input}
+    for what, of in {"initializer": stored, "input": inputs, "output": outputs}.items():
+        if "" in of:
+            raise InputError(f"{path} has an {what} without a name")
+        twice = [name for name, count in Counter(of).items() if count > 1]
+        if twice:
+            raise InputError(f"{path} has two {what}s called {_some(twice)}")
+    defined = {"", *stored, *inputs}  # an initializer may be the default of an input
     for node in graph.node:
         missing = [name for name in node.input if name not in defined]
         if missing:
             raise InputError(
-                f"{path} uses {', '.join(missing)}, which no initializer, input or earlier node "
-                "defines"
+                f"{path} uses {_some(missing)}, which no initializer, input or earlier node defines"
             )
-        defined |= set(node.output)
-    undefined = [value.name for value in graph.output if value.name not in defined]
+        given = [name for name in node.output if name]
+        for name in given:
+            if name in defined:
+                raise InputError(f"{path} defines {name} twice")
+            defined.add(name)
+    undefined = [name for name in outputs if name not in defined]
     if undefined:
-        raise InputError(f"{path} promises {', '.join(undefined)}, which no node computes")
+        raise InputError(f"{path} promises {_some(undefined)}, which no node computes")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

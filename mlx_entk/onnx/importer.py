@@ -12,14 +12,17 @@ import mlx.core as mx
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
+from mlx_entk._memory import default_limit
 from mlx_entk._parameters import Params
-from mlx_entk.errors import InputError
+from mlx_entk.errors import InputError, first_line
 from mlx_entk.onnx.emitter import FROZEN, PRODUCER, is_value
 from mlx_entk.onnx.files import read_model
+from mlx_entk.onnx.limits import inferred_size, require_room, size_of
 from mlx_entk.onnx.operators import OPERATORS, Value, as_mlx, from_numpy
+from mlx_entk.onnx.tensors import array_of
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
 Host = NDArray[Any]
@@ -46,6 +49,7 @@ class OnnxFunction:
     _nodes: list[onnx.NodeProto]
     _constants: dict[str, Host]
     _opset: int
+    _limit: int
 
     def __call__(self, params: Params, *inputs: mx.array) -> mx.array:
         """Return the chosen output for parameters and inputs, the latter in the graph's order."""
@@ -84,7 +88,8 @@ class OnnxFunction:
         Raises
         ------
         InputError
-            If the number of inputs is wrong, or an operator cannot be computed on these inputs.
+            If the number of inputs is wrong, or an operator cannot be computed on these inputs: a
+            value larger than the memory limit, for example, which is said before it is computed.
         """
         if len(inputs) != len(self.inputs):
             raise InputError(
@@ -94,16 +99,22 @@ class OnnxFunction:
         outputs = self.outputs if outputs is None else outputs
         values: dict[str, Value] = {"": None, **self._constants, **params}
         values.update(zip(self.inputs, inputs, strict=True))
+        room = self._limit  # for values that are known without the inputs, which all stay
         for node in needed(self._nodes, outputs):
             arguments = [values[name] for name in node.input]
             try:
-                results = self._apply(node, arguments)
+                results = self._apply(node, arguments, room)
+                # Arrays of MLX are not computed yet.
+                sizes = [size_of(value) for value in results]
+                require_room(max(sizes, default=0), self._limit, "the result")
             except Exception as error:  # a damaged graph makes MLX and NumPy raise almost anything
-                raise InputError(f"ONNX operator {node.op_type} {node.name}: {error}") from error
+                message = first_line(error)
+                raise InputError(f"ONNX operator {node.op_type} {node.name}: {message}") from error
+            room -= sum(v.nbytes for v in results if isinstance(v, np.ndarray))
             values.update(zip(node.output, results, strict=False))
         return [as_mlx(values[name]) for name in outputs]
 
-    def _apply(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
+    def _apply(self, node: onnx.NodeProto, arguments: list[Value], room: int) -> Sequence[Value]:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
         if node.op_type == "Shape":  # known while tracing, and never differentiated
             shape = np.array(arguments[0].shape, dtype=np.int64)  # type: ignore[union-attr]
@@ -111,11 +122,11 @@ class OnnxFunction:
         if node.op_type == "Size":
             return [np.array(arguments[0].size, dtype=np.int64)]  # type: ignore[union-attr]
         if all(value is None or isinstance(value, np.ndarray) for value in arguments):
-            return self._on_host(node, arguments)
+            return self._on_host(node, arguments, room)
         result = OPERATORS[node.op_type](arguments, attributes, len(node.output))
         return result if isinstance(result, list | tuple) else [result]
 
-    def _on_host(self, node: onnx.NodeProto, arguments: list[Value]) -> Sequence[Value]:
+    def _on_host(self, node: onnx.NodeProto, arguments: list[Value], room: int) -> Sequence[Value]:
         """Evaluate a node that depends on no input, by ONNX's reference implementation."""
         names = [f"i{k}" if value is not None else "" for k, value in enumerate(arguments)]
         copy = onnx.NodeProto()
@@ -130,7 +141,8 @@ class OnnxFunction:
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output if name]
         graph = helper.make_graph([copy], "one", given, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)])
-        feed = {n: v for n, v in zip(names, arguments, strict=True) if v is not None}
+        feed = {n: v for n, v in zip(names, arguments, strict=True) if isinstance(v, np.ndarray)}
+        require_room(inferred_size(model, feed), room, "the result")
         results = iter(ReferenceEvaluator(model).run(None, feed))
         return [np.asarray(next(results)) if name else None for name in node.output]
 
@@ -166,10 +178,15 @@ def from_model(
 ) -> OnnxFunction:
     """Do what ``load`` does, for a model in memory."""
     graph = model.graph
+    limit = default_limit()
     chosen = _parameters(model, parameters)
-    arrays = {tensor.name: _initializer(tensor) for tensor in graph.initializer}
+    arrays = {tensor.name: array_of(tensor) for tensor in graph.initializer}
     params = {name: from_numpy(array) for name, array in arrays.items() if name in chosen}
     constants = {name: array for name, array in arrays.items() if name not in chosen}
+    if graph.sparse_initializer:
+        raise InputError(
+            f"the initializer {graph.sparse_initializer[0].values.name} is sparse: store it dense"
+        )
     stored = {tensor.name for tensor in graph.initializer}
     outputs = [value.name for value in graph.output]
     if output is None:
@@ -200,14 +217,8 @@ def from_model(
         _nodes=list(graph.node),
         _constants=constants,
         _opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
+        _limit=limit,
     )
-
-
-def _initializer(tensor: onnx.TensorProto) -> NDArray[Any]:
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except Exception as error:  # its type, shape and bytes contradict each other
-        raise InputError(f"the initializer {tensor.name} is damaged: {error}") from error
 
 
 def needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:

@@ -11,6 +11,7 @@ it may end. What it leaves has to equal the undisturbed folder bit by bit, and f
 import argparse
 import json
 import math
+import os
 import random
 import signal
 import subprocess
@@ -38,6 +39,9 @@ _UNLIKE = ("*/.lock", "*/provenance.json", "*/report.html", "*.svg")
 # metadata say when it was written.
 _TIMES = {"forward_seconds", "product_seconds", "graph"}
 
+# For the model of examples/, which the commands import.
+_ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
 _SMALL_LM = small_language_model.Settings(
     vocabulary=400, width=16, layers=2, heads=2, window=16, batch=4, steps=30
 )
@@ -54,7 +58,7 @@ class Victim:
     share
         Of the kills. Commands that take long get fewer of them.
     arguments
-        Gives the arguments of mlx-entk, without ``--out``, once a folder for inputs is there.
+        Gives the arguments of mlx-entk once a folder for inputs is there.
     """
 
     name: str
@@ -88,12 +92,15 @@ class Tally:
     differences: list[str]
 
 
+_OUT = ("--out", "run")
+
+
 def _kernel(inputs: Path) -> tuple[object, ...]:
     x = inputs / "x.npy"
     np.save(x, sparse_parity.all_strings()[::4])
     # 64 inputs in 36 tiles
     return ("kernel", "--model", "examples.sparse_parity:make_model", "--inputs", x, "--by-layer",
-            "--memory-limit", "300kB")  # fmt: skip
+            "--memory-limit", "300kB", *_OUT)  # fmt: skip
 
 
 def _language_model(inputs: Path) -> tuple[object, ...]:
@@ -102,22 +109,25 @@ def _language_model(inputs: Path) -> tuple[object, ...]:
     build = ("lm", "contexts", "--model", model, "--texts", model / "held-out.txt",
              "--count", "240", "--window", "12", "--out", contexts)  # fmt: skip
     _require(_start(build, inputs).wait() == 0, "contexts could not be built")
-    return ("lm", "--model", model, "--contexts", contexts, "--modes", "3", "--memory-limit", "1GB")
+    return ("lm", "--model", model, "--contexts", contexts, "--modes", "3", "--memory-limit", "1GB",
+            *_OUT)  # fmt: skip
 
 
 _TMS = ("tms", "--n", "5", "--m", "2", "--rows", "30", "--steps", "60")
 KERNEL = Victim("kernel --by-layer, in tiles", 24, _kernel)
-SWEEP = Victim("sweep --jobs 2", 14, lambda _: ("sweep", "--seeds", "0-1", "--jobs", "2", *_TMS))
+SWEEP = Victim(
+    "sweep --jobs 2", 14, lambda _: ("sweep", *_OUT, "--seeds", "0-1", "--jobs", "2", *_TMS)
+)
 VICTIMS = [
     KERNEL,
     SWEEP,
-    Victim("tms", 20, lambda _: _TMS),
+    Victim("tms", 20, lambda _: (*_TMS, *_OUT)),
     Victim("modular mlp", 18, lambda _: ("modular", "mlp", "--p", "5", "--width", "16",
-                                         "--epochs", "60")),
+                                         "--epochs", "60", *_OUT)),
     Victim("modular transformer", 12, lambda _: ("modular", "transformer", "--p", "5",
                                                  "--epochs", "40", "--d-model", "8",
                                                  "--d-mlp", "8", "--heads", "1",
-                                                 "--batch-size", "8")),
+                                                 "--batch-size", "8", *_OUT)),
     Victim("lm", 14, _language_model),
 ]  # fmt: skip
 
@@ -152,13 +162,14 @@ def _start(arguments: tuple[object, ...], place: Path) -> "subprocess.Popen[byte
     # Not a pipe, which a child that outlives the command would keep open.
     with (place / "errors.txt").open("wb") as errors:
         return subprocess.Popen(
-            [*command, *map(str, arguments)], cwd=place, stdout=subprocess.DEVNULL, stderr=errors
-        )
+            [*command, *map(str, arguments)], cwd=place, env=_ENVIRONMENT,
+            stdout=subprocess.DEVNULL, stderr=errors,
+        )  # fmt: skip
 
 
 def _strike(arguments: tuple[object, ...], place: Path, seconds: float) -> bool:
     """Start a command and kill it, but not its children; false if it had ended by then."""
-    process = _start((*arguments, "--out", "run"), place)
+    process = _start(arguments, place)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -169,7 +180,7 @@ def _strike(arguments: tuple[object, ...], place: Path, seconds: float) -> bool:
 
 
 def _finish(arguments: tuple[object, ...], place: Path) -> None:
-    code = _start((*arguments, "--out", "run"), place).wait()
+    code = _start(arguments, place).wait()
     _require(code == 0, (place / "errors.txt").read_text())
 
 
@@ -234,9 +245,9 @@ def main() -> None:
     given = parser.parse_args()
     scale = given.kills / sum(victim.share for victim in VICTIMS)
     with tempfile.TemporaryDirectory() as name:
-        for victim in VICTIMS:
+        for number, victim in enumerate(VICTIMS):
             kills = math.ceil(scale * victim.share)
-            tally = kill_at_random(victim, kills, given.seed, Path(name) / str(len(victim.name)))
+            tally = kill_at_random(victim, kills, given.seed, Path(name) / str(number))
             print(json.dumps(asdict(tally)), flush=True)
 
 

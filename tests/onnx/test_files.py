@@ -71,8 +71,8 @@ def set_opset(version: int) -> Callable[[onnx.ModelProto], None]:
         (lambda model: move_outside(model, "/etc/hostname"), "outside its folder: refused"),
         (lambda model: move_outside(model, "link.bin"), "outside its folder: refused"),
         (lambda model: move_outside(model, ""), "outside its folder: refused"),
-        (lambda model: move_outside(model, "none.bin"), "none.bin, which does not exist"),
-        (lambda model: move_outside(model, "short.bin"), "short.bin, which is too short"),
+        (lambda model: move_outside(model, "none.bin"), "none.bin', which does not exist"),
+        (lambda model: move_outside(model, "short.bin"), "short.bin', which is too short"),
     ],
 )
 def test_damaged_and_hostile_models_are_refused(

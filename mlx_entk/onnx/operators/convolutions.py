@@ -14,12 +14,26 @@ from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, as_mlx,
 def _windows(
     a: Attributes, spatial: Sequence[int], kernel: Sequence[int]
 ) -> tuple[list[int], list[tuple[int, int]], list[int]]:
-    """Return strides, (before, after) padding and dilations of a convolution or pooling."""
+    """Return strides, (before, after) padding and dilations of a convolution or pooling.
+
+    Raises
+    ------
+    InputError
+        For numbers that a window cannot have: MLX divides by a stride of zero.
+    """
     count = len(spatial)
     strides = list(a.get("strides", [1] * count))
     dilations = list(a.get("dilations", [1] * count))
     mode = a.get("auto_pad", b"NOTSET").decode()
     pads = list(a.get("pads", [0] * 2 * count))
+    sizes = {"strides": strides, "dilations": dilations, "the kernel": list(kernel)}
+    for name, values in sizes.items():
+        if len(values) != count or min(values, default=1) < 1 or max(values, default=1) >= 2**31:
+            raise InputError(f"{name} {values} are not possible for {count} axes")
+    if len(pads) != 2 * count or min(pads, default=0) < 0 or max(pads, default=0) >= 2**31:
+        raise InputError(f"pads {pads} are not possible for {count} axes")
+    if a.get("group", 1) < 1:
+        raise InputError(f"{a['group']} groups are not possible")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         widths = []
         for i in range(count):

@@ -1,35 +1,87 @@
 """Operators that read or write entries by index."""
 
-import mlx.core as mx
+from collections.abc import Sequence
 
+import mlx.core as mx
+import numpy as np
+
+from mlx_entk.errors import InputError
 from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, Value, as_mlx, grids, ints
 
 
-def _wrapped(index: Value, size: int) -> mx.array:
-    """Count negative indices from the end of an axis."""
+def _wrapped(index: Value, size: int) -> tuple[mx.array, mx.array | None]:
+    """Indices of an axis counted from its beginning, and which of them the axis has.
+
+    MLX does not check indices: it would read and write whatever lies in memory there. Indices that
+    are known beforehand are checked here. Of others, which depend on the inputs, those that the
+    axis does not have become the last one, and the second array tells where that was not so.
+
+    Raises
+    ------
+    InputError
+        For a known index that the axis does not have.
+    """
+    if isinstance(index, np.ndarray):
+        if index.size and not (-size <= index.min() and index.max() < size):
+            raise InputError(f"an index is outside an axis of {size} entries")
+        return as_mlx(np.where(index < 0, index + size, index)), None
     array = as_mlx(index)
-    return mx.where(array < 0, array + size, array)
+    array = mx.where(array < 0, array + size, array)
+    inside = (array >= 0) & (array < size)
+    return mx.clip(array, 0, max(0, size - 1)), inside
+
+
+def _or_nan(values: mx.array, inside: mx.array | None) -> mx.array:
+    """Values, and NaN where the index was outside, so that the input that has it is named."""
+    if inside is None or not mx.issubdtype(values.dtype, mx.floating):
+        return values
+    inside = inside.reshape(*inside.shape, *[1] * (values.ndim - inside.ndim))
+    return mx.where(inside, values, mx.array(mx.nan, dtype=values.dtype))
 
 
 def _gather(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, axis = as_mlx(x[0]), a.get("axis", 0)
-    return mx.take(value, _wrapped(x[1], value.shape[axis]), axis=axis)
+    value = as_mlx(x[0])
+    axis = a.get("axis", 0) % value.ndim
+    index, inside = _wrapped(x[1], value.shape[axis])
+    if inside is not None:
+        inside = inside.reshape(*[1] * axis, *inside.shape, *[1] * (value.ndim - 1 - axis))
+    return _or_nan(mx.take(value, index, axis=axis), inside)
 
 
 def _gather_elements(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, axis = as_mlx(x[0]), a.get("axis", 0)
-    index = _wrapped(x[1], value.shape[axis])
+    value = as_mlx(x[0])
+    axis = a.get("axis", 0) % value.ndim
+    index, inside = _wrapped(x[1], value.shape[axis])
+    _require_within(index.shape, value.shape, axis)
     at = grids(index.shape)
-    at[axis % value.ndim] = index
-    return value[tuple(at)]
+    at[axis] = index
+    return _or_nan(value[tuple(at)], inside)
 
 
 def _gather_nd(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, index = as_mlx(x[0]), as_mlx(x[1])
+    value, rank = as_mlx(x[0]), as_mlx(x[1]).ndim
     batch = a.get("batch_dims", 0)
-    depth = index.shape[-1]
-    columns = [_wrapped(index[..., i], value.shape[batch + i]) for i in range(depth)]
-    return value[(*grids(value.shape[:batch], index.ndim - 1), *columns)]
+    columns, inside = _columns(x[1], value.shape[batch:])
+    return _or_nan(value[(*grids(value.shape[:batch], rank - 1), *columns)], inside)
+
+
+def _columns(index: Value, sizes: Sequence[int]) -> tuple[list[mx.array], mx.array | None]:
+    """The indices of several axes, and where all of them are inside."""
+    assert index is not None
+    columns, inside = [], None
+    for i in range(index.shape[-1]):
+        column, valid = _wrapped(index[..., i], sizes[i])
+        columns.append(column)
+        inside = valid if inside is None or valid is None else inside & valid
+    return columns, inside
+
+
+def _require_within(shape: Sequence[int], sizes: Sequence[int], but: int) -> None:
+    """Raise InputError if indices of elements are larger than what they index, but for an axis."""
+    if len(shape) != len(sizes) or any(
+        one > other for i, (one, other) in enumerate(zip(shape, sizes, strict=True)) if i != but
+    ):
+        raise InputError(f"indices of shape {tuple(shape)} do not fit {tuple(sizes)}")
 
 
 def _update(value: mx.array, at: tuple[mx.array, ...], updates: mx.array, how: str) -> mx.array:
@@ -48,18 +100,19 @@ def _how(a: Attributes) -> str:
 
 
 def _scatter_nd(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, index, updates = as_mlx(x[0]), as_mlx(x[1]), as_mlx(x[2])
-    columns = tuple(_wrapped(index[..., i], value.shape[i]) for i in range(index.shape[-1]))
-    return _update(value, columns, updates, _how(a))
+    value, updates = as_mlx(x[0]), as_mlx(x[2])
+    columns, inside = _columns(x[1], value.shape)
+    return _update(value, tuple(columns), _or_nan(updates, inside), _how(a))
 
 
 def _scatter_elements(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, updates = as_mlx(x[0]), as_mlx(x[2])
     axis = a.get("axis", 0) % value.ndim
-    index = _wrapped(x[1], value.shape[axis])
+    index, inside = _wrapped(x[1], value.shape[axis])
+    _require_within(index.shape, value.shape, axis)
     at = [mx.broadcast_to(grid, index.shape) for grid in grids(index.shape)]
     at[axis] = index
-    return _update(value, tuple(at), updates, _how(a))
+    return _update(value, tuple(at), _or_nan(updates, inside), _how(a))
 
 
 def _one_hot(x: Inputs, a: Attributes, n: int) -> mx.array:

@@ -45,6 +45,8 @@ def _cumulative_sum(x: Inputs, a: Attributes, n: int) -> mx.array:
 def _top_k(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
     value, (count,) = as_mlx(x[0]), ints(x[1], "the number of largest entries")
     axis = a.get("axis", -1)
+    if not 0 <= count <= value.shape[axis]:
+        raise InputError(f"there are not {count} entries along an axis of {value.shape[axis]}")
     order = mx.argsort(-value if a.get("largest", 1) else value, axis=axis)
     index = mx.take(order, mx.arange(count), axis=axis)
     return [mx.take_along_axis(value, index, axis=axis), index.astype(mx.int64)]

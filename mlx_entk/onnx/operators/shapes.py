@@ -53,10 +53,12 @@ def _split(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
     value, axis = as_mlx(x[0]), a.get("axis", 0)
     if len(x) > 1 and x[1] is not None:
         lengths = ints(x[1], "the lengths of a split")
+        if min(lengths, default=0) < 0 or sum(lengths) != value.shape[axis]:
+            raise InputError(f"parts of {lengths} do not make an axis of {value.shape[axis]}")
     else:
-        size, parts = value.shape[axis], a.get("num_outputs", n)
+        size, parts = value.shape[axis], n
         each = -(-size // parts)
-        lengths = [min(each, size - each * i) for i in range(parts)]
+        lengths = [max(0, min(each, size - each * i)) for i in range(parts)]
     bounds = np.cumsum([0, *lengths]).tolist()
     return [mx.take(value, mx.arange(start, stop), axis=axis) for start, stop in pairwise(bounds)]
 
