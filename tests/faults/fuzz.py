@@ -222,13 +222,13 @@ def _targets() -> list[Target]:
             (f"{run}/config.json", look, (*BROKEN, *[reseal] * 6, link), 3 * share),
             (f"{run}/results.json", look, (*BROKEN, *[reseal] * 12, bomb, link), 8 * share),
             (f"{run}/results.json", draw, (reseal,), 3 * share),
-            (f"{run}/results.json", report, (reseal,), 0.5 * share),
+            (f"{run}/results.json", report, (reseal,), 0.1 * share),
             (f"{run}/provenance.json", look, (*BROKEN, *[reseal] * 6, link), 2 * share),
             (f"{run}/spectra.npz", look, (*BROKEN, rename, bomb, link), 3 * share),
         ]
     for run in ("run", "transformer", "sweep/seed-0"):
         rows.append((f"{run}/metrics.jsonl", draw, (*BROKEN, *[reseal] * 6, bomb, link), 1))
-    rows.append(("run/figures/spectra.png", report, (link,), 0.5))
+    rows.append(("run/figures/spectra.png", report, (link,), 0.1))
     return [Target(*row) for row in rows]
 
 
@@ -332,6 +332,7 @@ def fuzz(cases: int, seed: int = 0, per_process: int = 250) -> Json:
             else:
                 outcomes[begun] = f"the process ended with {done.returncode}: {done.stderr[-300:]}"
                 first = begun + 1
+            print(f"{len(outcomes):,} of {cases:,} cases", file=sys.stderr, flush=True)
     by_damage: dict[str, Counter[str]] = {}
     failures = []
     for number, outcome in sorted(outcomes.items()):
