@@ -189,6 +189,8 @@ class FileStore:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"cannot write to {folder}: {error.strerror or error}") from error
+        for record in self._records():  # of tiles that the new files will not hold
+            record.unlink()
         for name in names:
             path = self._path(name, ".part")
             np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=self._shape)

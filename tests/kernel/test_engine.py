@@ -356,6 +356,26 @@ def test_a_kernel_whose_records_were_half_removed_keeps_every_tile(
     assert [path.name for path in tmp_path.iterdir()] == ["kernel.npy"]
 
 
+def test_a_kernel_without_its_first_record_is_begun_anew(tmp_path: Path) -> None:
+    """Somebody removed tiles.json; what another rank wrote down must not be believed."""
+    model = models.MLP([3, 5, 4])
+    x = mx.random.normal((11, 3), key=mx.random.key(2))
+
+    def stop(stage: str, done: int, total: int, note: str = "") -> None:
+        if done == 5:
+            raise KilledError
+
+    options: dict[str, Any] = {"memory_limit": 16_000, "out": tmp_path}
+    with pytest.raises(KilledError):
+        entk(model, x, progress=stop, **options)
+    (tmp_path / "tiles.json").rename(tmp_path / "tiles-1.json")
+
+    kernel = entk(model, x, **options)
+
+    np.testing.assert_allclose(kernel, entk(model, x), rtol=1e-5, atol=1e-6)
+    assert [path.name for path in tmp_path.iterdir()] == ["kernel.npy"]
+
+
 def test_how_a_kernel_is_computed_can_be_asked_beforehand() -> None:
     x = mx.random.normal((6, 5), key=mx.random.key(2))
 
