@@ -288,3 +288,5 @@ def _wait_for_orphan(folder: Path, tell: Progress) -> None:
             tell(stage, 0, 1)
             fcntl.flock(lock, fcntl.LOCK_EX)
             tell(stage, 1, 1)
+        except OSError:  # a file system without locks, of which the command will tell
+            return

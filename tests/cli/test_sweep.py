@@ -1,10 +1,13 @@
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +15,8 @@ import psutil
 import pytest
 
 from mlx_entk._files import read_json, write_json
+from mlx_entk.progress import Progress
+from mlx_entk_cli import sweep
 from tests.conftest import Command
 
 SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
@@ -114,23 +119,38 @@ def test_a_sweep_that_is_interrupted_goes_on(mlx_entk: Command, tmp_path: Path) 
 
 
 def test_a_killed_sweep_goes_on_though_the_process_of_a_seed_is_slow_to_die(
-    mlx_entk: Command, tmp_path: Path
+    mlx_entk: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the sweep is killed, as by a system without memory; its child is not even told."""
     process = begin(tmp_path, "--seeds", "0", *SMALL)
     child = int((tmp_path / "s/seed-0/.lock").read_text())
     os.kill(child, signal.SIGSTOP)
+    while psutil.Process(child).status() != psutil.STATUS_STOPPED:
+        time.sleep(0.01)
     process.kill()
     process.wait()
     assert not (tmp_path / "s" / "results.json").exists()
-    wakes = threading.Timer(4, os.kill, (child, signal.SIGCONT))
-    wakes.start()
+    waited: list[str] = []
 
-    code, _, message = mlx_entk("sweep", "--seeds", "0", "--out", "s", *SMALL)
+    @contextlib.contextmanager
+    def waking() -> Iterator[Progress]:
+        def update(stage: str, done: int, total: int, note: str = "") -> None:
+            if note.startswith("waiting"):
+                waited.append(note.strip())
+                if done == 0:
+                    os.kill(child, signal.SIGCONT)
 
-    wakes.join()
+        yield update
+
+    monkeypatch.setattr(sweep, "progress", waking)
+    try:
+        code, _, message = mlx_entk("sweep", "--seeds", "0", "--out", "s", *SMALL)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGCONT)
+
     assert code == 0, message
-    assert "seed 0: 1 of 1  waiting for the process that holds the folder" in message
+    assert waited == ["waiting for the process that holds the folder"] * 2
     assert ends(child)
     assert not list((tmp_path / "s").rglob(".*.tmp*"))
 
@@ -177,6 +197,21 @@ def ends(number: int) -> bool:
     except psutil.NoSuchProcess:
         pass
     return True
+
+
+def test_a_file_system_without_locks_is_left_to_the_command_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / ".lock").touch()
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    told: list[object] = []
+
+    sweep._wait_for_orphan(tmp_path, lambda *news: told.append(news))
+
+    assert told == []
 
 
 def test_a_seed_that_was_killed_after_its_report_is_cleaned_up(mlx_entk: Command) -> None:
