@@ -126,11 +126,11 @@ def _stop(error: BaseException) -> NoReturn:
     """Say how to continue after Ctrl-C or a request to end."""
     cause = error.__cause__ or error  # click wraps Ctrl-C
     what, code = ("terminated", 143) if isinstance(cause, _Terminated) else ("interrupted", 130)
-    folders = getattr(cause, "__notes__", [])
+    folders = getattr(cause, "__notes__", [])  # the last is the outermost, which the command made
     if not folders:
         _fail(f"{what}: no file was left half-written", code)
     command = shlex.join(["mlx-entk", *sys.argv[1:]])
-    _fail(f"{what}: {folders[0]} keeps what is done. To continue, run: {command}", code)
+    _fail(f"{what}: {folders[-1]} keeps what is done. To continue, run: {command}", code)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:

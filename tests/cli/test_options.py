@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
+from mlx_entk.studies import toy_models
+from mlx_entk.studies.toy_models.training import TMSConfig, train_toy
 from mlx_entk_cli.base import Group
 from mlx_entk_cli.main import cli
 from tests.conftest import Command
@@ -159,6 +162,22 @@ def test_ctrl_c_leaves_a_run_that_goes_on_and_says_how(tmp_path: Path) -> None:
     )
     assert not (tmp_path / "a run" / "results.json").exists()
     assert not [path for path in (tmp_path / "a run").rglob("*") if ".tmp" in path.name]
+
+
+def test_ctrl_c_in_a_run_inside_a_run_names_the_outer_one(
+    mlx_entk: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(config: TMSConfig, *rest: Any) -> Any:
+        if config.shuffled:
+            raise KeyboardInterrupt
+        return train_toy(config, *rest)
+
+    monkeypatch.setattr(toy_models.study, "train_toy", interrupted)
+
+    code, _, errors = mlx_entk(*TOY, "--out", "run")
+
+    assert code == 130
+    assert "Error: interrupted: run keeps what is done. To continue, run: mlx-entk tms" in errors
 
 
 def test_output_without_a_terminal_has_no_colours(tmp_path: Path) -> None:
