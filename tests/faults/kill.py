@@ -9,6 +9,7 @@ it may end. What it leaves has to equal the undisturbed folder bit by bit, and f
 """
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -105,7 +106,8 @@ def _kernel(inputs: Path) -> tuple[object, ...]:
 
 def _language_model(inputs: Path) -> tuple[object, ...]:
     model, contexts = inputs / "model", inputs / "contexts.jsonl"
-    small_language_model.main(model, _SMALL_LM)
+    with contextlib.redirect_stdout(sys.stderr):  # which has no JSON
+        small_language_model.main(model, _SMALL_LM)
     build = ("lm", "contexts", "--model", model, "--texts", model / "held-out.txt",
              "--count", "240", "--window", "12", "--out", contexts)  # fmt: skip
     _require(_start(build, inputs).wait() == 0, "contexts could not be built")
@@ -114,13 +116,10 @@ def _language_model(inputs: Path) -> tuple[object, ...]:
 
 
 _TMS = ("tms", "--n", "5", "--m", "2", "--rows", "30", "--steps", "60")
-KERNEL = Victim("kernel --by-layer, in tiles", 24, _kernel)
-SWEEP = Victim(
-    "sweep --jobs 2", 14, lambda _: ("sweep", *_OUT, "--seeds", "0-1", "--jobs", "2", *_TMS)
-)
 VICTIMS = [
-    KERNEL,
-    SWEEP,
+    Victim("kernel --by-layer, in tiles", 24, _kernel),
+    Victim("sweep --jobs 2", 14, lambda _: ("sweep", *_OUT, "--seeds", "0-1", "--jobs", "2",
+                                            *_TMS)),
     Victim("tms", 20, lambda _: (*_TMS, *_OUT)),
     Victim("modular mlp", 18, lambda _: ("modular", "mlp", "--p", "5", "--width", "16",
                                          "--epochs", "60", *_OUT)),
