@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.kill import VICTIMS, Victim, kill_at_random
+from tests.faults.kill import VICTIMS, Victim, differences, kill_at_random
 
 SETTINGS = ["--p", "5", "--width", "16", "--epochs", "60"]
 
@@ -106,6 +107,31 @@ def test_a_run_killed_while_it_trains_continues_to_the_same_results(
 
 def test_a_hundred_kills_are_planned() -> None:
     assert sum(victim.share for victim in VICTIMS) >= 100
+
+
+def test_what_differs_after_kills_is_seen_and_times_are_not(unbroken: Path, tmp_path: Path) -> None:
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    results = json.loads((unbroken / "results.json").read_text())
+    for folder, graph in ((killed, "one"), (whole, "another")):
+        shutil.copytree(unbroken, folder)
+        timed = results | {"sha256": graph, "graph": graph}
+        (folder / "results.json").write_text(json.dumps(timed))
+    (killed / "provenance.json").write_text("{}")
+    clean = differences(killed, whole)
+    with (killed / "checkpoints" / "000030.safetensors").open("ab") as checkpoint:
+        checkpoint.write(b"0")
+    results["accuracy"]["test"] += 1e-9
+    (killed / "results.json").write_text(json.dumps(results | {"graph": "one"}))
+    (killed / "report.html").unlink()
+    (killed / ".config.1.tmp.json").touch()
+
+    assert clean == []
+    assert differences(killed, whole) == [
+        ".config.1.tmp.json is left over",
+        "report.html is missing",
+        "checkpoints/000030.safetensors differs",
+        "results.json differs",
+    ]
 
 
 @pytest.mark.slow
