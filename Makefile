@@ -1,9 +1,12 @@
 # Everything works from a clean clone with Python 3.11+, pip and make.
 PYTHON ?= python3
 BIN := .venv/bin
+# The versions that the tests run with; CONSTRAINTS= takes the newest that pyproject.toml allows.
+CONSTRAINTS ?= constraints.txt
+PIP_INSTALL := $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev demo test check-slow check-wheel lint format docs bench clean
+.PHONY: help install install-dev install-blas lock demo test check-slow check-wheel lint format docs bench clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -12,13 +15,19 @@ install: .venv/.installed  ## Install the package into .venv
 
 install-dev: .venv/.installed-dev  ## Install what tests, lint and benchmarks need as well
 
+install-blas: .venv/.installed  ## Install a fast BLAS for MLX on Linux: by apt for the whole system, or else MKL into .venv
+	sh scripts/install-blas.sh $(BIN)
+
+lock: .venv/.installed-dev  ## Write the versions in .venv to constraints.txt
+	$(BIN)/python scripts/lock.py > constraints.txt
+
 demo: .venv/.installed  ## Run the modular-addition study; writes results, figures and a report to runs/demo
 	$(BIN)/mlx-entk modular mlp --out runs/demo
 
 test: .venv/.installed-dev  ## Run the tests and the notebooks (about 13 minutes on two cores)
 	$(BIN)/pytest -n 2
 
-check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size and the whole fault suite (35 minutes)
+check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size and the whole fault suite (90 minutes)
 	$(BIN)/pytest -n 2 -m slow tests
 
 check-wheel: .venv/.installed-dev  ## Build wheel and sdist, and run a study with the wheel alone
@@ -53,13 +62,12 @@ clean:  ## Remove the environment and caches, but keep runs/
 		|| { echo "mlx-entk needs Python 3.11 or newer: make PYTHON=python3.12 …"; exit 2; }
 	$(PYTHON) -m venv .venv
 
-.venv/.installed: .venv/bin/python pyproject.toml
-	$(BIN)/pip install --quiet --editable .
-	-sh scripts/fast-blas.sh $(BIN)
+.venv/.installed: .venv/bin/python pyproject.toml $(CONSTRAINTS)
+	$(PIP_INSTALL) --editable .
 	touch $@
 
 # torch first and alone: what depends on it then takes this release.
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install --quiet 'torch==2.13.0'
-	$(BIN)/pip install --quiet --editable '.[dev,docs,torch,lm,notebooks]'
+	$(PIP_INSTALL) 'torch==2.13.0'
+	$(PIP_INSTALL) --editable '.[dev,docs,torch,lm,notebooks]'
 	touch $@

@@ -75,7 +75,7 @@ def _speed() -> list[Finding]:
                 "BLAS preloaded",
                 _blas.LIBRARY or "none",
                 _blas.LIBRARY is not None or not slow,
-                "apt install libopenblas0-pthread, or pip install mkl (x86-64 without root)",
+                "make install-blas, or apt install libopenblas0-pthread, or pip install mkl",
             )
         )
     findings.append(
