@@ -49,6 +49,7 @@ docs: .venv/.installed-dev  ## Build the documentation into site/; warnings are 
 bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; writes the tables of the docs
 	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents
 	$(BIN)/python -m benchmarks .venv-neural-tangents/bin/python
+	$(BIN)/python -m benchmarks.cliffs
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.flattened
 	$(BIN)/python -m benchmarks.training

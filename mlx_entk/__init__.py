@@ -6,16 +6,11 @@ from importlib.metadata import version as _version
 from mlx_entk import _blas as _blas  # isort: skip
 from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.analysis import Analysis, analyze_kernels
+from mlx_entk.cliffs import Cliff, find_cliffs
 from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError, SlowPathWarning
 from mlx_entk.kernel import Explanation, entk, entk_operator, explain, flatten, layerwise_entk
-from mlx_entk.spectrum import (
-    Spectrum,
-    effective_rank,
-    eigendecompose,
-    find_cliffs,
-    mode_groups,
-)
+from mlx_entk.spectrum import Spectrum, effective_rank, eigendecompose
 from mlx_entk.tracing.jacobian import jacobian
 from mlx_entk.tracker import KernelTracker
 
@@ -23,6 +18,7 @@ __version__ = _version("mlx-entk")
 
 __all__ = [
     "Analysis",
+    "Cliff",
     "Explanation",
     "InputError",
     "KernelTracker",
@@ -44,7 +40,6 @@ __all__ = [
     "jacobian",
     "jacobian_modes",
     "layerwise_entk",
-    "mode_groups",
     "orthonormal_basis",
     "top_modes",
 ]

@@ -11,25 +11,24 @@ from functools import cached_property
 import numpy as np
 
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_columns, orthonormal_basis
+from mlx_entk.cliffs import Cliff, find_cliffs
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment, align, center, equivalent_families
 from mlx_entk.kernel import flatten
 from mlx_entk.progress import Progress, silent
-from mlx_entk.spectrum import (
-    Modes,
-    Spectrum,
-    effective_rank,
-    eigendecompose,
-    find_cliffs,
-    mode_groups,
-)
+from mlx_entk.spectrum import Modes, Spectrum, effective_rank, eigendecompose
 
 # The whole kernel's name among the kernels of single parameters, also in run folders.
 WHOLE = "full"
 
 # Up to this many rows a dense decomposition finds all modes; above, Lanczos finds the leading ones.
 DENSE = 4000
+
+
+def groups_at(cliffs: Sequence[Cliff]) -> list[Modes]:
+    """The groups of modes that end at a cliff."""
+    return [cliff.modes for cliff in cliffs]
 
 
 def with_whole(by_layer: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -123,7 +122,7 @@ class Analysis:
     spectra
         Leading eigenpairs.
     cliffs
-        Modes before which a cliff lies.
+        Cliffs among the leading modes.
     groups
         Groups of modes (first, last) that are aligned with the features.
     effective_ranks
@@ -135,7 +134,7 @@ class Analysis:
     """
 
     spectra: dict[str, Spectrum]
-    cliffs: dict[str, list[int]]
+    cliffs: dict[str, list[Cliff]]
     groups: dict[str, list[Modes]]
     effective_ranks: dict[str, float | None]
     bases: dict[str, Float64Array]
@@ -144,7 +143,7 @@ class Analysis:
     @property
     def groups_at_cliffs(self) -> dict[str, list[Modes]]:
         """The groups of modes that end at a cliff."""
-        return {name: mode_groups(cliffs) for name, cliffs in self.cliffs.items()}
+        return {name: groups_at(cliffs) for name, cliffs in self.cliffs.items()}
 
     @cached_property
     def equivalent_families(self) -> list[list[str]]:
@@ -172,7 +171,7 @@ def analyze_kernels(
     kernels: Mapping[str, FloatArray],
     features: Mapping[str, ArrayLike] | None = None,
     *,
-    groups: Sequence[Modes] | Callable[[list[int]], Sequence[Modes]] = mode_groups,
+    groups: Sequence[Modes] | Callable[[list[Cliff]], Sequence[Modes]] = groups_at,
     top: int | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -186,11 +185,11 @@ def analyze_kernels(
         Families of features over the N inputs, by name, shape (N, k) each.
     groups
         The groups of modes (first, last) to report for every kernel; or a function that gives
-        those of one kernel, from the modes before which it has a cliff. By default the groups
-        that end at a cliff.
+        those of one kernel, from its cliffs. By default the groups that end at a cliff.
     top
-        How many modes to keep; None for all. If it is given, Lanczos decomposes kernels of more
-        than ``DENSE`` rows, and they have no effective rank.
+        How many modes to keep; None for all. Cliffs among them are judged by all eigenvalues,
+        unless a kernel has more than ``DENSE`` rows: then Lanczos finds the leading modes alone,
+        and there is no effective rank.
     progress
         Called for every kernel.
 
@@ -202,12 +201,17 @@ def analyze_kernels(
     """
     spectra: dict[str, Spectrum] = {}
     ranks: dict[str, float | None] = {}
+    cliffs: dict[str, list[Cliff]] = {}
     for done, (name, kernel) in enumerate(kernels.items()):
         progress("spectra", done, len(kernels), name)
         matrix = flatten(kernel) if kernel.ndim == 4 else kernel
-        spectra[name], ranks[name] = _decompose(matrix, top)
+        every, spectra[name] = _decompose(matrix, top)
+        kept = spectra[name].values.size
+        ranks[name] = effective_rank(every.values) if len(every.values) == len(matrix) else None
+        cliffs[name] = [
+            cliff for cliff in find_cliffs(every.values, every.noise_floor) if cliff.before < kept
+        ]
     progress("spectra", len(kernels), len(kernels))
-    cliffs = {name: find_cliffs(s.values, s.noise_floor) for name, s in spectra.items()}
     reported = {
         name: list(groups(of_kernel) if callable(groups) else groups)
         for name, of_kernel in cliffs.items()
@@ -216,11 +220,11 @@ def analyze_kernels(
     return Analysis(spectra, cliffs, reported, ranks, bases, align(spectra, reported, bases))
 
 
-def _decompose(matrix: FloatArray, top: int | None) -> tuple[Spectrum, float | None]:
-    """The leading modes, and the effective rank if all eigenvalues are known."""
+def _decompose(matrix: FloatArray, top: int | None) -> tuple[Spectrum, Spectrum]:
+    """All modes that are found, and the leading ones that are kept."""
     size = matrix.shape[0]
     if top is not None and size > DENSE and top < size:
-        return top_modes(as_operator(matrix), top).spectrum, None
+        found = top_modes(as_operator(matrix), top).spectrum
+        return found, found
     every = eigendecompose(np.asarray(matrix))
-    leading = Spectrum(every.values[:top], every.vectors[:, :top], every.noise_floor)
-    return leading, effective_rank(every.values)
+    return every, Spectrum(every.values[:top], every.vectors[:, :top], every.noise_floor)

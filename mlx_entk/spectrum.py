@@ -1,8 +1,6 @@
-"""Eigendecomposition of a kernel, its cliffs and its effective rank."""
+"""Eigendecomposition of a kernel, and its effective rank."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from scipy.special import entr
@@ -10,20 +8,6 @@ from scipy.special import entr
 from mlx_entk import _linalg as linalg
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk.errors import InputError
-
-# A cliff: the eigenvalue falls to 1/1.25 or less in one step, ...
-MIN_DROP = float(np.log10(1.25))
-# ... and that step is this many times the median step of its neighbourhood, ...
-PROMINENCE = 8.0
-# ... of this many steps to either side.
-NEIGHBOURHOOD = 25
-
-CLIFF_RULE = (
-    f"a cliff lies before mode i if log10(λ[i-1]/λ[i]) ≥ log10({10**MIN_DROP:.4g}) and ≥ "
-    f"{PROMINENCE:g} × the median of the {NEIGHBOURHOOD} such steps to either side, among "
-    "eigenvalues above the noise floor"
-)
-
 
 # How much rounding may change the entries of a kernel, as a share of the largest. It may make them
 # differ from their mirror images, and those on the diagonal, which are sums of squares, negative.
@@ -149,57 +133,6 @@ def square(kernel: ArrayLike, name: str) -> FloatArray:
     return matrix
 
 
-def find_cliffs(values: ArrayLike, noise_floor: float = 0.0) -> list[int]:
-    """Indices of the modes that open a new group: the spectrum drops sharply just before them.
-
-    The criterion is ``CLIFF_RULE``, on the steps of log₁₀ λ: a cliff must be steep in itself and
-    stand out from the decay around it. Eigenvalues at or below ``noise_floor`` are left out, so
-    the edge where the rank ends is not a cliff, and a kernel of zeros has none.
-
-    Parameters
-    ----------
-    values
-        Eigenvalues, largest first, shape (k,).
-    noise_floor
-        As in ``Spectrum``.
-
-    Raises
-    ------
-    InputError
-        If the values are not finite numbers of shape (k,), largest first.
-    """
-    eigenvalues = _eigenvalues(values)
-    rises = np.flatnonzero(eigenvalues[1:] > eigenvalues[:-1])
-    if rises.size:
-        raise InputError(f"values rise after number {rises[0]}: pass the largest first")
-    above = eigenvalues[eigenvalues > max(noise_floor, 0.0)]
-    steps = -np.diff(np.log10(above))
-    cliffs = []
-    for i, step in enumerate(steps):
-        around = np.concatenate(
-            [steps[max(0, i - NEIGHBOURHOOD) : i], steps[i + 1 : i + 1 + NEIGHBOURHOOD]]
-        )
-        typical = np.median(around) if around.size else 0.0
-        if step >= MIN_DROP and step >= PROMINENCE * typical:
-            cliffs.append(i + 1)
-    return cliffs
-
-
-def mode_groups(cliffs: Sequence[int]) -> list[Modes]:
-    """The groups of modes that end at a cliff, as (first, last), both included.
-
-    Raises
-    ------
-    InputError
-        If the cliffs are not in increasing order, or begin before mode 1.
-    """
-    edges = [0, *(linalg.whole_number(cliff, "cliff") for cliff in cliffs)]
-    groups = list(pairwise(edges))
-    if any(end <= start for start, end in groups):
-        raise InputError(f"cliffs are {edges[1:]}: pass them in increasing order, from 1 on")
-    return [(start, end - 1) for start, end in groups]
-
-
 def effective_rank(values: ArrayLike) -> float:
     """Exponential of the entropy of the normalised eigenvalues (Roy and Vetterli, 2007).
 
@@ -211,7 +144,7 @@ def effective_rank(values: ArrayLike) -> float:
     InputError
         If the values are not finite numbers of shape (k,).
     """
-    eigenvalues = _eigenvalues(values)
+    eigenvalues = as_eigenvalues(values)
     positive = eigenvalues[eigenvalues > 0]
     if positive.size == 0:
         return 0.0
@@ -219,7 +152,8 @@ def effective_rank(values: ArrayLike) -> float:
     return float(np.exp(entr(shares / shares.sum()).sum()))
 
 
-def _eigenvalues(values: ArrayLike) -> Float64Array:
+def as_eigenvalues(values: ArrayLike) -> Float64Array:
+    """Eigenvalues in float64, shape (k,); raises InputError for anything else."""
     eigenvalues: Float64Array = np.asarray(linalg.as_floats(values, "values"), dtype=np.float64)
     if eigenvalues.ndim != 1:
         raise InputError(f"values have shape {eigenvalues.shape}: pass eigenvalues, shape (k,)")

@@ -29,7 +29,7 @@ def test_groups_end_at_cliffs_and_are_aligned_with_centred_features() -> None:
 
     analysis = analyze_kernels({"w": kernel(values)}, {"f": Q[:, :2] + 5, "g": Q[:, 3:4]})
 
-    assert analysis.cliffs == {"w": [3]}
+    assert [cliff.before for cliff in analysis.cliffs["w"]] == [3]
     assert analysis.groups == analysis.groups_at_cliffs == {"w": [(0, 2)]}
     first, second = analysis.alignment
     assert (first.family, first.modes, first.dimension) == ("f", (0, 2), 2)

@@ -13,7 +13,6 @@ from mlx_entk import (
     find_cliffs,
     flatten,
     layerwise_entk,
-    mode_groups,
 )
 from tests import models
 
@@ -232,43 +231,6 @@ def test_modes_that_a_spectrum_lacks_are_refused() -> None:
             spectrum.modes(first, last)
 
 
-def plateaus(
-    *sizes_and_levels: tuple[int, float], decay: float = 0.01, seed: int = 0
-) -> np.ndarray:
-    """Eigenvalues on levels, with an irregular decay of about ``decay`` decades a step."""
-    logs = np.concatenate([np.full(size, level) for size, level in sizes_and_levels])
-    steps = np.random.default_rng(seed).exponential(decay, logs.size)
-    return np.asarray(10 ** (logs - np.cumsum(steps)))
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_cliffs_are_found_where_the_levels_end(seed: int) -> None:
-    values = plateaus((1, 1.0), (56, 0.0), (56, -0.3), (300, -0.6), seed=seed)
-
-    cliffs = find_cliffs(values)
-
-    assert cliffs == [1, 57, 113]
-    assert mode_groups(cliffs) == [(0, 0), (1, 56), (57, 112)]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_a_smooth_spectrum_has_no_cliffs(seed: int) -> None:
-    assert find_cliffs(plateaus((300, 0.0), seed=seed)) == []
-    assert find_cliffs(1 / np.linspace(10, 300, 290) ** 2) == []
-
-
-def test_the_edge_of_the_rank_is_no_cliff() -> None:
-    values = np.concatenate([plateaus((50, 0.0)), np.full(50, 1e-9)])
-
-    assert find_cliffs(values) == [50]
-    assert find_cliffs(values, noise_floor=1e-8) == []
-
-
-@pytest.mark.parametrize("values", [np.array([]), np.array([1.0]), np.array([1.0, 0.5])])
-def test_short_spectra_have_cliffs_only_where_they_drop(values: np.ndarray) -> None:
-    assert find_cliffs(values) == ([1] if values.size == 2 else [])
-
-
 def test_effective_rank_counts_equal_modes() -> None:
     assert effective_rank(np.array([2.0, 2, 2, 0, -1e-9])) == pytest.approx(3)
     assert effective_rank(np.array([1.0, 1e-12])) == pytest.approx(1)
@@ -280,10 +242,6 @@ def test_effective_rank_is_that_of_eigenvalues_of_any_size() -> None:
     assert effective_rank(np.full(4, 1e308)) == pytest.approx(4)
     assert effective_rank(np.full(4, 5e-324)) == pytest.approx(4)
     assert effective_rank([]) == 0
-
-
-def test_a_noise_floor_below_zero_lets_no_zeros_in() -> None:
-    assert find_cliffs(np.array([1.0, 0.0, -1e-9]), -1.0) == []
 
 
 @pytest.mark.parametrize(
@@ -301,18 +259,3 @@ def test_what_is_not_eigenvalues_is_refused(values: Any, message: str) -> None:
     for measure in (effective_rank, find_cliffs):
         with pytest.raises(InputError, match=message):
             measure(values)
-
-
-def test_cliffs_of_values_in_another_order_are_refused() -> None:
-    with pytest.raises(InputError, match="values rise after number 1: pass the largest first"):
-        find_cliffs(np.array([3.0, 1.0, 2.0]))
-
-
-def test_groups_take_cliffs_of_any_kind_in_order() -> None:
-    assert mode_groups([]) == []
-    assert mode_groups(np.array([2, 5])) == [(0, 1), (2, 4)]  # type: ignore[arg-type]
-    for cliffs in ([0], [3, 3], [5, 2], [-1]):
-        with pytest.raises(InputError, match="pass them in increasing order, from 1 on"):
-            mode_groups(cliffs)
-    with pytest.raises(InputError, match=r"cliff is 1\.5: pass a whole number"):
-        mode_groups([1.5])  # type: ignore[list-item]

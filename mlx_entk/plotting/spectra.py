@@ -7,6 +7,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 
 from mlx_entk._linalg import Float64Array
+from mlx_entk.cliffs import Cliff
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,
@@ -18,13 +19,12 @@ from mlx_entk.plotting.style import (
     new_figure,
     styled,
 )
-from mlx_entk.spectrum import Modes
 
 
 @styled
 def plot_spectra(
     values: Mapping[str, Float64Array],
-    cliffs: Mapping[str, Sequence[Modes]],
+    cliffs: Mapping[str, Sequence[Cliff]],
     shown: int,
     shares: Mapping[str, Float64Array] | None = None,
     features: Sequence[str] = (),
@@ -36,7 +36,7 @@ def plot_spectra(
     values
         Eigenvalues by kernel, largest first.
     cliffs
-        Groups of modes (first, last) that end at a cliff, by kernel.
+        By kernel.
     shown
         How many modes to draw.
     shares, features
@@ -50,7 +50,8 @@ def plot_spectra(
         of_modes = shares.get(kernel) if shares else None
         figure.hint_points(axis, np.arange(head.size), head, mode_texts(head, of_modes, features))
         axis.set_xlim(-0.05 * head.size, 1.05 * head.size)
-        for number, (first, last) in enumerate(cliffs[kernel]):
+        for number, cliff in enumerate(cliffs[kernel]):
+            first, last = cliff.modes
             if last >= head.size:
                 continue  # the cliff lies beyond what is shown
             color = COLORS[1 + number % 4]

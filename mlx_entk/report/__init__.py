@@ -8,7 +8,7 @@ from mlx_entk.report.page import (
     place,
     write_page,
 )
-from mlx_entk.report.table import Table, modes_cell, number_cell
+from mlx_entk.report.table import Table, modes_cell, number_cell, p_cell
 
 __all__ = [
     "ComparedFigure",
@@ -18,6 +18,7 @@ __all__ = [
     "Table",
     "modes_cell",
     "number_cell",
+    "p_cell",
     "place",
     "write_page",
 ]

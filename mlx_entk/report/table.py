@@ -66,6 +66,11 @@ def modes_cell(modes: tuple[int, int]) -> str:
     return str(first) if first == last else f"{first}–{last}"
 
 
+def p_cell(p: float) -> str:
+    """A p-value as a cell, to one digit."""
+    return f"{p:.1g}" if p >= 1e-99 else "< 1e-99"
+
+
 def number_cell(value: float | None) -> str:
     """A number of any size as a cell, without decimals if it is whole or large."""
     if value is None:

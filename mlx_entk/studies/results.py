@@ -6,12 +6,13 @@
 from dataclasses import dataclass
 
 from mlx_entk.analysis import TrainedAlignment
+from mlx_entk.cliffs import Cliff
 from mlx_entk.dynamics import Transition
 from mlx_entk.regression import Quality
 from mlx_entk.spectrum import Modes
 
 # By kernel.
-Groups = dict[str, list[Modes]]
+Cliffs = dict[str, list[Cliff]]
 Ranks = dict[str, float | None]
 
 
@@ -221,9 +222,7 @@ class Recovery:
         Exponent of the importance rescaling.
     modes
         How many were looked at.
-    cliffs
-        Groups of modes that end at a cliff.
-    effective_rank
+    cliffs, effective_rank
         Of the whole kernel.
     recovered
         Features that single modes recover.
@@ -236,17 +235,12 @@ class Recovery:
     network: str
     beta: float
     modes: int
-    cliffs: list[Modes]
+    cliffs: list[Cliff]
     effective_rank: float
     recovered: int
     recovered_by_rotated_modes: int
     recovered_by_random_modes: int
     contained: int
-
-    @property
-    def cliff_positions(self) -> list[int]:
-        """The modes before which a cliff lies."""
-        return [last + 1 for _, last in self.cliffs]
 
 
 @dataclass(frozen=True)
@@ -363,14 +357,14 @@ class ByModes:
     Attributes
     ----------
     cliffs
-        Groups of modes that end at a cliff of the kernel on the training inputs.
+        Of the kernel on the training inputs.
     top, without_group, without_mode
         By the leading modes, without each of the groups, without each of the leading modes.
     all
         By every mode.
     """
 
-    cliffs: list[Modes]
+    cliffs: list[Cliff]
     top: list[LeadingModes]
     without_group: list[WithoutGroup]
     without_mode: list[WithoutMode]

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from mlx_entk.analysis import WHOLE
+from mlx_entk.cliffs import Cliff
 from mlx_entk.features import Alignment
-from mlx_entk.report import Table, modes_cell
-from mlx_entk.spectrum import Modes
+from mlx_entk.report import Table, modes_cell, p_cell
 
 SPECTRA_CAPTION = (
     "The leading eigenvalues of the whole and the layerwise kernels after training. Look for the "
@@ -23,9 +23,9 @@ def kernel_name(kernel: str) -> str:
     return "whole" if kernel == WHOLE else kernel
 
 
-def cliff_sentence(groups: Sequence[Modes]) -> str:
+def cliff_sentence(cliffs: Sequence[Cliff]) -> str:
     """The cliffs of a kernel as part of a sentence, by the modes before which they lie."""
-    before = [str(last + 1) for _, last in groups]
+    before = [str(cliff.before) for cliff in cliffs]
     if not before:
         return "no cliff by the stated criterion"
     if len(before) == 1:
@@ -34,19 +34,19 @@ def cliff_sentence(groups: Sequence[Modes]) -> str:
 
 
 def cliff_table(
-    cliffs: Mapping[str, Sequence[Modes]], ranks: Mapping[str, float | None], rule: str
+    cliffs: Mapping[str, Sequence[Cliff]], ranks: Mapping[str, float | None], rule: str
 ) -> Table:
-    """The groups of modes of each kernel that end at a cliff, and its effective rank."""
+    """The groups of modes of each kernel that end at a cliff, its p, and the effective rank."""
     return Table(
         "Cliffs of the eNTK",
         ("kernel", "groups of modes that end at a cliff", "effective rank"),
         [
             (
                 kernel_name(kernel),
-                ", ".join(map(modes_cell, groups)) or "none",
+                ", ".join(f"{modes_cell(c.modes)} (p {p_cell(c.p)})" for c in of_kernel) or "none",
                 "" if (rank := ranks[kernel]) is None else f"{rank:.1f}",
             )
-            for kernel, groups in cliffs.items()
+            for kernel, of_kernel in cliffs.items()
         ],
         f"Criterion: {rule}.",
     )

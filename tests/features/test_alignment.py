@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from mlx_entk import InputError, Spectrum, eigendecompose, find_cliffs, mode_groups
+from mlx_entk import InputError, Spectrum, eigendecompose, find_cliffs
 from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.features import (
     Alignment,
@@ -147,7 +147,7 @@ def test_groups_that_a_spectrum_lacks_are_refused() -> None:
 
 def test_a_kernel_of_zeros_has_no_rows() -> None:
     spectrum = eigendecompose(np.zeros((4, 4)))
-    groups = mode_groups(find_cliffs(spectrum.values, spectrum.noise_floor))
+    groups = [c.modes for c in find_cliffs(spectrum.values, spectrum.noise_floor)]
 
     assert align({"full": spectrum}, {"full": groups}, {"f": Q4}) == []
 

@@ -4,6 +4,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from mlx_entk import Cliff
 from mlx_entk.analysis import TrainedAlignment
 from mlx_entk.plotting import plot_alignment, plot_spectra, plot_spectra_over_training
 
@@ -15,7 +16,8 @@ def texts(figure: Figure) -> str:
 def test_spectra_mark_the_groups_that_end_at_a_cliff() -> None:
     values = {"full": np.geomspace(1, 1e-4, 20), "w": np.geomspace(1, 1e-4, 20)}
 
-    figure = plot_spectra(values, {"full": [(0, 0), (1, 5)], "w": [(0, 15)]}, shown=10)
+    cliffs = {"full": [Cliff((0, 0), 9, 0.0), Cliff((1, 5), 9, 0.0)], "w": [Cliff((0, 15), 9, 0.0)]}
+    figure = plot_spectra(values, cliffs, shown=10)
 
     full, layer = figure.axes
     assert [text.get_text() for text in full.texts] == ["mode 0", "modes 1–5"]

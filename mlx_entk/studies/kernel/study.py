@@ -12,6 +12,7 @@ from mlx_entk._files import Arrays, digest_of_file, write_atomically
 from mlx_entk._linalg import FloatArray, orthonormal_basis, require_finite
 from mlx_entk._memory import default_limit
 from mlx_entk.analysis import DENSE, WHOLE, analyze_kernels, with_whole
+from mlx_entk.cliffs import CLIFF_RULE
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment, center, family_shares
@@ -22,7 +23,6 @@ from mlx_entk.kernel.store import kernels_are_whole, load_kernels
 from mlx_entk.onnx.files import WITHIN, read_model
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import CLIFF_RULE
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import (
     Stage,
@@ -39,7 +39,7 @@ from mlx_entk.studies.kernel.sources import (
     stored_weights,
 )
 from mlx_entk.studies.networks import export_graph
-from mlx_entk.studies.results import Groups, Ranks
+from mlx_entk.studies.results import Cliffs, Ranks
 from mlx_entk.studies.words import kernel_name
 from mlx_entk.tracing.functions import Model, ParametricFunction, bind
 from mlx_entk.tracing.inputs import Inputs, count
@@ -103,7 +103,7 @@ class KernelResults:
     inputs, parameters
         How many.
     cliffs, cliff_rule
-        Groups of modes that end at a cliff, by kernel; and what a cliff is.
+        By kernel; and what a cliff is.
     effective_rank
         By kernel; None if not all eigenvalues are known.
     equivalent_families
@@ -119,7 +119,7 @@ class KernelResults:
     config: KernelConfig
     inputs: int
     parameters: int
-    cliffs: Groups
+    cliffs: Cliffs
     cliff_rule: str
     effective_rank: Ranks
     equivalent_families: list[list[str]]
@@ -178,7 +178,7 @@ def compute(
         config=config,
         inputs=count(inputs),
         parameters=sum(value.size for value in function.params.values()),
-        cliffs=analysis.groups_at_cliffs,
+        cliffs=analysis.cliffs,
         cliff_rule=CLIFF_RULE,
         effective_rank=analysis.effective_ranks,
         equivalent_families=analysis.equivalent_families,

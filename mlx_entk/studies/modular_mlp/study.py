@@ -17,6 +17,7 @@ from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk.analysis import WHOLE, TrainedAlignment, analyze_kernels, with_whole
+from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.data import EMBEDDINGS, Embedding, ModularAddition, modular_addition
 from mlx_entk.dynamics import derivative, track
 from mlx_entk.errors import InputError
@@ -32,7 +33,7 @@ from mlx_entk.kernel import layerwise_entk
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import CLIFF_RULE, Modes, Spectrum, mode_groups
+from mlx_entk.spectrum import Modes, Spectrum
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import (
     Stage,
@@ -50,7 +51,7 @@ from mlx_entk.studies.modular.pairs import (
 )
 from mlx_entk.studies.networks import trained_network
 from mlx_entk.studies.problem import RegressionProblem
-from mlx_entk.studies.results import Disentangled, Grokking, Groups, Parts, Ranks, SingleFrequency
+from mlx_entk.studies.results import Cliffs, Disentangled, Grokking, Parts, Ranks, SingleFrequency
 from mlx_entk.studies.settings import setting
 from mlx_entk.training import load_parameters
 
@@ -97,7 +98,7 @@ class MLPResults:
     accuracy, loss
         After training.
     cliffs, cliff_rule
-        Groups of modes that end at a cliff, by kernel; and what a cliff is.
+        By kernel; and what a cliff is.
     effective_rank
         By kernel.
     equivalent_families
@@ -117,7 +118,7 @@ class MLPResults:
     parameters: int
     accuracy: Parts
     loss: Parts
-    cliffs: Groups
+    cliffs: Cliffs
     cliff_rule: str
     effective_rank: Ranks
     equivalent_families: list[list[str]]
@@ -171,7 +172,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
         inputs=config.p**2,
         parameters=sum(v.size for v in flatten_tree(model.parameters()).values()),
         **last_metrics(run.metrics),
-        cliffs=analysis.groups_at_cliffs,
+        cliffs=analysis.cliffs,
         cliff_rule=CLIFF_RULE,
         effective_rank=analysis.effective_ranks,
         equivalent_families=analysis.equivalent_families,
@@ -254,9 +255,9 @@ def expected_groups(p: int) -> tuple[Modes, Modes]:
     return (1, 2 * (p - 1)), (2 * p - 1, 4 * (p - 1))
 
 
-def reported_groups(cliffs: list[int], p: int) -> list[Modes]:
+def reported_groups(cliffs: list[Cliff], p: int) -> list[Modes]:
     """The mode groups to report: those at cliffs, less the constant mode, and those expected."""
-    at_cliffs = [modes for modes in mode_groups(cliffs) if modes != (0, 0)]
+    at_cliffs = [cliff.modes for cliff in cliffs if cliff.modes != (0, 0)]
     return sorted({*at_cliffs, *expected_groups(p)})
 
 

@@ -17,6 +17,7 @@ from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, with_whole
+from mlx_entk.cliffs import CLIFF_RULE
 from mlx_entk.dynamics import HALF_RISE_RULE, half_rise, track
 from mlx_entk.features import (
     KEY_RULE,
@@ -32,7 +33,7 @@ from mlx_entk.kernel import layerwise_entk
 from mlx_entk.kernel.reduction import Reduction
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import CLIFF_RULE, Modes
+from mlx_entk.spectrum import Modes
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import (
     Stage,
@@ -53,9 +54,9 @@ from mlx_entk.studies.modular_transformer.training import (
 from mlx_entk.studies.networks import trained_network
 from mlx_entk.studies.problem import RegressionProblem
 from mlx_entk.studies.results import (
+    Cliffs,
     Grokking,
     GrokkingByParameter,
-    Groups,
     KeyFrequencies,
     LocalisedAlignment,
     Move,
@@ -96,7 +97,7 @@ class TransformerResults:
     key_frequencies
         Those that the network uses.
     cliffs, effective_rank
-        Groups of modes that end at a cliff, and ranks, by reduction and kernel.
+        By reduction and kernel.
     cliff_rule
         What a cliff is.
     equivalent_families
@@ -118,7 +119,7 @@ class TransformerResults:
     accuracy: Parts
     loss: Parts
     key_frequencies: KeyFrequencies
-    cliffs: dict[str, Groups]
+    cliffs: dict[str, Cliffs]
     cliff_rule: str
     effective_rank: dict[str, Ranks]
     equivalent_families: list[list[str]]
@@ -193,7 +194,7 @@ def compute(
         grokked_at=held_since(metrics, "test accuracy", GROKKED) if grokked else None,
         **last_metrics(metrics),
         key_frequencies=KeyFrequencies(KEY_RULE, keys, key_frequencies(kernels_power)),
-        cliffs={name: analysis.groups_at_cliffs for name, analysis in analyses.items()},
+        cliffs={name: analysis.cliffs for name, analysis in analyses.items()},
         cliff_rule=CLIFF_RULE,
         effective_rank={name: analysis.effective_ranks for name, analysis in analyses.items()},
         equivalent_families=main.equivalent_families,

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from mlx_entk._linalg import Float64Array, require_finite
 from mlx_entk._records import from_json
+from mlx_entk.cliffs import find_cliffs
 from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import VERDICT_RULE, KernelModes, Quality, quality
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import find_cliffs, mode_groups
 from mlx_entk.studies.problem import HELD_OUT_LEAST, RegressionProblem
 from mlx_entk.studies.results import (
     ByModes,
@@ -116,7 +116,8 @@ def _over_ridges(
 def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64]) -> ByModes:
     values = problem.modes.values
     size = values.size
-    groups = mode_groups(find_cliffs(values[:HEAD]))
+    cliffs = [cliff for cliff in find_cliffs(values) if cliff.before < HEAD]
+    groups = [cliff.modes for cliff in cliffs]
 
     def held_out(chosen: Iterable[int]) -> Quality:
         predicted = problem.predictions(problem.modes, ridge, False, list(chosen))[1]
@@ -130,7 +131,7 @@ def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64
         return [mode for mode in range(size) if not first <= mode <= last]
 
     return ByModes(
-        cliffs=groups,
+        cliffs=cliffs,
         top=[
             LeadingModes(k=k, **asdict(held_out(range(k)))) for k in sorted(counts) if 0 < k <= size
         ],

@@ -106,10 +106,10 @@ def modes(by_modes: ByModes) -> Drawing:
     left.semilogx(
         [row.k for row in tops], [row.r2 for row in tops], "o-", color=COLORS[0], markersize=4
     )
-    for number, (_, last) in enumerate(by_modes.cliffs):
-        left.axvline(last + 1, color=COLORS[1], linewidth=1.0)
+    for number, cliff in enumerate(by_modes.cliffs):
+        left.axvline(cliff.before, color=COLORS[1], linewidth=1.0)
         left.annotate(
-            f"{last + 1}", (last + 1, 0.97 - 0.08 * (number % 3)),
+            f"{cliff.before}", (cliff.before, 0.97 - 0.08 * (number % 3)),
             xycoords=("data", "axes fraction"),
             xytext=(-3, 0), textcoords="offset points", ha="right", va="top", color=COLORS[1],
         )  # fmt: skip

@@ -78,11 +78,11 @@ def _spectrum(
     axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
     axis.axvline(n - 0.5, color=MUTED, linestyle=":", linewidth=1.0)
-    for number, before in enumerate(kernel.cliff_positions):
-        axis.axvline(before - 0.5, color=COLORS[1], linewidth=1.1)
+    for number, cliff in enumerate(kernel.cliffs):
+        axis.axvline(cliff.before - 0.5, color=COLORS[1], linewidth=1.1)
         axis.annotate(
-            f"{before}",
-            (before - 0.5, 0.97 - 0.09 * (number % 3)),
+            f"{cliff.before}",
+            (cliff.before - 0.5, 0.97 - 0.09 * (number % 3)),
             xycoords=("data", "axes fraction"),
             xytext=(3, 0),
             textcoords="offset points",

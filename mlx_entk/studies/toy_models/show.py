@@ -109,7 +109,7 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
 
 
 def _cliff_cell(row: Recovery) -> str:
-    return ", ".join(map(str, row.cliff_positions)) or "no cliff"
+    return ", ".join(str(cliff.before) for cliff in row.cliffs) or "no cliff"
 
 
 def _figures(results: TMSResults, run: Run) -> Figures:

@@ -15,6 +15,7 @@ import numpy as np
 from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk._records import to_json
+from mlx_entk.cliffs import CLIFF_RULE, find_cliffs
 from mlx_entk.eigensolvers import jacobian_modes
 from mlx_entk.features import (
     RECOVERED,
@@ -27,7 +28,7 @@ from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import KernelModes, modes_of_jacobian
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import CLIFF_RULE, effective_rank, find_cliffs, mode_groups
+from mlx_entk.spectrum import effective_rank
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import Stage, seconds_of
 from mlx_entk.studies.networks import trained_network
@@ -184,7 +185,7 @@ def _decompose(
             network=name,
             beta=beta,
             modes=int(spectrum.values.size),
-            cliffs=mode_groups(find_cliffs(spectrum.values, spectrum.noise_floor)),
+            cliffs=[c for c in find_cliffs(values, spectrum.noise_floor) if c.before < top],
             effective_rank=effective_rank(values),
             recovered=features.count,
             recovered_by_rotated_modes=features.rotated,
