@@ -77,7 +77,7 @@ class Families:
     def overlaps(
         self, spectrum: Spectrum, groups: Sequence[Modes]
     ) -> dict[tuple[Modes, str], float]:
-        """‖QᵀF‖_F² by (modes, family); 0 for a kernel of zeros, whose eigenvectors mean nothing."""
+        """‖QᵀF‖_F² by (modes, family); modes below the noise floor, of rounding, hold nothing."""
         if self._together is None:
             return {}
         N = spectrum.vectors.shape[0]
@@ -86,8 +86,7 @@ class Families:
                 f"bases are over {self._together.shape[0]} inputs, the kernel over {N}"
             )
         squared_cosines = (spectrum.vectors.T @ self._together) ** 2
-        if spectrum.values[0] == 0:
-            squared_cosines[:] = 0
+        squared_cosines[spectrum.rank :] = 0
         return {
             (modes, family): float(squared_cosines[modes[0] : modes[1] + 1, start:end].sum())
             for modes in groups

@@ -42,6 +42,11 @@ class Spectrum:
     vectors: Float64Array
     noise_floor: float
 
+    @property
+    def rank(self) -> int:
+        """How many of the eigenvalues are above the noise floor."""
+        return int((self.values > max(self.noise_floor, 0.0)).sum())
+
     def modes(self, first: int, last: int) -> Float64Array:
         """The eigenvectors of modes first…last, both included, shape (N, last − first + 1).
 

@@ -47,7 +47,7 @@ def test_the_report_holds_every_figure_and_table(run: Run) -> None:
     for table in tables(run):
         assert f"{table.title}</h" in page
     assert escape(summary(run)) in page
-    assert run.sessions[0].command in page
+    assert escape(run.sessions[0].command) in page
     assert "git revision" in page
 
 
@@ -124,7 +124,8 @@ def test_the_overlap_table_shows_the_rows_of_the_results(run: Run) -> None:
 
     column = overlaps.columns.index("sum")
     assert shown[column] == f"{row.overlap:.2f}"
-    assert chance[column] == f"{row.chance:.2f}"
+    assert chance[column] == f"{row.chance:.2f} ± {row.chance_deviation:.2f}"
+    assert overlaps.is_numeric(column)
 
 
 def test_a_comparison_shows_what_differs_and_both_runs_figures(run: Run, tmp_path: Path) -> None:

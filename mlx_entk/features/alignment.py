@@ -46,13 +46,14 @@ class Overlap:
         Singular values of QᵀF, largest first: the cosines of the principal angles.
     dimension
         The smaller of the two dimensions, which is the largest possible overlap.
-    chance
-        The overlap expected of two random subspaces: d₁·d₂ over the rank of the space.
+    chance, chance_deviation
+        Mean and standard deviation of the overlap of random modes in place of these.
     """
 
     singular_values: Float64Array
     dimension: int
     chance: float
+    chance_deviation: float
 
     @property
     def overlap(self) -> float:
@@ -70,33 +71,59 @@ class Overlap:
         return np.degrees(np.arccos(np.clip(self.singular_values, 0, 1)))
 
 
-def subspace_overlap(modes: ArrayLike, family: ArrayLike, rank: int) -> Overlap:
+def subspace_overlap(
+    modes: ArrayLike, family: ArrayLike, before: ArrayLike | None = None
+) -> Overlap:
     """Overlap of an eigenspace with a feature family.
 
     Parameters
     ----------
     modes, family
         Orthonormal columns, shapes (N, d₁) and (N, d₂); see ``mlx_entk.orthonormal_basis``.
-    rank
-        Dimension of the space that both lie in: N − 1 for centred functions of N inputs.
+    before
+        The modes that come before these, shape (N, j). Random modes in their place would be
+        orthogonal to them too, so chance counts the rest of the space, of dimension N − j, and
+        what is left of the family there. None for no modes.
 
     Raises
     ------
     InputError
-        If the two are not over the same inputs, if one of them is empty, not finite or not
-        orthonormal, or if the rank is below 1.
+        If the arrays are not over the same inputs, or if modes or family are empty, not finite or
+        not orthonormal.
+
+    Notes
+    -----
+    For a random d-dimensional subspace of n dimensions with the projection P, and a symmetric
+    matrix A, tr(PA) has the mean d·tr(A)/n and the variance
+    2d(n − d)/(n(n − 1)(n + 2)) · ‖A − tr(A)/n‖_F²: the traceless part of P has the length
+    d(1 − d/n) and any direction among the (n − 1)(n + 2)/2 there are. Here A is the projection on
+    the family, restricted to the complement of the modes before.
     """
     Q = _as_basis(modes, "modes")
     F = _as_basis(family, "features", Q.shape[0])
     d1, d2 = Q.shape[1], F.shape[1]
     if min(d1, d2) == 0:
         raise InputError("an overlap needs at least one mode and one feature that varies")
-    if rank < 1:
-        raise InputError(f"rank is {rank}: subspaces need a space of at least one dimension")
     singular = np.linalg.svd(Q.T @ F, compute_uv=False)
     if singular[0] > 1 + _UNIT:
         raise InputError("modes or features are not orthonormal: pass them to orthonormal_basis")
-    return Overlap(np.clip(singular, 0, 1), min(d1, d2), d1 * d2 / rank)
+    left = F
+    n = len(F)
+    if before is not None:
+        P = _as_basis(before, "modes before", n)
+        left = F - P @ (P.T @ F)
+        n -= P.shape[1]
+    return Overlap(np.clip(singular, 0, 1), min(d1, d2), *_by_chance(d1, n, left.T @ left))
+
+
+def _by_chance(d: int, n: int, gram: Float64Array) -> tuple[float, float]:
+    """Mean and standard deviation of tr(PA) for A with this Gram matrix; see above."""
+    trace = float(np.trace(gram))
+    if n <= 1 or d >= n:
+        return trace, 0.0
+    spread = float((gram**2).sum()) - trace**2 / n
+    variance = 2 * d * (n - d) / (n * (n - 1) * (n + 2)) * spread
+    return d * trace / n, float(np.sqrt(max(0.0, variance)))
 
 
 @dataclass(frozen=True)
@@ -107,8 +134,8 @@ class Alignment:
     ----------
     kernel, modes, family
         Names of the kernel and the family; first and last mode of the group, from 0.
-    overlap, dimension, percent, chance
-        As in ``Overlap``.
+    overlap, dimension, percent, chance, chance_deviation
+        As in ``Overlap``; modes below the noise floor, which are rounding, hold nothing.
     angles
         The smallest, the median and the largest principal angle, in degrees.
     """
@@ -120,6 +147,7 @@ class Alignment:
     dimension: int
     percent: float
     chance: float
+    chance_deviation: float
     angles: tuple[float, float, float]
 
     @property
@@ -156,21 +184,31 @@ def align(
             raise InputError(f"groups has {', '.join(groups) or 'nothing'}: {kernel} is missing")
         for modes in groups[kernel]:
             for family, basis in bases.items():
-                overlap = subspace_overlap(spectrum.modes(*modes), basis, len(basis) - 1)
-                angles = overlap.angles
-                rows.append(
-                    Alignment(
-                        kernel,
-                        modes,
-                        family,
-                        overlap.overlap,
-                        overlap.dimension,
-                        overlap.percent,
-                        overlap.chance,
-                        (float(angles[0]), float(np.median(angles)), float(angles[-1])),
-                    )
-                )
+                rows.append(_align(kernel, spectrum, modes, family, basis))
     return rows
+
+
+def _align(
+    kernel: str, spectrum: Spectrum, modes: Modes, family: str, basis: Float64Array
+) -> Alignment:
+    group = spectrum.modes(*modes)
+    dimension = min(group.shape[1], basis.shape[1])
+    held = group[:, : max(0, spectrum.rank - modes[0])]
+    if held.shape[1] == 0:
+        return Alignment(kernel, modes, family, 0.0, dimension, 0.0, 0.0, 0.0, (90.0,) * 3)
+    found = subspace_overlap(held, basis, spectrum.vectors[:, : modes[0]])
+    angles = found.angles
+    return Alignment(
+        kernel,
+        modes,
+        family,
+        found.overlap,
+        dimension,
+        100 * found.overlap / dimension,
+        found.chance,
+        found.chance_deviation,
+        (float(angles[0]), float(np.median(angles)), float(angles[-1])),
+    )
 
 
 def equivalent_families(bases: Mapping[str, ArrayLike], rtol: float = 1e-6) -> list[list[str]]:

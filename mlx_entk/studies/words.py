@@ -79,7 +79,9 @@ def alignment_table(
         lines.append(
             (kernel_name(kernel), modes_cell(modes), *(f"{row.overlap:.2f}" for row in cells))
         )
-        lines.append(("", "chance", *(f"{row.chance:.2f}" for row in cells)))
+        lines.append(
+            ("", "chance", *(f"{row.chance:.2f} ± {row.chance_deviation:.2f}" for row in cells))
+        )
     return [
         Table(
             "Overlap ‖QᵀF‖² of groups of modes with feature families",

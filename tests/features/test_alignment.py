@@ -7,6 +7,7 @@ import scipy.linalg
 
 from mlx_entk import InputError, Spectrum, eigendecompose, find_cliffs
 from mlx_entk._linalg import orthonormal_basis
+from mlx_entk.analysis import Families
 from mlx_entk.features import (
     Alignment,
     align,
@@ -28,28 +29,73 @@ def random_basis(N: int, d: int, seed: int) -> np.ndarray:
 def test_overlap_and_angles_equal_those_of_scipy() -> None:
     Q, F = random_basis(30, 5, 0), random_basis(30, 3, 1)
 
-    measured = subspace_overlap(Q, F, rank=29)
+    measured = subspace_overlap(Q, F)
 
     assert measured.overlap == pytest.approx(np.linalg.norm(Q.T @ F) ** 2)
     expected = np.degrees(np.sort(scipy.linalg.subspace_angles(Q, F)))
     np.testing.assert_allclose(measured.angles, expected, atol=1e-6)
-    assert (measured.dimension, measured.chance) == (3, 5 * 3 / 29)
+    assert measured.dimension == 3
+    assert measured.chance == pytest.approx(5 * 3 / 30)
 
 
 def test_a_subspace_overlaps_one_that_holds_it_completely() -> None:
     Q = random_basis(30, 5, 0)
 
-    measured = subspace_overlap(Q, Q[:, :2], rank=29)
+    measured = subspace_overlap(Q, Q[:, :2])
 
     assert measured.percent == pytest.approx(100)
     assert measured.angles.max() < 1e-5
 
 
-def test_chance_is_what_random_subspaces_overlap_on_average() -> None:
+@pytest.mark.parametrize("j", [0, 1, 12, 30])
+def test_chance_is_what_random_modes_after_others_overlap(j: int) -> None:
+    """Mean and spread of 2,000 random groups of 8 modes that are orthogonal to j modes before."""
     F = random_basis(40, 6, 0)
-    overlaps = [subspace_overlap(random_basis(40, 8, s), F, rank=40).overlap for s in range(1, 300)]
+    before = orthonormal_basis(
+        np.concatenate([F[:, : j // 12] + 0.3, random_basis(40, j - j // 12, 1)], axis=1)
+    )
+    generator = np.random.default_rng(2)
+    overlaps = []
+    for _ in range(2000):
+        drawn = generator.standard_normal((40, 8))
+        Q = orthonormal_basis(drawn - before @ (before.T @ drawn))
+        overlaps.append(subspace_overlap(Q, F, before))
 
-    assert np.mean(overlaps) == pytest.approx(8 * 6 / 40, rel=0.03)
+    chance, deviation = overlaps[0].chance, overlaps[0].chance_deviation
+    sampled = [overlap.overlap for overlap in overlaps]
+    assert np.mean(sampled) == pytest.approx(chance, abs=4 * deviation / np.sqrt(2000))
+    assert np.std(sampled) == pytest.approx(deviation, rel=0.08)
+
+
+def test_chance_for_the_second_group_of_the_modular_mlp() -> None:
+    """56 modes after 57 that are orthogonal to a family of 28, of 841 in all."""
+    overlap = subspace_overlap(np.eye(841)[:, 57:113], np.eye(841)[:, 200:228], np.eye(841)[:, :57])
+
+    assert overlap.chance == pytest.approx(56 * 28 / 784) == 2.0
+    assert overlap.chance_deviation == pytest.approx(0.0675, abs=0.0005)
+
+
+def test_all_that_is_left_overlaps_what_is_left_of_the_family() -> None:
+    overlap = subspace_overlap(np.eye(4)[:, 1:], np.eye(4)[:, :2], np.eye(4)[:, :1])
+
+    assert overlap.chance == pytest.approx(1)
+    assert overlap.chance_deviation == 0
+
+
+def test_modes_below_the_noise_floor_hold_nothing() -> None:
+    spectrum = Spectrum(np.array([3.0, 2, 1e-9, 1e-9]), np.eye(4), 1e-8)
+    bases = {"first": np.eye(4)[:, [0]], "third": np.eye(4)[:, [2]], "two": np.eye(4)[:, [1, 2]]}
+
+    rows = align({"w": spectrum}, {"w": [(0, 2), (2, 3)]}, bases)
+
+    found = {(row.modes, row.family): row.overlap for row in rows}
+    assert found == {
+        ((0, 2), "first"): 1, ((0, 2), "third"): 0, ((0, 2), "two"): 1,
+        ((2, 3), "first"): 0, ((2, 3), "third"): 0, ((2, 3), "two"): 0,
+    }  # fmt: skip
+    assert Families(bases).overlaps(spectrum, [(0, 2), (2, 3)]) == pytest.approx(found)
+    assert [row.percent for row in rows if row.family == "two"] == [50, 0]
+    assert all(row.chance == 0 for row in rows if row.modes == (2, 3))
 
 
 @pytest.mark.parametrize(
@@ -70,19 +116,20 @@ def test_overlaps_without_meaning_are_refused(
     modes: np.ndarray, family: np.ndarray, message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
-        subspace_overlap(modes, family, rank=3)
+        subspace_overlap(modes, family)
 
 
-def test_a_space_of_no_dimensions_has_no_overlaps() -> None:
-    with pytest.raises(InputError, match="rank is 0"):
-        subspace_overlap(np.ones((1, 1)), np.ones((1, 1)), rank=0)
+def test_modes_before_that_are_not_a_basis_are_refused() -> None:
+    for before, message in ((2 * np.eye(3)[:, :1], "not orthonormal"), (np.eye(4), "over 3")):
+        with pytest.raises(InputError, match=message):
+            subspace_overlap(np.eye(3)[:, 1:], np.eye(3), before)
 
 
 def test_bases_in_single_precision_overlap_too() -> None:
     Q = random_basis(300, 5, 0).astype(np.float32)
 
     for basis in (Q, mx.array(Q)):
-        assert subspace_overlap(basis, basis, rank=299).percent == pytest.approx(100)
+        assert subspace_overlap(basis, basis).percent == pytest.approx(100)
         assert family_shares(basis, {"f": basis})[0] == pytest.approx(np.ones((5, 1)))
 
 

@@ -46,7 +46,7 @@ def test_the_alignment_heatmap_prints_each_percentage_with_initialisation_and_ch
     rows = [
         TrainedAlignment(
             kernel="full", modes=(1, 4), family=family, overlap=overlap, percent=25 * overlap,
-            initial=1.0, chance=0.5, dimension=4, angles=(0, 0, 0),
+            initial=1.0, chance=0.5, chance_deviation=0.1, dimension=4, angles=(0, 0, 0),
         )
         for family, overlap in (("n", 3.9), ("sum", 0.12))
     ]  # fmt: skip
