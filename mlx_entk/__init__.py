@@ -9,7 +9,16 @@ from mlx_entk.analysis import Analysis, analyze_kernels
 from mlx_entk.cliffs import Cliff, find_cliffs
 from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
 from mlx_entk.errors import InputError, MlxEntkError, RunFailedError, SlowPathWarning
-from mlx_entk.kernel import Explanation, entk, entk_operator, explain, flatten, layerwise_entk
+from mlx_entk.kernel import (
+    Explanation,
+    activations,
+    entk,
+    entk_operator,
+    explain,
+    flatten,
+    layer_factors,
+    layerwise_entk,
+)
 from mlx_entk.spectrum import Spectrum, effective_rank, eigendecompose
 from mlx_entk.tracing.jacobian import jacobian
 from mlx_entk.tracker import KernelTracker
@@ -28,6 +37,7 @@ __all__ = [
     "Spectrum",
     "TopModes",
     "TraceEstimate",
+    "activations",
     "analyze_kernels",
     "effective_rank",
     "eigendecompose",
@@ -39,6 +49,7 @@ __all__ = [
     "flatten",
     "jacobian",
     "jacobian_modes",
+    "layer_factors",
     "layerwise_entk",
     "orthonormal_basis",
     "top_modes",

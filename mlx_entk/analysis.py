@@ -12,6 +12,7 @@ import numpy as np
 
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_columns, orthonormal_basis
 from mlx_entk.cliffs import Cliff, find_cliffs
+from mlx_entk.controls import ControlAlignment, align_controls
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment, align, center, equivalent_families
@@ -130,6 +131,8 @@ class Analysis:
         Orthonormal bases of the centred feature families, by family.
     alignment
         A row for each kernel, group and family.
+    controls
+        A row for each control, scaling, size of a group, and family.
     """
 
     spectra: dict[str, Spectrum]
@@ -138,6 +141,7 @@ class Analysis:
     effective_ranks: dict[str, float | None]
     bases: dict[str, Float64Array]
     alignment: list[Alignment]
+    controls: list[ControlAlignment]
 
     @property
     def groups_at_cliffs(self) -> dict[str, list[Modes]]:
@@ -171,6 +175,7 @@ def analyze_kernels(
     features: Mapping[str, ArrayLike] | None = None,
     *,
     groups: Sequence[Modes] | Callable[[list[Cliff]], Sequence[Modes]] = groups_at,
+    controls: Mapping[str, ArrayLike] | None = None,
     top: int | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -185,6 +190,9 @@ def analyze_kernels(
     groups
         The groups of modes (first, last) to report for every kernel; or a function that gives
         those of one kernel, from its cliffs. By default the groups that end at a cliff.
+    controls
+        Activations and outputs by name, shape (N, D) each, to compare the kernels with
+        (``mlx_entk.controls``).
     top
         How many modes to keep; None for all. Cliffs among them are judged by all eigenvalues,
         unless a kernel has more than ``DENSE`` rows: then Lanczos finds the leading modes alone,
@@ -216,7 +224,16 @@ def analyze_kernels(
         for name, of_kernel in cliffs.items()
     }
     bases = bases_of(features or {})
-    return Analysis(spectra, cliffs, reported, ranks, bases, align(spectra, reported, bases))
+    sizes = {last - first + 1 for of_kernel in reported.values() for first, last in of_kernel}
+    return Analysis(
+        spectra,
+        cliffs,
+        reported,
+        ranks,
+        bases,
+        align(spectra, reported, bases),
+        align_controls(controls or {}, bases, sizes),
+    )
 
 
 def _decompose(matrix: FloatArray, top: int | None) -> tuple[Spectrum, Spectrum]:

@@ -1,6 +1,7 @@
 """The empirical neural tangent kernel: reductions, strategies, tiles."""
 
-from mlx_entk.kernel.engine import entk, explain, layerwise_entk
+from mlx_entk.kernel.activations import activations
+from mlx_entk.kernel.engine import LayerFactors, entk, explain, layer_factors, layerwise_entk
 from mlx_entk.kernel.explanation import Explanation
 from mlx_entk.kernel.operator import EntkOperator, entk_operator
 from mlx_entk.kernel.reduction import Reduction, flatten
@@ -8,10 +9,13 @@ from mlx_entk.kernel.reduction import Reduction, flatten
 __all__ = [
     "EntkOperator",
     "Explanation",
+    "LayerFactors",
     "Reduction",
+    "activations",
     "entk",
     "entk_operator",
     "explain",
     "flatten",
+    "layer_factors",
     "layerwise_entk",
 ]

@@ -60,4 +60,4 @@ class Delta:
     def side(self, factor: float = 1.0) -> Side:
         """It, times a factor, as a side of an outer product."""
         values = self.by_position if factor == 1 else self.by_position * factor
-        return Side(values, (self.name, factor))
+        return Side(values, (self.name, factor), backward=True)

@@ -1,5 +1,6 @@
 """The eNTK of any model, tile by tile."""
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,10 +16,10 @@ from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.guard import Ways, find_ways
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.kernel.store import FileStore, MemoryStore, Store
-from mlx_entk.kernel.work import WHOLE, Work
+from mlx_entk.kernel.work import WHOLE, Work, half_names, halves_of
 from mlx_entk.progress import Progress, silent
 from mlx_entk.tracing.functions import Model, Output, ParametricFunction, Selection, bind
-from mlx_entk.tracing.inputs import Inputs, different, joined
+from mlx_entk.tracing.inputs import Inputs, different, joined, part
 from mlx_entk.tracing.jacobian import Probe
 
 Strategy = Literal["auto", "jacobian-contraction", "ntk-vector-products", "structured-derivatives"]
@@ -154,6 +155,87 @@ def layerwise_entk(
     """
     work = _prepare(model, x, x2, reduction, params, output, parameters, strategy, by_layer=True)
     return _form(work, reduction, memory_limit, out, group, progress)
+
+
+@dataclass(frozen=True)
+class LayerFactors:
+    """The two Gram matrices that make up the kernel of a weight.
+
+    Attributes
+    ----------
+    activations
+        Of what the weight is multiplied with, shape (N, N).
+    backward
+        Of the derivative of the outputs by the product, summed as the reduction says, shape
+        (N, N).
+    is_product
+        Whether the kernel is their product, entry by entry, as it is for a weight that every input
+        meets once. A weight that meets several positions of an input (a convolution, a sequence)
+        pairs them: its kernel is a sum of such products, and these are the Gram matrices of all
+        positions together.
+    """
+
+    activations: FloatArray
+    backward: FloatArray
+    is_product: bool
+
+
+def layer_factors(
+    model: Model,
+    x: Any,
+    *,
+    reduction: Reduction = "trace",
+    params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
+    memory_limit: int | str | None = None,
+    progress: Progress = silent,
+) -> dict[str, LayerFactors]:
+    """Split layerwise kernels into activations and derivatives: K = (a·a′)(δ·δ′).
+
+    The first factor is the conjugate kernel of the layer; which of the two holds a feature says
+    whether it is in what the layer is given or in what the network makes of it.
+
+    Parameters
+    ----------
+    model, x, reduction, params, output, parameters, memory_limit, progress
+        As for ``entk``, but not the reduction ``"full"``.
+
+    Returns
+    -------
+    dict of LayerFactors
+        By parameter, of dense and convolutional weights that are used once. Biases, embeddings,
+        scales and weights used several times do not have one such pair.
+
+    Raises
+    ------
+    InputError
+        As ``entk`` does, and for the reduction ``"full"``.
+    """
+    if reduction == "full":
+        raise InputError("reduction is full: the factors of a kernel are over inputs alone")
+    every = _prepare(model, x, None, reduction, params, output, parameters, "auto", by_layer=True)
+    structure = every.ways.structure
+    if structure is None:
+        return {}
+    two = joined(*[part(every.x, slice(1))] * 2)
+    tried = structure.factors(two, every.cotangents.left[:1], paired=True, outer=True)
+    positions = {
+        name: factor.uses[0].positions
+        for name, factor in tried.items()
+        if all(use.met for use in structure.uses[name]) and halves_of(factor) is not None
+    }
+    if not positions:
+        return {}
+    work = _prepare(
+        model, x, None, reduction, params, output, positions.__contains__, "auto", by_layer=True
+    )
+    grams = _form(replace(work, halves=True), reduction, memory_limit, None, None, progress)
+    return {
+        name: LayerFactors(grams[forward], grams[backward], is_product=T == 1)
+        for name, T in positions.items()
+        for forward, backward in [half_names(name)]
+    }
 
 
 def explain(

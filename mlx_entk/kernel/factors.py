@@ -189,6 +189,25 @@ class Outers(Factor):
         products_of_uses = [a.contract(b, paired, products) for a in self.terms for b in other.uses]
         return sum(products_of_uses[1:], products_of_uses[0])
 
+    def halves(self) -> "tuple[Rows, Rows] | None":
+        """What the weight meets and δ, each with its positions as one axis, for a contraction.
+
+        None for several uses, a stack of matrices, and the tokens of an embedding.
+        """
+        if len(self.terms) > 1 or self.terms[0].blocks is not None:
+            return None
+        forward, backward = sorted(self.terms[0].sides, key=lambda side: side.backward)
+        if forward.backward or not backward.backward or forward.is_tokens:
+            return None
+        inputs = forward.values.shape[0]
+        given, delta = (
+            mx.broadcast_to(side.values, (inputs, *side.values.shape[1:])).reshape(
+                inputs, side.cotangents, -1
+            )
+            for side in (forward, backward)
+        )
+        return Rows(given), Rows(delta)
+
     def prefers_rows(self, paired: bool) -> bool:
         """Whether contracting positions first is cheaper."""
         R, T = self.cotangents, sum(use.positions for use in self.terms)
@@ -199,7 +218,9 @@ class Outers(Factor):
         return rows < self.flops(paired) + entries
 
 
-def add_up(parts: Sequence[Factor], shape: tuple[int, int], paired: bool) -> Factor:
+def add_up(
+    parts: Sequence[Factor], shape: tuple[int, int], paired: bool, outer: bool = False
+) -> Factor:
     """The factor of a parameter from those of its uses, in the form that is cheaper to contract.
 
     Parameters
@@ -210,12 +231,14 @@ def add_up(parts: Sequence[Factor], shape: tuple[int, int], paired: bool) -> Fac
         Of the parameter, as a matrix.
     paired
         Whether the factor will be contracted in pairs.
+    outer
+        Keeps outer products even if rows are cheaper.
     """
     if not all(part.uses for part in parts):
         rows = [part.rows().values for part in parts]
         return Rows(sum(rows[1:], rows[0]), FROM_DELTA)
     whole = Outers(tuple(use for part in parts for use in part.uses), shape)
-    return whole.rows() if whole.prefers_rows(paired) else whole
+    return whole.rows() if whole.prefers_rows(paired) and not outer else whole
 
 
 def _finite(values: mx.array) -> mx.array:

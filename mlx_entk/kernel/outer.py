@@ -28,10 +28,13 @@ class Side:
         Integers of shape (n, 1, T) stand for one-hot rows: the tokens of an embedding.
     name
         Sides of the same inputs and cotangents that have the same name hold the same numbers.
+    backward
+        Whether it is the derivative of the outputs, δ, and not what the weight is multiplied with.
     """
 
     values: mx.array
     name: Name
+    backward: bool = False
 
     @property
     def is_tokens(self) -> bool:
@@ -45,13 +48,14 @@ class Side:
 
     def at(self, t: int) -> "Side":
         """The side at one position, shape (n, R or 1, 1, A)."""
-        return Side(mx.contiguous(self.values[:, :, t : t + 1]), (*self.name, "position", t))
+        values = mx.contiguous(self.values[:, :, t : t + 1])
+        return Side(values, (*self.name, "position", t), self.backward)
 
     def row(self, r: int) -> "Side":
         """The side for one cotangent, shape (n, 1, T, A)."""
         if self.cotangents == 1:
             return self
-        return Side(self.values[:, r : r + 1], (*self.name, "cotangent", r))
+        return Side(self.values[:, r : r + 1], (*self.name, "cotangent", r), self.backward)
 
 
 # Both sides of an outer product at one position.

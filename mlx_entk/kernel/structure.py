@@ -95,8 +95,13 @@ class Structure:
         kept = {name: uses for name, uses in self.uses.items() if name not in names}
         return Structure(self.function, self.graph, kept, self._tails)
 
-    def factors(self, x: Inputs, cotangents: mx.array, paired: bool) -> dict[str, Factor]:
-        """The Jacobian factor of every covered parameter on inputs x."""
+    def factors(
+        self, x: Inputs, cotangents: mx.array, paired: bool, outer: bool = False
+    ) -> dict[str, Factor]:
+        """The Jacobian factor of every covered parameter on inputs x.
+
+        ``outer`` keeps outer products even if Jacobian rows are cheaper.
+        """
         given = list(
             dict.fromkeys(
                 name
@@ -118,7 +123,8 @@ class Structure:
             deltas=self._deltas(x, cotangents, paired),
         )
         return {
-            name: factor_of(uses, self.graph, batch, paired) for name, uses in self.uses.items()
+            name: factor_of(uses, self.graph, batch, paired, outer)
+            for name, uses in self.uses.items()
         }
 
     def _deltas(self, x: Inputs, cotangents: mx.array, paired: bool) -> dict[str, Delta]:

@@ -8,7 +8,7 @@ import mlx.core as mx
 
 from mlx_entk._linalg import FloatArray, as_numpy
 from mlx_entk.distributed import Group, numbers_of_first
-from mlx_entk.kernel.factors import Factor, Rows
+from mlx_entk.kernel.factors import Factor, Outers, Rows
 from mlx_entk.kernel.forward import Push
 from mlx_entk.kernel.guard import Ways
 from mlx_entk.kernel.outer import Products
@@ -24,6 +24,16 @@ Factors = dict[str, Factor]
 WHOLE = "kernel"
 # Bytes of an entry.
 _FLOAT = 4
+
+
+def half_names(parameter: str) -> tuple[str, str]:
+    """The names of the Gram matrices of what a weight meets and of δ."""
+    return f"{parameter}, activations", f"{parameter}, backward"
+
+
+def halves_of(factor: Factor) -> tuple[Rows, Rows] | None:
+    """What a weight meets and δ, if the factor is one outer product."""
+    return factor.halves() if isinstance(factor, Outers) else None
 
 
 @dataclass
@@ -45,6 +55,9 @@ class Work:
         both; None for factors.
     tiling
         How the kernel is cut.
+    halves
+        Whether, in place of its kernel, each parameter has the two Gram matrices that make it up,
+        by ``half_names``; the parameters are then those of which that is known.
     """
 
     ways: Ways
@@ -54,6 +67,7 @@ class Work:
     by_layer: bool
     push: Push | None = None
     tiling: Tiling = ONE_TILE
+    halves: bool = False
     _last: tuple[tuple[int, ...], Factors] | None = field(default=None, repr=False)
 
     @property
@@ -74,6 +88,8 @@ class Work:
     @property
     def kernels(self) -> list[str]:
         """Names of the kernels."""
+        if self.halves:
+            return [half for name in self.function.params for half in half_names(name)]
         return list(self.function.params) if self.by_layer else [WHOLE]
 
     @property
@@ -128,7 +144,7 @@ class Work:
         factors: Factors = {}
         structure, looped = self.ways.structure, self.ways.looped
         if structure is not None:
-            factors |= structure.factors(x, cotangents, self.cotangents.paired)
+            factors |= structure.factors(x, cotangents, self.cotangents.paired, self.halves)
         rest = [name for name in self.function.params if name not in factors]
         if rest:
             for name, rows in jacobian_rows(self.ways.rows, x, cotangents, rest, looped).items():
@@ -161,6 +177,13 @@ class Work:
             other = self.factors(part(self.columns, tile.columns), self.cotangents.right[right])
         products = Products(symmetric)
         for name, factor in one.items():
+            if self.halves:
+                mine, others = halves_of(factor), halves_of(other[name])
+                assert mine is not None
+                assert others is not None
+                for half, a, b in zip(half_names(name), mine, others, strict=True):
+                    yield half, a.contract(b, True, Products(symmetric))
+                continue
             block = factor.contract(other[name], self.cotangents.paired, products)
             yield name if self.by_layer else WHOLE, block
 

@@ -67,7 +67,7 @@ def examine(function: ParametricFunction, x: Inputs, C: int) -> Examined:
     names = list(function.params)
     derivative = _derivative(function, x, C)
     try:
-        graph = _trace(function, x)
+        graph = traced(function, x)
     except UntraceableError as error:
         return Examined(function, None, str(error), derivative, frozenset(names))
     of_graph = _derivative(_replayed(function, graph), x, C)
@@ -108,7 +108,14 @@ def _record(function: ParametricFunction, x: Inputs, params: list[mx.array]) -> 
     return graph
 
 
-def _trace(function: ParametricFunction, x: Inputs) -> Graph:
+def traced(function: ParametricFunction, x: Inputs) -> Graph:
+    """The graph on one input, then the parameters in order, both as its inputs.
+
+    Raises
+    ------
+    UntraceableError
+        If MLX cannot report it, or it has primitives that cannot be run again.
+    """
     return trace(_of_all(function, len(x)), *part(x, slice(1)), *function.params.values())
 
 

@@ -34,7 +34,9 @@ def kind_of(use: Use, graph: Graph) -> Kind:
     return next(kind for kind in KINDS if kind.recognises(use, graph))
 
 
-def factor_of(uses: Sequence[Use], graph: Graph, batch: Batch, paired: bool) -> Factor:
+def factor_of(
+    uses: Sequence[Use], graph: Graph, batch: Batch, paired: bool, outer: bool = False
+) -> Factor:
     """The Jacobian factor of one parameter, summed over its uses.
 
     Parameters
@@ -47,6 +49,8 @@ def factor_of(uses: Sequence[Use], graph: Graph, batch: Batch, paired: bool) -> 
         What they meet.
     paired
         Whether the factor will be contracted in pairs.
+    outer
+        As for ``mlx_entk.kernel.factors.add_up``.
     """
     parts = []
     for use in uses:
@@ -55,4 +59,4 @@ def factor_of(uses: Sequence[Use], graph: Graph, batch: Batch, paired: bool) -> 
         if paired and len(uses) == 1 and kind.merges(use):
             delta = delta.merged
         parts.append(kind.factor(use, batch, delta))
-    return add_up(parts, matrix_shape(batch.parameters[uses[0].parameter]), paired)
+    return add_up(parts, matrix_shape(batch.parameters[uses[0].parameter]), paired, outer)

@@ -18,6 +18,9 @@ VIEWS = frozenset(
      "Unflatten"}
 )  # fmt: skip
 
+# Primitives that multiply their first input with their second.
+_PRODUCTS = frozenset({"AddMM", "Convolution", "GatherMM", "Matmul"})
+
 # The last two axes of a transpose, of a matrix and of a stack of them, that swap them.
 _SWAPPED = ([1, 0], [2, 1])
 
@@ -48,6 +51,15 @@ class Use:
     def parameter(self) -> str:
         """The parameter, as a value of the graph."""
         return self.views[0].inputs[0] if self.views else self.node.inputs[self.slot]
+
+    @property
+    def met(self) -> str | None:
+        """What a product multiplies the parameter with; None for any other primitive."""
+        return self.node.inputs[1 - self.slot] if self._is_factor else None
+
+    @property
+    def _is_factor(self) -> bool:
+        return self.node.primitive in _PRODUCTS and self.slot < 2
 
     @property
     def plain(self) -> bool:

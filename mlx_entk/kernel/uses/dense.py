@@ -31,7 +31,8 @@ class Dense(Kind):
         values = batch.values[name].astype(mx.float32)
         if _comes_first(use):  # a column of a is a position
             columns = Side(values.swapaxes(-1, -2)[:, None], (name, "columns"))
-            swapped = Side(by_output.values.swapaxes(-1, -2), (*by_output.name, "columns"))
+            turned = by_output.values.swapaxes(-1, -2)
+            swapped = Side(turned, (*by_output.name, "columns"), backward=True)
             sides = (swapped, columns)
         else:
             sides = (Side(positions_of(values), (name, "rows")), by_output)

@@ -31,6 +31,6 @@ class Embedding(Kind):
         return outer_product(
             table,
             Side(tokens, (name, "tokens")),
-            Side(embedded, (*by_output.name, "embedded")),
+            Side(embedded, (*by_output.name, "embedded"), backward=True),
             delta,
         )

@@ -1,0 +1,176 @@
+"""Controls without a kernel: what activations and outputs alone tell of the features.
+
+That modes of an eNTK hold a feature says little about the eNTK if the activations hold it as
+well. So the same overlaps are taken of the modes of Gram matrices of activations and outputs:
+of a control, with the group of equal size that overlaps a family the most, wherever it lies in
+the spectrum. What the eNTK's group has beyond the best control is what the eNTK adds, the
+*margin*.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from scipy.sparse.linalg import LinearOperator
+
+from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, require_finite
+from mlx_entk.eigensolvers import jacobian_modes, top_modes
+from mlx_entk.errors import InputError
+from mlx_entk.features import Alignment
+from mlx_entk.spectrum import Modes, Spectrum
+
+# As they are; minus their means over the inputs; and divided by their deviations as well.
+Scaling = Literal["raw", "centred", "standardised"]
+SCALINGS: tuple[Scaling, ...] = get_args(Scaling)
+
+# The control that every model has.
+OUTPUTS = "outputs"
+
+CONTROL_RULE = (
+    "a control is the Gram matrix of activations or outputs, with every coordinate as it is (raw), "
+    "minus its mean over the inputs (centred), or divided by its standard deviation as well "
+    "(standardised); of its modes, the group of equal size that overlaps the family the most"
+)
+
+# Up to this many inputs or coordinates all modes of a Gram matrix are found; above, this many.
+_DENSE, _LEADING = 4000, 500
+
+
+@dataclass(frozen=True)
+class ControlAlignment:
+    """The best overlap of a group of modes of a control with one feature family.
+
+    Attributes
+    ----------
+    control
+        Its name.
+    scaling
+        How its coordinates were scaled.
+    size
+        Modes of the eNTK's group that it is compared with.
+    modes
+        First and last mode of the group with the largest overlap; there are fewer than ``size``
+        if the control does not have so many.
+    family, overlap, dimension, percent
+        As in ``mlx_entk.features.Alignment``; the dimension is that of the eNTK's group.
+    """
+
+    control: str
+    scaling: Scaling
+    size: int
+    modes: Modes
+    family: str
+    overlap: float
+    dimension: int
+    percent: float
+
+
+def scaled(values: ArrayLike, scaling: Scaling) -> Float64Array:
+    """Coordinates scaled over the inputs, shape (N, D); those that do not vary become zero.
+
+    Raises
+    ------
+    InputError
+        For an unknown scaling, and for values that are not finite or have another shape.
+    """
+    if scaling not in SCALINGS:
+        raise InputError(f"scaling {scaling!r} is unknown: use {', '.join(SCALINGS)}")
+    columns = as_columns(values, "activations")
+    if scaling == "raw":
+        return columns
+    centred: Float64Array = columns - columns.mean(axis=0)
+    if scaling == "centred":
+        return centred
+    deviations = centred.std(axis=0)
+    # Rounding leaves a constant a deviation of about its size times the spacing of floats.
+    varies = deviations > 1e-6 * np.abs(columns).max(axis=0, initial=0)
+    return np.where(varies, centred / np.where(varies, deviations, 1), 0)
+
+
+def gram_modes(values: ArrayLike) -> Spectrum:
+    """Modes of the Gram matrix H Hᵀ of coordinates H, shape (N, D), above its noise floor.
+
+    If N and D are both more than ``4000``, the leading 500 modes alone.
+    """
+    columns = as_columns(values, "activations")
+    least = min(columns.shape)
+    if least > _DENSE:
+        operator = LinearOperator(
+            (len(columns),) * 2, matvec=lambda v: columns @ (columns.T @ v), dtype=np.float64
+        )
+        return top_modes(operator, _LEADING).spectrum
+    return jacobian_modes(columns, least)[0]
+
+
+def best_group(spectrum: Spectrum, basis: Float64Array, size: int) -> tuple[Modes, float]:
+    """The group of consecutive modes that overlaps a family the most, and its overlap.
+
+    Parameters
+    ----------
+    basis
+        Orthonormal columns, shape (N, k).
+    size
+        How many modes; all of them if the spectrum has fewer.
+    """
+    if spectrum.rank == 0:
+        return (0, 0), 0.0
+    shares = ((spectrum.vectors[:, : spectrum.rank].T @ basis) ** 2).sum(axis=1)
+    size = min(size, shares.size)
+    sums = np.concatenate([[0.0], np.cumsum(shares)])
+    windows = sums[size:] - sums[:-size]
+    # Sums that differ by rounding alone are equal: the leading group of them is taken.
+    first = int(np.flatnonzero(windows >= windows.max() - 1e-9)[0])
+    return (first, first + size - 1), float(windows[first])
+
+
+def align_controls(
+    controls: Mapping[str, ArrayLike], bases: Mapping[str, Float64Array], sizes: Iterable[int]
+) -> list[ControlAlignment]:
+    """Align every control, in every scaling, with every family, by groups of some sizes.
+
+    Parameters
+    ----------
+    controls
+        Activations by name, shape (N, D) each.
+    bases
+        Orthonormal bases of centred families over the N inputs.
+    sizes
+        Numbers of modes.
+
+    Raises
+    ------
+    InputError
+        For activations over other inputs, and for NaN or infinite ones.
+    """
+    rows: list[ControlAlignment] = []
+    sizes = sorted(set(sizes))
+    for name, values in controls.items():
+        columns = as_columns(values, f"activations {name}")
+        require_finite(columns, f"activations {name}")
+        for family, basis in bases.items():
+            if len(basis) != len(columns):
+                raise InputError(
+                    f"activations {name} are of {len(columns)} inputs, features {family} of "
+                    f"{len(basis)}"
+                )
+        for scaling in SCALINGS if bases and sizes else ():
+            spectrum = gram_modes(scaled(columns, scaling))
+            for size in sizes:
+                for family, basis in bases.items():
+                    modes, overlap = best_group(spectrum, basis, size)
+                    dimension = min(size, basis.shape[1])
+                    rows.append(
+                        ControlAlignment(
+                            name, scaling, size, modes, family, overlap, dimension,
+                            100 * overlap / dimension,
+                        )
+                    )  # fmt: skip
+    return rows
+
+
+def best_control(row: Alignment, controls: Sequence[ControlAlignment]) -> ControlAlignment | None:
+    """The control with the largest overlap with the family of a row; None if there is none."""
+    size = row.modes[1] - row.modes[0] + 1
+    same = [c for c in controls if (c.size, c.family) == (size, row.family)]
+    return max(same, key=lambda control: control.overlap, default=None)

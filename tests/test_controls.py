@@ -1,0 +1,100 @@
+"""Activations and outputs alone, as controls of what an eNTK holds."""
+
+import numpy as np
+import pytest
+
+from mlx_entk import InputError, analyze_kernels, orthonormal_basis
+from mlx_entk.controls import (
+    OUTPUTS,
+    SCALINGS,
+    align_controls,
+    best_control,
+    best_group,
+    gram_modes,
+    scaled,
+)
+from mlx_entk.features import center
+from mlx_entk.spectrum import Spectrum
+
+RANDOM = np.random.default_rng(0)
+H = RANDOM.standard_normal((40, 12)) * np.geomspace(10, 0.1, 12) + 5
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("wide", [False, True])
+def test_modes_are_those_of_the_gram_matrix(scaling: str, wide: bool) -> None:
+    values = np.concatenate([H] * 5, axis=1) + RANDOM.standard_normal((40, 60)) if wide else H
+    expected = np.array(values)
+    if scaling != "raw":
+        expected = expected - expected.mean(axis=0)
+    if scaling == "standardised":
+        expected = expected / expected.std(axis=0)
+
+    found = gram_modes(scaled(values, scaling))  # type: ignore[arg-type]
+
+    reference = np.linalg.eigvalsh(expected @ expected.T)[::-1][: found.values.size]
+    np.testing.assert_allclose(found.values, reference, rtol=1e-8, atol=1e-9)
+    gram = found.vectors.T @ found.vectors
+    np.testing.assert_allclose(gram, np.eye(len(gram)), atol=1e-7)
+
+
+def test_coordinates_that_do_not_vary_become_zero() -> None:
+    values = np.stack([np.full(9, 3e4), np.arange(9.0)], axis=1).astype(np.float32)
+
+    standardised = scaled(values, "standardised")
+
+    assert not standardised[:, 0].any()
+    assert standardised[:, 1].std() == pytest.approx(1)
+
+
+def test_the_best_group_lies_anywhere_in_the_spectrum() -> None:
+    spectrum = Spectrum(np.arange(8.0, 0, -1), np.eye(8), 0.0)
+
+    assert best_group(spectrum, np.eye(8)[:, [4, 6]], 3) == ((4, 6), 2.0)
+    assert best_group(spectrum, np.eye(8)[:, [0, 1]], 3) == ((0, 2), 2.0)
+    assert best_group(spectrum, np.eye(8)[:, [4, 6]], 99) == ((0, 7), 2.0)  # all that there are
+
+
+def test_the_best_group_leaves_rounding_out() -> None:
+    spectrum = Spectrum(np.array([2.0, 1, 1e-9, 1e-9]), np.eye(4), 1e-8)
+
+    assert best_group(spectrum, np.eye(4)[:, [3]], 1) == ((0, 0), 0.0)
+    assert best_group(Spectrum(np.zeros(4), np.eye(4), 0.0), np.eye(4)[:, [3]], 1)[1] == 0
+
+
+def test_a_feature_in_the_activations_leaves_no_margin() -> None:
+    """A kernel that is the activations' Gram matrix adds nothing to them."""
+    feature = H[:, [0]]
+    analysis = analyze_kernels(
+        {"w": H @ H.T}, {"f": feature}, groups=[(0, 2)],
+        controls={"activations": H, OUTPUTS: RANDOM.standard_normal((40, 3))},
+    )  # fmt: skip
+    (row,) = analysis.alignment
+
+    control = best_control(row, analysis.controls)
+
+    assert control is not None
+    assert control.control == "activations"
+    assert control.overlap >= row.overlap - 1e-6
+    assert len(analysis.controls) == 2 * len(SCALINGS)
+    assert {c.size for c in analysis.controls} == {3}
+
+
+def test_percentages_are_of_the_dimension_of_the_kernels_group() -> None:
+    basis = orthonormal_basis(center(H[:, :4]))
+    rows = align_controls({OUTPUTS: H[:, :2]}, {"f": basis}, [6])
+
+    assert all(row.dimension == 4 for row in rows)
+    centred = next(row for row in rows if row.scaling == "centred")
+    assert centred.modes == (0, 1)  # there are no more
+    assert centred.percent == pytest.approx(50)
+
+
+def test_controls_that_do_not_fit_are_refused() -> None:
+    basis = orthonormal_basis(center(H[:, :4]))
+    with pytest.raises(InputError, match="activations h are of 39 inputs, features f of 40"):
+        align_controls({"h": H[1:]}, {"f": basis}, [3])
+    with pytest.raises(InputError, match="have NaN or infinite"):
+        align_controls({"h": np.full((40, 2), np.nan)}, {"f": basis}, [3])
+    with pytest.raises(InputError, match="scaling 'whitened' is unknown"):
+        scaled(H, "whitened")  # type: ignore[arg-type]
