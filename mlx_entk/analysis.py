@@ -12,11 +12,17 @@ import numpy as np
 
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_columns, orthonormal_basis
 from mlx_entk.cliffs import Cliff, find_cliffs
-from mlx_entk.controls import ControlAlignment, align_controls
+from mlx_entk.controls import (
+    CONTROL_RULE,
+    Controls,
+    align_controls,
+    align_factors,
+    equal_to_activations,
+)
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment, align, center, equivalent_families
-from mlx_entk.kernel import flatten
+from mlx_entk.kernel import LayerFactors, flatten
 from mlx_entk.progress import Progress, silent
 from mlx_entk.spectrum import Modes, Spectrum, effective_rank, eigendecompose
 
@@ -132,7 +138,7 @@ class Analysis:
     alignment
         A row for each kernel, group and family.
     controls
-        A row for each control, scaling, size of a group, and family.
+        What activations, outputs and the factors of layerwise kernels hold.
     """
 
     spectra: dict[str, Spectrum]
@@ -141,7 +147,7 @@ class Analysis:
     effective_ranks: dict[str, float | None]
     bases: dict[str, Float64Array]
     alignment: list[Alignment]
-    controls: list[ControlAlignment]
+    controls: Controls
 
     @property
     def groups_at_cliffs(self) -> dict[str, list[Modes]]:
@@ -176,6 +182,7 @@ def analyze_kernels(
     *,
     groups: Sequence[Modes] | Callable[[list[Cliff]], Sequence[Modes]] = groups_at,
     controls: Mapping[str, ArrayLike] | None = None,
+    factors: Mapping[str, LayerFactors] | None = None,
     top: int | None = None,
     progress: Progress = silent,
 ) -> Analysis:
@@ -193,6 +200,9 @@ def analyze_kernels(
     controls
         Activations and outputs by name, shape (N, D) each, to compare the kernels with
         (``mlx_entk.controls``).
+    factors
+        The two Gram matrices of layerwise kernels, from ``mlx_entk.layer_factors``: which of them
+        holds a feature.
     top
         How many modes to keep; None for all. Cliffs among them are judged by all eigenvalues,
         unless a kernel has more than ``DENSE`` rows: then Lanczos finds the leading modes alone,
@@ -232,7 +242,12 @@ def analyze_kernels(
         ranks,
         bases,
         align(spectra, reported, bases),
-        align_controls(controls or {}, bases, sizes),
+        Controls(
+            CONTROL_RULE,
+            align_controls(controls or {}, bases, sizes),
+            align_factors(factors or {}, bases, sizes),
+            equal_to_activations(factors or {}),
+        ),
     )
 
 

@@ -7,18 +7,27 @@ the spectrum. What the eNTK's group has beyond the best control is what the eNTK
 *margin*.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, require_finite
+from mlx_entk._linalg import (
+    ArrayLike,
+    Float64Array,
+    FloatArray,
+    as_columns,
+    as_floats,
+    require_finite,
+)
 from mlx_entk.eigensolvers import jacobian_modes, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment
-from mlx_entk.spectrum import Modes, Spectrum
+from mlx_entk.kernel import LayerFactors, activations, half_names
+from mlx_entk.spectrum import Modes, Spectrum, eigendecompose
+from mlx_entk.tracing.functions import Model, Output, Selection, bind
 
 # As they are; minus their means over the inputs; and divided by their deviations as well.
 Scaling = Literal["raw", "centred", "standardised"]
@@ -32,6 +41,9 @@ CONTROL_RULE = (
     "minus its mean over the inputs (centred), or divided by its standard deviation as well "
     "(standardised); of its modes, the group of equal size that overlaps the family the most"
 )
+
+# By how much rounding may change entries of a Gram matrix, as a share of the largest.
+_SAME = 1e-5
 
 # Up to this many inputs or coordinates all modes of a Gram matrix are found; above, this many.
 _DENSE, _LEADING = 4000, 500
@@ -64,6 +76,46 @@ class ControlAlignment:
     overlap: float
     dimension: int
     percent: float
+
+
+@dataclass(frozen=True)
+class Controls:
+    """What activations and outputs hold, to compare an eNTK with.
+
+    Attributes
+    ----------
+    rule
+        What a control is.
+    rows
+        A row for each control, scaling, size of a group, and family.
+    factors
+        The same for the two factors of layerwise kernels; ``control`` names the factor.
+    equal_to_activations
+        Layerwise kernels that are, up to scale, the Gram matrix of what their weight meets.
+    """
+
+    rule: str
+    rows: list[ControlAlignment]
+    factors: list[ControlAlignment]
+    equal_to_activations: list[str]
+
+    def best(
+        self, row: Alignment, of: Literal["all", "activations", "outputs"] = "all"
+    ) -> ControlAlignment | None:
+        """The control with the largest overlap with the family of a row, for its group's size.
+
+        None if there is none.
+        """
+        size = row.modes[1] - row.modes[0] + 1
+        same = [c for c in self.rows if (c.size, c.family) == (size, row.family)]
+        if of != "all":
+            same = [c for c in same if (c.control == OUTPUTS) == (of == "outputs")]
+        return max(same, key=lambda control: control.overlap, default=None)
+
+    def margin(self, row: Alignment) -> float | None:
+        """What a row has beyond the best control, in points of its percentage."""
+        best = self.best(row)
+        return None if best is None else row.percent - best.percent
 
 
 def scaled(values: ArrayLike, scaling: Scaling) -> Float64Array:
@@ -124,6 +176,37 @@ def best_group(spectrum: Spectrum, basis: Float64Array, size: int) -> tuple[Mode
     return (first, first + size - 1), float(windows[first])
 
 
+def controls_of(
+    model: Model,
+    x: Any,
+    *,
+    params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
+    every_layer: bool = True,
+) -> dict[str, FloatArray]:
+    """The activations of a model and its outputs, by the names that controls have.
+
+    Parameters
+    ----------
+    model, x, params, output, parameters
+        As for ``mlx_entk.entk``.
+    every_layer
+        Whether to take what every weight meets, or of the last one alone.
+
+    Returns
+    -------
+    dict of numpy.ndarray
+        Shape (N, D) each: ``input of NAME`` for a weight (see ``mlx_entk.activations``), and
+        ``outputs``.
+    """
+    function, rows = bind(model, x, params, output, parameters)
+    met = list(activations(function, rows).items())
+    named = {f"input of {name}": values for name, values in (met if every_layer else met[-1:])}
+    outputs = as_columns(np.asarray(as_floats(function.apply({}, *rows), OUTPUTS)), OUTPUTS)
+    return {**named, OUTPUTS: outputs}
+
+
 def align_controls(
     controls: Mapping[str, ArrayLike], bases: Mapping[str, Float64Array], sizes: Iterable[int]
 ) -> list[ControlAlignment]:
@@ -155,22 +238,49 @@ def align_controls(
                     f"{len(basis)}"
                 )
         for scaling in SCALINGS if bases and sizes else ():
-            spectrum = gram_modes(scaled(columns, scaling))
-            for size in sizes:
-                for family, basis in bases.items():
-                    modes, overlap = best_group(spectrum, basis, size)
-                    dimension = min(size, basis.shape[1])
-                    rows.append(
-                        ControlAlignment(
-                            name, scaling, size, modes, family, overlap, dimension,
-                            100 * overlap / dimension,
-                        )
-                    )  # fmt: skip
+            rows += _align(name, scaling, gram_modes(scaled(columns, scaling)), bases, sizes)
     return rows
 
 
-def best_control(row: Alignment, controls: Sequence[ControlAlignment]) -> ControlAlignment | None:
-    """The control with the largest overlap with the family of a row; None if there is none."""
-    size = row.modes[1] - row.modes[0] + 1
-    same = [c for c in controls if (c.size, c.family) == (size, row.family)]
-    return max(same, key=lambda control: control.overlap, default=None)
+def align_factors(
+    factors: Mapping[str, LayerFactors], bases: Mapping[str, Float64Array], sizes: Iterable[int]
+) -> list[ControlAlignment]:
+    """Align both factors of layerwise kernels with every family, as ``align_controls`` does.
+
+    A row's ``control`` is the factor, as ``mlx_entk.kernel.half_names`` calls it.
+    """
+    rows: list[ControlAlignment] = []
+    sizes = sorted(set(sizes))
+    for name, pair in factors.items():
+        for half, gram in zip(half_names(name), (pair.activations, pair.backward), strict=True):
+            rows += _align(half, "raw", eigendecompose(gram), bases, sizes)
+    return rows
+
+
+def _align(
+    control: str,
+    scaling: Scaling,
+    spectrum: Spectrum,
+    bases: Mapping[str, Float64Array],
+    sizes: Iterable[int],
+) -> Iterator[ControlAlignment]:
+    for size in sizes:
+        for family, basis in bases.items():
+            modes, overlap = best_group(spectrum, basis, size)
+            dimension = min(size, basis.shape[1])
+            percent = 100 * overlap / dimension
+            yield ControlAlignment(
+                control, scaling, size, modes, family, overlap, dimension, percent
+            )
+
+
+def equal_to_activations(factors: Mapping[str, LayerFactors]) -> list[str]:
+    """Layerwise kernels that are, up to scale, the Gram matrix of what their weight meets.
+
+    So it is for a readout without an activation behind it: all inputs have the same δ.
+    """
+    return [
+        name
+        for name, pair in factors.items()
+        if pair.is_product and np.ptp(pair.backward) <= _SAME * np.abs(pair.backward).max()
+    ]

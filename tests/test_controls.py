@@ -1,15 +1,23 @@
 """Activations and outputs alone, as controls of what an eNTK holds."""
 
+import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
 
-from mlx_entk import InputError, analyze_kernels, orthonormal_basis
+from mlx_entk import (
+    InputError,
+    analyze_kernels,
+    layer_factors,
+    layerwise_entk,
+    orthonormal_basis,
+)
 from mlx_entk.controls import (
     OUTPUTS,
     SCALINGS,
     align_controls,
-    best_control,
     best_group,
+    controls_of,
     gram_modes,
     scaled,
 )
@@ -71,13 +79,19 @@ def test_a_feature_in_the_activations_leaves_no_margin() -> None:
     )  # fmt: skip
     (row,) = analysis.alignment
 
-    control = best_control(row, analysis.controls)
+    control = analysis.controls.best(row)
 
     assert control is not None
     assert control.control == "activations"
     assert control.overlap >= row.overlap - 1e-6
-    assert len(analysis.controls) == 2 * len(SCALINGS)
-    assert {c.size for c in analysis.controls} == {3}
+    margin = analysis.controls.margin(row)
+    assert margin is not None
+    assert margin <= 1e-4
+    outputs = analysis.controls.best(row, "outputs")
+    assert outputs is not None
+    assert outputs.control == OUTPUTS
+    assert len(analysis.controls.rows) == 2 * len(SCALINGS)
+    assert {c.size for c in analysis.controls.rows} == {3}
 
 
 def test_percentages_are_of_the_dimension_of_the_kernels_group() -> None:
@@ -98,3 +112,28 @@ def test_controls_that_do_not_fit_are_refused() -> None:
         align_controls({"h": np.full((40, 2), np.nan)}, {"f": basis}, [3])
     with pytest.raises(InputError, match="scaling 'whitened' is unknown"):
         scaled(H, "whitened")  # type: ignore[arg-type]
+
+
+def test_the_readout_is_told_to_be_its_activations_and_factors_have_rows() -> None:
+    mx.random.seed(0)
+    model = nn.Sequential(nn.Linear(12, 6), nn.ReLU(), nn.Linear(6, 2))
+    x = mx.array(H.astype(np.float32))
+    controls = controls_of(model, x)
+    assert list(controls) == ["input of layers.0.weight", "input of layers.2.weight", OUTPUTS]
+    assert list(controls_of(model, x, every_layer=False)) == ["input of layers.2.weight", OUTPUTS]
+
+    found = analyze_kernels(
+        layerwise_entk(model, x, reduction="trace"), {"f": H[:, :2]}, groups=[(0, 2)],
+        controls=controls, factors=layer_factors(model, x),
+    ).controls  # fmt: skip
+
+    assert found.equal_to_activations == ["layers.2.weight"]
+    assert {row.control for row in found.factors} == {
+        "layers.0.weight, activations", "layers.0.weight, backward",
+        "layers.2.weight, activations", "layers.2.weight, backward",
+    }  # fmt: skip
+    (by_activations,) = [r for r in found.factors if r.control == "layers.2.weight, activations"]
+    (raw,) = [
+        r for r in found.rows if (r.control, r.scaling) == ("input of layers.2.weight", "raw")
+    ]
+    assert by_activations.overlap == pytest.approx(raw.overlap, rel=1e-3)

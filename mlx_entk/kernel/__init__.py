@@ -5,6 +5,7 @@ from mlx_entk.kernel.engine import LayerFactors, entk, explain, layer_factors, l
 from mlx_entk.kernel.explanation import Explanation
 from mlx_entk.kernel.operator import EntkOperator, entk_operator
 from mlx_entk.kernel.reduction import Reduction, flatten
+from mlx_entk.kernel.work import half_names
 
 __all__ = [
     "EntkOperator",
@@ -16,6 +17,7 @@ __all__ = [
     "entk_operator",
     "explain",
     "flatten",
+    "half_names",
     "layer_factors",
     "layerwise_entk",
 ]
