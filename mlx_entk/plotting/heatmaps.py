@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlx_entk.analysis import TrainedAlignment
+from mlx_entk.controls import Controls
 from mlx_entk.features import Alignment
 from mlx_entk.plotting.drawing import LONGEST_AT_TICK, Drawing
 from mlx_entk.plotting.style import (
@@ -18,21 +19,24 @@ from mlx_entk.plotting.style import (
 
 
 @styled
-def plot_alignment(rows: Sequence[Alignment]) -> Drawing:
+def plot_alignment(rows: Sequence[Alignment], controls: Controls | None = None) -> Drawing:
     """Draw the overlap of each kernel's mode groups (rows) with each family (columns).
 
     Overlaps are in per cent of the smaller dimension. Those expected by chance have a panel of
-    their own, and so have those of the same modes before training, if the rows have them.
+    their own, and so have those of the same modes before training, if the rows have them, and the
+    best of activations and outputs alone, if there are any.
 
     Parameters
     ----------
     rows
         From ``mlx_entk.features.align``, or ``mlx_entk.Analysis.since``.
+    controls
+        ``mlx_entk.Analysis.controls``.
     """
     groups = list(dict.fromkeys((row.kernel, row.modes) for row in rows))
     families = list(dict.fromkeys(row.family for row in rows))
     names = [f"{kernel_label(kernel)}, {modes_label(modes)}" for kernel, modes in groups]
-    panels = [_percent_by_panel(row) for row in rows]
+    panels = [_percent_by_panel(row, controls) for row in rows]
     shown = list(panels[0])
     percent = np.zeros((len(shown), len(groups), len(families)))
     for row, by_panel in zip(rows, panels, strict=True):
@@ -72,6 +76,8 @@ def _room(names: Sequence[str], usual: int) -> float:
     return 0.06 * max(0, longest - usual)
 
 
-def _percent_by_panel(row: Alignment) -> dict[str, float]:
+def _percent_by_panel(row: Alignment, controls: Controls | None) -> dict[str, float]:
     before = {"before training": row.initial_percent} if isinstance(row, TrainedAlignment) else {}
-    return {"after training": row.percent, **before, "by chance": row.chance_percent}
+    best = None if controls is None else controls.best(row)
+    alone = {} if best is None else {"activations or outputs alone": best.percent}
+    return {"after training": row.percent, **before, **alone, "by chance": row.chance_percent}

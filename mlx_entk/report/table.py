@@ -1,13 +1,9 @@
 """Tables for people to read, the same in the terminal and in a report."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlx_entk._files import Json
-
-# A number, or a mean with its spread.
-_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?( ± [0-9]+(\.[0-9]+)?)?")
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,9 @@ class Table:
     def is_numeric(self, column: int) -> bool:
         """Whether a column has numbers and empty cells only, so that it is aligned right."""
         cells = [row[column] for row in self.rows if row[column]]
-        return bool(cells) and all(_NUMBER.fullmatch(cell) for cell in cells)
+        return bool(cells) and all(
+            cell.removeprefix("-").replace(".", "", 1).isdigit() for cell in cells
+        )
 
     def as_json(self) -> Json:
         """Title, note, and the rows by column; for a table without a head, the values by name."""

@@ -1,10 +1,13 @@
 """Sentences, captions and tables that several studies share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
 
 from mlx_entk.analysis import WHOLE
 from mlx_entk.cliffs import Cliff
+from mlx_entk.controls import OUTPUTS, Controls
 from mlx_entk.features import Alignment
+from mlx_entk.kernel import half_names
 from mlx_entk.report import Table, modes_cell, p_cell
 
 SPECTRA_CAPTION = (
@@ -14,7 +17,8 @@ SPECTRA_CAPTION = (
 ALIGNMENT_CAPTION = (
     "The overlap of each group of modes with each feature family, in per cent of the smaller of "
     "the two dimensions. If a cell is bright after training, but dark before it and by chance, the "
-    "kernel has learned that feature."
+    "kernel has learned that feature. The best of activations and outputs alone says whether "
+    "anybody would need the kernel to see it."
 )
 
 
@@ -56,6 +60,7 @@ def alignment_table(
     rows: Sequence[Alignment],
     equivalent: Sequence[Sequence[str]],
     families: Sequence[str] | None = None,
+    controls: Controls | None = None,
 ) -> list[Table]:
     """The overlaps of groups of modes with feature families; no table if there are none.
 
@@ -65,6 +70,8 @@ def alignment_table(
         Families that span the same space.
     families
         The families to show; by default all.
+    controls
+        What activations and outputs alone hold.
     """
     if not rows:
         return []
@@ -79,15 +86,163 @@ def alignment_table(
         lines.append(
             (kernel_name(kernel), modes_cell(modes), *(f"{row.overlap:.2f}" for row in cells))
         )
-        lines.append(
-            ("", "chance", *(f"{row.chance:.2f} ± {row.chance_deviation:.2f}" for row in cells))
-        )
+        lines.append(("", "chance", *(f"{row.chance:.2f}" for row in cells)))
+    lines += _control_lines(rows, shown, controls)
+    deviation = max(row.chance_deviation for row in rows)
     return [
         Table(
             "Overlap ‖QᵀF‖² of groups of modes with feature families",
             ("kernel", "modes", *shown),
             lines,
             "An overlap is at most the smaller of the two dimensions. results.json has all "
-            f"families, with percentages and angles.{apart}",
+            "families, with percentages and angles. Chance: the mean of random modes; their "
+            f"standard deviation is at most {deviation:.2f}.{_control_note(controls)}{apart}",
+        )
+    ]
+
+
+def _control_lines(
+    rows: Sequence[Alignment], families: Sequence[str], controls: Controls | None
+) -> Iterator[tuple[str, ...]]:
+    """The best overlaps of activations and of outputs, for each size of the whole's groups."""
+    if controls is None:
+        return
+    by_size = {
+        (row.modes[1] - row.modes[0] + 1, row.family): row for row in rows if row.kernel == WHOLE
+    }
+    sources: tuple[Literal["activations", "outputs"], ...] = ("activations", "outputs")
+    for size in dict.fromkeys(size for size, _ in by_size):
+        for of in sources:
+            best = [controls.best(by_size[size, family], of) for family in families]
+            if all(best):
+                yield (of, f"best {size}", *(f"{row.overlap:.2f}" for row in best if row))
+
+
+def _control_note(controls: Controls | None) -> str:
+    if controls is None or not controls.rows:
+        return ""
+    rule = f" Best: {controls.rule}."
+    if not controls.equal_to_activations:
+        return rule
+    names = ", ".join(controls.equal_to_activations)
+    return (
+        f"{rule} The kernel of {names} is, up to scale, the Gram matrix of what the weight is "
+        "multiplied with: it can hold nothing that the activations do not hold."
+    )
+
+
+def holding_sentence(row: Alignment) -> str:
+    """What a group of modes holds of a family, compared with chance, without a full stop."""
+    first, last = row.modes
+    return (
+        f"Modes {first}–{last} hold {row.percent:.0f}% of {_of_family(row.family)}; chance gives "
+        f"{row.chance_percent:.1f} ± {100 * row.chance_deviation / row.dimension:.1f}%"
+    )
+
+
+def _of_family(family: str) -> str:
+    return f"the {family} family"
+
+
+# Points by which an eNTK has to be ahead of every control, to be said to add something.
+MIN_MARGIN = 1.0
+
+
+def margin_sentence(row: Alignment, controls: Controls) -> str:
+    """What the eNTK adds to activations and outputs alone; empty if there are no controls."""
+    best, margin = controls.best(row), controls.margin(row)
+    if best is None or margin is None:
+        return ""
+    found = (
+        f"{_capital(best.control)} alone ({best.scaling}, modes {best.modes[0]}–{best.modes[1]}) "
+        f"hold{'' if best.control == OUTPUTS else 's'} {best.percent:.0f}%"
+    )
+    if margin >= MIN_MARGIN:
+        return f"{found}: the eNTK adds {margin:.0f} point{'' if round(margin) == 1 else 's'}."
+    if margin > -MIN_MARGIN:
+        return f"{found}: the eNTK adds nothing to that."
+    return f"{found}, which is more."
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def control_tables(
+    rows: Sequence[Alignment], controls: Controls, families: Sequence[str] | None = None
+) -> list[Table]:
+    """Where the best control of each group of the whole kernel lies, and which factor holds what.
+
+    Parameters
+    ----------
+    rows
+        The alignment.
+    families
+        The families to show; by default all.
+    """
+    wanted = [row for row in rows if families is None or row.family in families]
+    lines = []
+    for row in wanted:
+        best, margin = controls.best(row), controls.margin(row)
+        if row.kernel == WHOLE and best is not None and margin is not None:
+            lines.append(
+                (
+                    modes_cell(row.modes),
+                    row.family,
+                    f"{row.percent:.1f}",
+                    f"{best.percent:.1f}",
+                    f"{margin:.1f}",
+                    best.control,
+                    best.scaling,
+                    modes_cell(best.modes),
+                )
+            )
+    tables = []
+    if lines:
+        tables.append(
+            Table(
+                "What the whole eNTK adds to activations and outputs alone, %",
+                (
+                    "modes",
+                    "family",
+                    "eNTK",
+                    "best control",
+                    "margin",
+                    "control",
+                    "scaling",
+                    "there",
+                ),
+                lines,
+                f"Control: {controls.rule}. Margin: points of the eNTK beyond it.",
+            )
+        )
+    return tables + _factor_tables(wanted, controls)
+
+
+def _factor_tables(rows: Sequence[Alignment], controls: Controls) -> list[Table]:
+    by_key = {(f.control, f.size, f.family): f for f in controls.factors}
+    lines = []
+    for row in rows:
+        size = row.modes[1] - row.modes[0] + 1
+        halves = [by_key.get((half, size, row.family)) for half in half_names(row.kernel)]
+        if all(halves):
+            lines.append(
+                (
+                    row.kernel,
+                    modes_cell(row.modes),
+                    row.family,
+                    f"{row.percent:.1f}",
+                    *(f"{half.percent:.1f}" for half in halves if half is not None),
+                )
+            )
+    if not lines:
+        return []
+    return [
+        Table(
+            "Which factor of a layer's kernel holds a family, %",
+            ("kernel", "modes", "family", "kernel's modes", "activations", "backward"),
+            lines,
+            "The kernel of a layer is (a·a′)(δ·δ′): of activations and of derivatives of the "
+            "outputs. Of each factor, the group of equal size that holds the most of the family.",
         )
     ]

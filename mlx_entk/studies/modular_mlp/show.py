@@ -24,6 +24,9 @@ from mlx_entk.studies.words import (
     alignment_table,
     cliff_sentence,
     cliff_table,
+    control_tables,
+    holding_sentence,
+    margin_sentence,
 )
 
 # The epochs whose spectra the paper shows, if a run has them; the last epoch of the run is added.
@@ -36,13 +39,11 @@ def _summary(results: MLPResults) -> tuple[str, str]:
     tracked = results.grokking
     wanted = (tracked.kernel, tracked.modes, tracked.family)
     (row,) = [r for r in results.alignment if (r.kernel, r.modes, r.family) == wanted]
-    first, last = row.modes
     return (
         f"The network is right on {results.accuracy.test:.1%} of the pairs that it was not "
         f"trained on, and its eNTK has {cliff_sentence(results.cliffs[WHOLE])}.",
-        f"Modes {first}–{last} hold {row.percent:.0f}% of the {row.family} family; chance gives "
-        f"{row.chance_percent:.0f}%, and before training the same modes held "
-        f"{row.initial_percent:.0f}%.",
+        f"{holding_sentence(row)}; before training the same modes held "
+        f"{row.initial_percent:.0f}%. {margin_sentence(row, results.controls)}",
     )
 
 
@@ -65,8 +66,14 @@ def _tables(results: MLPResults) -> list[Table]:
     return [
         overview,
         cliff_table(results.cliffs, results.effective_rank, results.cliff_rule),
-        *alignment_table(results.alignment, results.equivalent_families, _FAMILIES),
+        *alignment_table(
+            results.alignment, results.equivalent_families, _FAMILIES, results.controls
+        ),
     ]
+
+
+def _details(results: MLPResults, run: Run) -> list[Table]:
+    return control_tables(results.alignment, results.controls, _FAMILIES)
 
 
 def _figures(results: MLPResults, run: Run) -> Figures:
@@ -102,7 +109,9 @@ def _figures(results: MLPResults, run: Run) -> Figures:
         ),
         SPECTRA_OVER_TRAINING_CAPTION,
     )
-    yield CaptionedFigure("alignment", plot_alignment(results.alignment), ALIGNMENT_CAPTION)
+    yield CaptionedFigure(
+        "alignment", plot_alignment(results.alignment, results.controls), ALIGNMENT_CAPTION
+    )
     maps = {
         row.modes: arrays[f"frequencies/{row.modes[0]}-{row.modes[1]}"]
         for row in results.disentangled
@@ -122,4 +131,4 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     )
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures)
+SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details)

@@ -18,6 +18,7 @@ from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk.analysis import WHOLE, TrainedAlignment, analyze_kernels, with_whole
 from mlx_entk.cliffs import CLIFF_RULE, Cliff
+from mlx_entk.controls import Controls, controls_of
 from mlx_entk.data import EMBEDDINGS, Embedding, ModularAddition, modular_addition
 from mlx_entk.dynamics import derivative, track
 from mlx_entk.errors import InputError
@@ -29,7 +30,7 @@ from mlx_entk.features import (
     frequency_shares,
     modular_features,
 )
-from mlx_entk.kernel import layerwise_entk
+from mlx_entk.kernel import layer_factors, layerwise_entk
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
@@ -105,6 +106,8 @@ class MLPResults:
         Families that span the same space.
     alignment
         Of every kernel, reported group and family.
+    controls
+        What activations and outputs alone hold of the families.
     mode_features
         What the columns of the array ``shares`` are.
     disentangled
@@ -123,6 +126,7 @@ class MLPResults:
     effective_rank: Ranks
     equivalent_families: list[list[str]]
     alignment: list[TrainedAlignment]
+    controls: Controls
     mode_features: list[str]
     disentangled: list[Disentangled]
     grokking: Grokking
@@ -146,10 +150,13 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
         return with_whole(layerwise_entk(model, inputs, reduction="trace"))
 
     bank = modular_features(data.n, data.m, config.p, config.seed)
+    kernels = kernels_at(config.epochs)
     analysis = analyze_kernels(
-        kernels_at(config.epochs),
+        kernels,
         bank,
         groups=lambda cliffs: reported_groups(cliffs, config.p),
+        controls=controls_of(model, inputs),
+        factors=layer_factors(model, inputs, reduction="trace"),
         progress=progress,
     )
     alignment = analysis.since(kernels_at(0))
@@ -177,6 +184,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
         effective_rank=analysis.effective_ranks,
         equivalent_families=analysis.equivalent_families,
         alignment=alignment,
+        controls=analysis.controls,
         mode_features=shares[WHOLE][1],
         disentangled=[
             Disentangled(WHOLE, modes, _single_frequency(heatmap))
@@ -297,10 +305,17 @@ def headline(results: MLPResults) -> Headline:
         (row.modes, row.family): row.percent for row in results.alignment if row.kernel == WHOLE
     }
     onset = results.grokking.onset
+    margins = {
+        (row.modes, row.family): results.controls.margin(row)
+        for row in results.alignment
+        if row.kernel == WHOLE
+    }
     return {
         "test accuracy": 100 * results.accuracy.test,
         "second group with sum": percent[second, "sum"],
+        "... beyond activations and outputs": margins[second, "sum"],
         "second group with difference": percent[second, "difference"],
+        "... beyond activations and outputs, difference": margins[second, "difference"],
         "first group with n ∪ m": percent[first, "n ∪ m"],
         "steepest overlap": onset.steepest_overlap,
         "steepest test accuracy": onset.steepest_test_accuracy,
