@@ -37,9 +37,11 @@ def mode_scores(vector: Float64Array, N: int) -> Mode:
 
 
 def principal_scores(activations: Float64Array, count: int) -> Float64Array:
-    """Return scores along the leading principal directions of activations (N, d): (N, count)."""
-    centred = activations - activations.mean(axis=0)
-    U, singular, _ = np.linalg.svd(centred, full_matrices=False)
+    """Scores along the leading principal directions of activations, shape (N, count).
+
+    ``activations``, shape (N, d), are taken as they are: centre them for principal components.
+    """
+    U, singular, _ = np.linalg.svd(activations, full_matrices=False)
     return np.asarray(U[:, :count] * singular[:count])
 
 

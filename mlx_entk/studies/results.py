@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mlx_entk.analysis import TrainedAlignment
 from mlx_entk.cliffs import Cliff
+from mlx_entk.controls import Scaling
 from mlx_entk.dynamics import Transition
 from mlx_entk.regression import Quality
 from mlx_entk.spectrum import Modes
@@ -237,6 +238,32 @@ class Recovery:
     modes: int
     cliffs: list[Cliff]
     effective_rank: float
+    recovered: int
+    recovered_by_rotated_modes: int
+    recovered_by_random_modes: int
+    contained: int
+
+
+@dataclass(frozen=True)
+class ControlRecovery:
+    """How many features the Gram matrix of one network's activations or outputs recovers.
+
+    Attributes
+    ----------
+    network
+        As in ``Recovery``.
+    control, scaling
+        As in ``mlx_entk.controls.ControlAlignment``.
+    modes
+        How many were looked at; there are fewer than of the kernel if the control has not so many.
+    recovered, recovered_by_rotated_modes, recovered_by_random_modes, contained
+        As in ``Recovery``.
+    """
+
+    network: str
+    control: str
+    scaling: Scaling
+    modes: int
     recovered: int
     recovered_by_rotated_modes: int
     recovered_by_random_modes: int

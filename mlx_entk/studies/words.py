@@ -1,11 +1,11 @@
 """Sentences, captions and tables that several studies share."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 from mlx_entk.analysis import WHOLE
 from mlx_entk.cliffs import Cliff
-from mlx_entk.controls import OUTPUTS, Controls
+from mlx_entk.controls import OUTPUTS, ControlAlignment, Controls
 from mlx_entk.features import Alignment
 from mlx_entk.kernel import half_names
 from mlx_entk.report import Table, modes_cell, p_cell
@@ -87,7 +87,7 @@ def alignment_table(
             (kernel_name(kernel), modes_cell(modes), *(f"{row.overlap:.2f}" for row in cells))
         )
         lines.append(("", "chance", *(f"{row.chance:.2f}" for row in cells)))
-    lines += _control_lines(rows, shown, controls)
+    lines += control_lines(rows, shown, controls, lambda control: f"{control.overlap:.2f}")
     deviation = max(row.chance_deviation for row in rows)
     return [
         Table(
@@ -96,15 +96,26 @@ def alignment_table(
             lines,
             "An overlap is at most the smaller of the two dimensions. results.json has all "
             "families, with percentages and angles. Chance: the mean of random modes; their "
-            f"standard deviation is at most {deviation:.2f}.{_control_note(controls)}{apart}",
+            f"standard deviation is at most {deviation:.2f}.{control_note(controls)}{apart}",
         )
     ]
 
 
-def _control_lines(
-    rows: Sequence[Alignment], families: Sequence[str], controls: Controls | None
+def control_lines(
+    rows: Sequence[Alignment],
+    families: Sequence[str],
+    controls: Controls | None,
+    cell: Callable[[ControlAlignment], str],
 ) -> Iterator[tuple[str, ...]]:
-    """The best overlaps of activations and of outputs, for each size of the whole's groups."""
+    """Lines of a table: the best of activations and of outputs, by size of the whole's groups.
+
+    Parameters
+    ----------
+    families
+        The columns after the first two.
+    cell
+        What stands in them.
+    """
     if controls is None:
         return
     by_size = {
@@ -115,10 +126,11 @@ def _control_lines(
         for of in sources:
             best = [controls.best(by_size[size, family], of) for family in families]
             if all(best):
-                yield (of, f"best {size}", *(f"{row.overlap:.2f}" for row in best if row))
+                yield (of, f"best {size}", *(cell(row) for row in best if row))
 
 
-def _control_note(controls: Controls | None) -> str:
+def control_note(controls: Controls | None) -> str:
+    """What a note says of ``control_lines``; empty if there are none."""
     if controls is None or not controls.rows:
         return ""
     rule = f" Best: {controls.rule}."

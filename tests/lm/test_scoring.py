@@ -29,7 +29,7 @@ def test_a_mode_is_reduced_to_its_top_singular_vector() -> None:
 def test_principal_directions_are_those_of_the_covariance() -> None:
     x = np.random.default_rng(0).standard_normal((50, 4)) * [5, 2, 1, 0.1] + 3
 
-    scores = principal_scores(x, 3)
+    scores = principal_scores(x - x.mean(axis=0), 3)
 
     values = np.linalg.eigvalsh(np.cov(x.T))[::-1]
     np.testing.assert_allclose(scores.var(axis=0, ddof=1), values[:3], rtol=1e-10)

@@ -26,7 +26,7 @@ def scores_by_layer(results: LMResults) -> Drawing:
         for i, method in enumerate(methods):
             means = np.array([of_layer[method].mean for of_layer in by_layer])
             ends = np.array([of_layer[method].interval for of_layer in by_layer])
-            at = np.arange(len(layers)) + 0.12 * (i - (len(methods) - 1) / 2)
+            at = np.arange(len(layers)) + 0.09 * (i - (len(methods) - 1) / 2)
             errors = np.maximum(0, [means - ends[:, 0], ends[:, 1] - means])
             axis.errorbar(
                 at, means, errors, fmt="o", color=COLORS[i], capsize=2, markersize=5, label=method

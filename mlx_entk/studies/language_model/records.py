@@ -9,8 +9,12 @@ from mlx_entk.runs import Run
 
 # Kinds of directions that are compared, the first of which the study is about.
 ENTK = "eNTK"
-PCA, RANDOM, ENTK_AT_INITIALISATION = "PCA", "random", "eNTK at initialisation"
-METHODS = (ENTK, PCA, RANDOM, ENTK_AT_INITIALISATION)
+# The controls without a kernel: of the stream after the layer, and of the logits.
+PCA, PCA_RAW, PCA_STANDARDISED = "PCA", "PCA, raw", "PCA, standardised"
+PCA_OF_LOGITS = "PCA of the logits"
+RANDOM, ENTK_AT_INITIALISATION = "random", "eNTK at initialisation"
+CONTROLS = (PCA, PCA_RAW, PCA_STANDARDISED, PCA_OF_LOGITS)
+METHODS = (ENTK, *CONTROLS, RANDOM, ENTK_AT_INITIALISATION)
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,16 @@ class LayerResults:
     product_seconds: float
     batch: int
     scores: dict[str, LabelScores]
+
+    @property
+    def best_control(self) -> str:
+        """The control without a kernel that tells labels best."""
+        return max(CONTROLS, key=lambda name: self.scores[name].average_precision.mean)
+
+    @property
+    def margin(self) -> float:
+        """Mean average precision of the eNTK's modes beyond that of the best control."""
+        return self.precision - self.scores[self.best_control].average_precision.mean
 
     @property
     def precision(self) -> float:

@@ -13,7 +13,14 @@ from mlx_entk.report import Table
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.language_model import charts
-from mlx_entk.studies.language_model.records import ENTK, LayerResults, LMResults, contexts_file
+from mlx_entk.studies.language_model.records import (
+    ENTK,
+    ENTK_AT_INITIALISATION,
+    RANDOM,
+    LayerResults,
+    LMResults,
+    contexts_file,
+)
 
 # Modes of each layer whose windows the report shows, and windows at each end.
 _WINDOW_MODES, _WINDOWS = 5, 3
@@ -21,16 +28,31 @@ _WINDOW_MODES, _WINDOWS = 5, 3
 
 def _summary(results: LMResults) -> tuple[str, str]:
     best = results.best
+    control = best.best_control
     others = ", ".join(
-        f"{scores.average_precision.mean:.3f} by {method}"
-        for method, scores in best.scores.items()
-        if method != ENTK
+        f"{best.scores[method].average_precision.mean:.3f} by {method}"
+        for method in (control, RANDOM, ENTK_AT_INITIALISATION)
     )
     return (
         f"Over {results.inputs:,} windows, the modes of {len(results.layers)} layers were compared "
         f"with {len(results.labels)} labels of the next word.",
         f"They tell the labels best in layer {best.layer}: mean average precision "
-        f"{best.precision:.3f}, compared with {others}.",
+        f"{best.precision:.3f}, compared with {others}. {_beyond(best)}",
+    )
+
+
+def _beyond(row: LayerResults) -> str:
+    """Whether the eNTK is ahead of the best control without a kernel, by their intervals."""
+    entk, control = row.scores[ENTK], row.scores[row.best_control]
+    low, high = entk.average_precision.interval
+    of_control = control.average_precision.interval
+    if low > of_control[1]:
+        return f"The eNTK is ahead of {row.best_control}, the best control without a kernel."
+    if high < of_control[0]:
+        return f"{row.best_control}, which needs no kernel, is ahead of the eNTK."
+    return (
+        f"The 95% intervals of the eNTK and of {row.best_control}, the best control without a "
+        "kernel, overlap."
     )
 
 
@@ -87,7 +109,8 @@ def _scores(results: LMResults) -> Table:
         "Direction and sign of each label are chosen by average precision on one half of the "
         "windows. The numbers are of the other half; in brackets, 95% of its bootstrap resamples. "
         "Enrichment: share of the label among as many leading windows as have it, over its share "
-        f"among all. Labels: {results.label_rule}.",
+        "among all. PCA: of the stream after the layer, centred, as it is (raw) and with every "
+        f"coordinate standardised; and of the logits, centred. Labels: {results.label_rule}.",
     )
 
 

@@ -16,6 +16,7 @@ from mlx_entk._files import Arrays, digest
 from mlx_entk._linalg import Float64Array
 from mlx_entk._memory import default_limit
 from mlx_entk._parameters import flatten_tree
+from mlx_entk.controls import scaled
 from mlx_entk.distributed import Group, is_first
 from mlx_entk.errors import InputError
 from mlx_entk.lm.contexts import (
@@ -32,6 +33,7 @@ from mlx_entk.lm.model import (
     hidden_before,
     initialised,
     layer_function,
+    square_root_of_readout,
 )
 from mlx_entk.lm.scoring import principal_scores, random_scores, score_labels
 from mlx_entk.progress import Progress, silent
@@ -43,6 +45,9 @@ from mlx_entk.studies.language_model.records import (
     ENTK,
     ENTK_AT_INITIALISATION,
     PCA,
+    PCA_OF_LOGITS,
+    PCA_RAW,
+    PCA_STANDARDISED,
     RANDOM,
     LayerResults,
     LMConfig,
@@ -135,7 +140,9 @@ def compute(
     rule = LabelRule()
     train, test = halves(len(contexts), config.seed)
     labels = indicators(contexts, train, test, rule)
-    forward_seconds = _forward_seconds(model, tokens)
+    state, forward_seconds = _last_state(model, tokens)
+    # Their principal directions are those of the logits themselves.
+    logits = scaled(state @ np.array(square_root_of_readout(model.unembedding)), "centred")
     layers: list[LayerResults] = []
     arrays: Arrays = {}
     for layer in config.layers:
@@ -146,7 +153,10 @@ def compute(
         stream = _stream_after(model, tokens, layer)
         scores = {
             ENTK: trained.scores,
-            PCA: principal_scores(stream, config.modes),
+            PCA: principal_scores(scaled(stream, "centred"), config.modes),
+            PCA_RAW: principal_scores(stream, config.modes),
+            PCA_STANDARDISED: principal_scores(scaled(stream, "standardised"), config.modes),
+            PCA_OF_LOGITS: principal_scores(logits, config.modes),
             RANDOM: random_scores(stream, config.modes, config.seed),
             ENTK_AT_INITIALISATION: initial.scores,
         }
@@ -209,18 +219,22 @@ def _stream_after(model: LanguageModel, tokens: mx.array, layer: int) -> Float64
     return np.concatenate(parts)
 
 
-def _forward_seconds(model: LanguageModel, tokens: mx.array) -> float:
-    """Seconds of one forward pass of all layers over all inputs."""
+def _last_state(model: LanguageModel, tokens: mx.array) -> tuple[Float64Array, float]:
+    """The last hidden state at the last position, shape (N, d), and the seconds that it takes."""
     start = time.perf_counter()
+    parts = []
     for begin in range(0, tokens.shape[0], FORWARD):
-        mx.eval(model.hidden(tokens[begin : begin + FORWARD]))
-    return time.perf_counter() - start
+        hidden = model.hidden(tokens[begin : begin + FORWARD])
+        mx.eval(hidden)
+        parts.append(np.array(hidden.astype(mx.float32), dtype=np.float64))
+    return np.concatenate(parts), time.perf_counter() - start
 
 
 def headline(results: LMResults) -> Headline:
     """The numbers of a run by which it is compared with others: mean average precisions."""
-    return {
-        f"layer {row.layer}, {method}": scores.average_precision.mean
-        for row in results.layers
-        for method, scores in row.scores.items()
-    }
+    numbers: Headline = {}
+    for row in results.layers:
+        for method, scores in row.scores.items():
+            numbers[f"layer {row.layer}, {method}"] = scores.average_precision.mean
+        numbers[f"layer {row.layer}, eNTK beyond the best PCA"] = row.margin
+    return numbers

@@ -30,7 +30,13 @@ from mlx_entk.studies.modular_transformer.study import (
     shown_modes,
 )
 from mlx_entk.studies.results import MIN_RISE
-from mlx_entk.studies.words import SPECTRA_CAPTION, kernel_name
+from mlx_entk.studies.words import (
+    SPECTRA_CAPTION,
+    control_lines,
+    control_note,
+    control_tables,
+    kernel_name,
+)
 
 # Families of n and m together at the key frequencies: what the table of localisation shows.
 _JOINT = [f for f in KEYED_FAMILIES if f.role is Role.JOINT and f.frequencies == "key"]
@@ -50,7 +56,7 @@ _LOCALISATION = {
     "sum-of-logits": (
         "The overlap of groups of modes of each parameter's sum-of-logits kernel with the families "
         "at the key frequencies and, as a control, at the others. Read down a column to see which "
-        "parameters' kernels hold a family, and compare the panel after training with the two "
+        "parameters' kernels hold a family, and compare the panel after training with the "
         "others."
     ),
     "trace": (
@@ -123,15 +129,24 @@ def _localisation(results: TransformerResults) -> Table:
         "frequencies, %",
         ("kernel", "modes", *(family.name for family in _JOINT)),
         [
-            (
-                kernel_name(kernel),
-                modes_cell(modes),
-                *(cell(kernel, modes, family) for family in _JOINT),
-            )
-            for kernel, modes in groups
+            *(
+                (
+                    kernel_name(kernel),
+                    modes_cell(modes),
+                    *(cell(kernel, modes, family) for family in _JOINT),
+                )
+                for kernel, modes in groups
+            ),
+            *control_lines(
+                list(rows.values()),
+                [family.label for family in _JOINT],
+                results.controls,
+                lambda control: f"{control.percent:.0f}",
+            ),
         ],
         "In brackets: the same modes before training, and by chance. Per cent of the smaller "
-        "dimension; results.json has the other frequencies and reductions.",
+        "dimension; results.json has the other frequencies and reductions."
+        f"{control_note(results.controls)}",
     )
 
 
@@ -171,7 +186,9 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
     for reduction in results.cliffs:
         rows = [row for row in results.alignment if row.reduction == reduction]
         name = f"localisation-{reduction.replace(' ', '-')}"
-        yield CaptionedFigure(name, plot_alignment(rows), _LOCALISATION[reduction])
+        yield CaptionedFigure(
+            name, plot_alignment(rows, results.controls), _LOCALISATION[reduction]
+        )
     yield CaptionedFigure(
         "overlaps-by-parameter",
         charts.by_parameter(tracked, _followed()),
@@ -230,4 +247,15 @@ def _over_seeds(runs: Mapping[int, TransformerResults]) -> Figures:
     )
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, over_seeds=_over_seeds)
+def _details(results: TransformerResults, run: Run) -> list[Table]:
+    rows = list(main_rows(results).values())
+    return control_tables(rows, results.controls, [family.label for family in _JOINT])
+
+
+SHOW = Show(
+    summary=_summary,
+    tables=_tables,
+    figures=_figures,
+    details=_details,
+    over_seeds=_over_seeds,
+)

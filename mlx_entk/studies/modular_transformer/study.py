@@ -8,6 +8,7 @@ after training and over it.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,6 +19,7 @@ from mlx_entk._linalg import ArrayLike, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, with_whole
 from mlx_entk.cliffs import CLIFF_RULE
+from mlx_entk.controls import Controls, controls_of
 from mlx_entk.dynamics import HALF_RISE_RULE, half_rise, track
 from mlx_entk.features import (
     KEY_RULE,
@@ -29,7 +31,7 @@ from mlx_entk.features import (
     key_frequencies,
 )
 from mlx_entk.features.bank import fourier_family, frequency_families
-from mlx_entk.kernel import layerwise_entk
+from mlx_entk.kernel import layer_factors, layerwise_entk
 from mlx_entk.kernel.reduction import Reduction
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
@@ -104,6 +106,9 @@ class TransformerResults:
         Families that span the same space.
     alignment
         Of every reduction, kernel, reported group and family.
+    controls
+        What activations and outputs alone hold of the families; the factors are those of the
+        reduction that is followed.
     mode_features
         What the columns of the array ``shares`` are.
     grokking
@@ -124,6 +129,7 @@ class TransformerResults:
     effective_rank: dict[str, Ranks]
     equivalent_families: list[list[str]]
     alignment: list[LocalisedAlignment]
+    controls: Controls
     mode_features: list[str]
     grokking: GrokkingByParameter
 
@@ -157,7 +163,12 @@ def compute(
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
-        analysis = analyze_kernels(kernels_at(last, reduction), bank, groups=groups)
+        kernels = kernels_at(last, reduction)
+        given: dict[str, Any] = {}
+        if reduction == MAIN:
+            given["controls"] = controls_of(model, inputs)
+            given["factors"] = layer_factors(model, inputs, reduction=REDUCTIONS[MAIN])
+        analysis = analyze_kernels(kernels, bank, groups=groups, **given)
         analyses[reduction] = analysis
         alignment += [
             LocalisedAlignment(**asdict(row), reduction=reduction)
@@ -199,6 +210,7 @@ def compute(
         effective_rank={name: analysis.effective_ranks for name, analysis in analyses.items()},
         equivalent_families=main.equivalent_families,
         alignment=alignment,
+        controls=main.controls,
         mode_features=shares[WHOLE][1],
         grokking=_by_parameter(followed),
     )
@@ -344,6 +356,10 @@ def headline(results: TransformerResults) -> Headline:
         "unembedding with sum": rows[UNEMBEDDING, first, SUM].percent,
         "next with axis sum": rows[UNEMBEDDING, second, AXIS_SUM].percent,
         "both with sum": rows[UNEMBEDDING, both, SUM].percent,
+        "sum beyond activations and outputs": results.controls.margin(
+            rows[UNEMBEDDING, first, SUM]
+        ),
+        "axis sum beyond them": results.controls.margin(rows[UNEMBEDDING, second, AXIS_SUM]),
         "both with axis sum": rows[UNEMBEDDING, both, AXIS_SUM].percent,
         "initially with sum": rows[UNEMBEDDING, first, SUM].initial_percent,
         **{name: leads[name] for name in sorted(leads)},

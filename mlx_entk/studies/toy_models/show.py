@@ -37,7 +37,18 @@ def _summary(results: TMSResults) -> tuple[str, str]:
         f"Single modes recover {_features(recovered[TRAINED])} at β = {beta:g}, compared with "
         f"{recovered[INITIAL]} before training and {recovered[SHUFFLED]} in the network trained "
         f"on shuffled targets; {_features(results.recovered_by_constants)} can be recovered by a "
-        "constant, which a bias alone gives.",
+        f"constant, which a bias alone gives. {_without_kernel(results)}",
+    )
+
+
+def _without_kernel(results: TMSResults) -> str:
+    """What activations and outputs of the trained network recover without a kernel."""
+    best = results.best_control(TRAINED)
+    own = results.recovered_by_own_output[TRAINED]
+    return (
+        f"Without a kernel, the modes of the {best.control} ({best.scaling}) recover "
+        f"{best.recovered}, and {own} resemble{'s' if own == 1 else ''} the output that should "
+        "copy them."
     )
 
 
@@ -64,7 +75,7 @@ def _tables(results: TMSResults) -> list[Table]:
         ],
         f"A feature is reconstructed if {results.reconstruction_rule}. {_CONSTANTS_NOTE}",
     )
-    return [overview, _recovery_table({"": results})]
+    return [overview, _recovery_table({"": results}), _control_table({"": results})]
 
 
 def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
@@ -105,6 +116,48 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
         f"{rule[0].upper()}{rule[1:]}. Alongside are the features that a random rotation of the "
         "same modes recovers (rotated), that random modes recover (random), and that lie in the "
         "span of all the modes (contained).",
+    )
+
+
+def _control_table(models: Mapping[str, TMSResults]) -> Table:
+    """The features that activations and outputs recover without a kernel."""
+    named = any(models)
+    columns = (
+        "network",
+        "Gram matrix of",
+        "scaling",
+        "recovered",
+        "rotated",
+        "random",
+        "contained",
+    )
+    rows = []
+    for name, results in models.items():
+        label = [name] if named else []
+        rows += [
+            (
+                *label,
+                row.network,
+                row.control,
+                row.scaling,
+                str(row.recovered),
+                str(row.recovered_by_rotated_modes),
+                str(row.recovered_by_random_modes),
+                str(row.contained),
+            )
+            for row in results.controls
+        ]
+        rows += [
+            (*label, network, "own output", "", str(count), "", "", "")
+            for network, count in results.recovered_by_own_output.items()
+        ]
+    return Table(
+        "Features recovered without a kernel, by Gram matrices of activations and outputs",
+        ("model", *columns) if named else columns,
+        rows,
+        "The modes are functions of the inputs, and are compared with the features as such, "
+        "centred if the coordinates are. Own output: features that have cos² ≥ "
+        f"{RECOVERED**2:g} with the output that should copy them.",
     )
 
 
@@ -193,7 +246,7 @@ def _paper_tables(results: PaperResults) -> list[Table]:
         rows,
         f"Criterion: {next(iter(results.models.values())).cliff_rule}. {_CONSTANTS_NOTE}",
     )
-    return [overview, _recovery_table(results.models)]
+    return [overview, _recovery_table(results.models), _control_table(results.models)]
 
 
 def _paper_figures(results: PaperResults, run: Run) -> Figures:

@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk import _linalg as linalg
 from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk._records import to_json
 from mlx_entk.cliffs import CLIFF_RULE, find_cliffs
+from mlx_entk.controls import OUTPUTS, SCALINGS, gram_modes, scaled
 from mlx_entk.eigensolvers import jacobian_modes
 from mlx_entk.features import (
     RECOVERED,
     RECOVERY_RULE,
+    center,
     channel_alignment,
     constant_alignment,
     recovery,
@@ -33,7 +36,7 @@ from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import Stage, seconds_of
 from mlx_entk.studies.networks import trained_network
 from mlx_entk.studies.problem import RegressionProblem, outputs_of
-from mlx_entk.studies.results import Learned, Recovery
+from mlx_entk.studies.results import ControlRecovery, Learned, Recovery
 from mlx_entk.studies.toy_models.training import (
     CHECKPOINTS,
     RECONSTRUCTION_RULE,
@@ -50,6 +53,9 @@ from mlx_entk.tracing.jacobian import flattened_jacobian
 from mlx_entk.training import load_parameters
 
 # The network and its two null models: itself before training, and one trained on shuffled targets.
+# The control of activations.
+HIDDEN = "hidden units"
+
 TRAINED, INITIAL, SHUFFLED = NETWORKS = ("trained", "initial", "shuffled")
 
 # Modes kept beyond the number of features, around which the interesting cliffs lie.
@@ -76,8 +82,13 @@ class TMSResults:
         What a cliff is, and when a feature is recovered.
     recovered_by_constants
         Features that the constant function of their output recovers.
+    recovered_by_own_output
+        Features that have cos² of 0.5 with the output that should copy them, by network: whether
+        anybody would need a kernel to see them.
     kernels
         A row for each network and exponent β.
+    controls
+        A row for each network, control without a kernel, and scaling.
     training
         What each checkpoint has learned.
     """
@@ -91,7 +102,9 @@ class TMSResults:
     cliff_rule: str
     recovery_rule: str
     recovered_by_constants: int
+    recovered_by_own_output: dict[str, int]
     kernels: list[Recovery]
+    controls: list[ControlRecovery]
     training: list[Learned]
 
     @property
@@ -102,6 +115,13 @@ class TMSResults:
     def kernel(self, network: str, beta: float = 0.0) -> Recovery:
         """What the kernel of a network shows at an exponent, by default the kernel itself."""
         return next(row for row in self.kernels if (row.network, row.beta) == (network, beta))
+
+    def best_control(self, network: str) -> ControlRecovery:
+        """The control without a kernel that recovers the most features of a network."""
+        return max(
+            (row for row in self.controls if row.network == network),
+            key=lambda row: row.recovered,
+        )
 
 
 def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[TMSResults, Arrays]:
@@ -121,6 +141,7 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
 
     x = dataset(config).x
     kernels: list[Recovery] = []
+    controls: list[ControlRecovery] = []
     arrays: Arrays = {"x": x}
     for done, (name, of_name) in enumerate(networks.items()):
         progress("kernels", done, len(networks), name)
@@ -128,6 +149,7 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
         for row, of_row in _decompose(of_name, name, x, config):
             kernels.append(row)
             arrays |= {f"{kind}/{name}/{row.beta:g}": array for kind, array in of_row.items()}
+        controls += _controls(of_name, name, x, config)
     progress("kernels", len(networks), len(networks))
     training, arrays["values over training"] = _over_training(config, run, x, progress)
     results = TMSResults(
@@ -140,7 +162,11 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
         cliff_rule=CLIFF_RULE,
         recovery_rule=RECOVERY_RULE,
         recovered_by_constants=int((np.abs(constant_alignment(x)) >= RECOVERED).sum()),
+        recovered_by_own_output={
+            name: _recovered_by_own_output(of_name, x) for name, of_name in networks.items()
+        },
         kernels=kernels,
+        controls=controls,
         training=training,
     )
     return results, arrays
@@ -195,6 +221,43 @@ def _decompose(
         yield row, {"values": spectrum.values, "alignment": np.abs(cosines).astype(np.float32)}
 
 
+def _controls(
+    model: ToyModel, name: str, x: FloatArray, config: TMSConfig
+) -> Iterator[ControlRecovery]:
+    """Features that modes over the inputs recover, of the Gram matrices without a kernel.
+
+    Such a mode has no output of its own, so it is compared with the feature as a function of the
+    inputs; for coordinates that are centred, with the centred feature.
+    """
+    inputs = mx.array(x)
+    sources = {HIDDEN: linalg.as_numpy(model.hidden(inputs)), OUTPUTS: outputs_of(model, inputs)}
+    for control, values in sources.items():
+        for scaling in SCALINGS:
+            spectrum = gram_modes(scaled(values, scaling))
+            top = min(spectrum.values.size, config.n + BEYOND)
+            features = center(x) if scaling != "raw" else np.asarray(x, dtype=np.float64)
+            lengths = np.linalg.norm(features, axis=0)
+            cosines = spectrum.vectors[:, :top].T @ (features / np.where(lengths > 0, lengths, 1))
+            found = recovery(cosines, len(x), config.seed)
+            yield ControlRecovery(
+                network=name,
+                control=control,
+                scaling=scaling,
+                modes=top,
+                recovered=found.count,
+                recovered_by_rotated_modes=found.rotated,
+                recovered_by_random_modes=found.random,
+                contained=int((found.contained >= RECOVERED).sum()),
+            )
+
+
+def _recovered_by_own_output(model: ToyModel, x: FloatArray) -> int:
+    outputs = outputs_of(model, mx.array(x))
+    products = np.linalg.norm(outputs, axis=0) * np.linalg.norm(x, axis=0)
+    cosines = (outputs * x).sum(axis=0) / np.where(products > 0, products, 1)
+    return int((np.abs(cosines) >= RECOVERED).sum())
+
+
 def _over_training(
     config: TMSConfig, run: Run, x: FloatArray, progress: Progress
 ) -> tuple[list[Learned], Float64Array]:
@@ -232,6 +295,9 @@ def headline(results: TMSResults) -> Headline:
     }
     for row in results.kernels:
         numbers[f"recovered at β = {row.beta:g}, {row.network}"] = row.recovered
+    for name, count in results.recovered_by_own_output.items():
+        numbers[f"recovered without a kernel, {name}"] = results.best_control(name).recovered
+        numbers[f"recovered by own output, {name}"] = count
     return numbers
 
 
