@@ -56,6 +56,17 @@ def parse_reduction(text: str) -> Reduction:
     return text
 
 
+def parse_groups(text: str) -> tuple[tuple[int, int], ...]:
+    """``1-8,9-36`` as groups of modes (first, last); a single number is a group of one."""
+    groups = []
+    for part in filter(None, text.split(",")):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise InputError(f"--groups {text}: write FIRST-LAST,…, such as 1-8,9-36")
+        groups.append((int(first), int(last if dash else first)))
+    return tuple(groups)
+
+
 def parse_numbers(text: str) -> list[int]:
     """``0-2,7`` as 0, 1, 2, 7; ValueError for anything else."""
     numbers: set[int] = set()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import click
+import mlx.core as mx
 from onnx import ModelProto
 
 from mlx_entk._files import read_arrays
@@ -22,7 +23,7 @@ from mlx_entk.tracing.functions import Model
 
 from .base import Command, dry_run_option, is_quiet, memory_limit_option, wants_json
 from .display import run_and_show, show_estimate, state_of_folder
-from .inputs import in_order, load_inputs, parse_reduction
+from .inputs import in_order, load_inputs, parse_groups, parse_reduction
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -45,6 +46,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "the working folder, and run.",
 )
 @click.option("--weights", type=_FILE, help="Weights for --model (.safetensors or .npz).")
+@click.option(
+    "--initial",
+    type=_FILE,
+    help="The model before training, to compare with: weights for --model, or a file for --onnx. "
+    "With --weights it is, by default, what --model makes without them.",
+)
 @click.option(
     "--onnx",
     "graph",
@@ -95,6 +102,23 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Number of leading modes to keep.",
 )
+@click.option(
+    "--groups",
+    default="",
+    metavar="FIRST-LAST,…",
+    help="Groups of modes to align, such as 1-8,9-36, in addition to those that end at a cliff.",
+)
+@click.option(
+    "--factors",
+    is_flag=True,
+    help="Say which factor of each layer's kernel holds a feature: activations, or derivatives.",
+)
+@click.option(
+    "--no-controls",
+    is_flag=True,
+    help="Leave out what the kernel is compared with: activations and outputs alone, shuffled "
+    "features, and the model before training.",
+)
 @memory_limit_option
 @click.option(
     "--explain",
@@ -112,6 +136,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 def kernel(
     source: str | None,
     weights: Path | None,
+    initial: Path | None,
     graph: Path | None,
     output: str,
     parameters: str,
@@ -120,6 +145,9 @@ def kernel(
     reduction: str,
     by_layer: bool,
     top: int,
+    groups: str,
+    factors: bool,
+    no_controls: bool,
     memory_limit: str | None,
     want_explanation: bool,
     out: Path,
@@ -132,20 +160,35 @@ def kernel(
     starts the command, its ranks share the work.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
+    if initial is not None and no_controls:
+        raise InputError("--initial is a control: leave out --no-controls")
     loaded = _load(source, weights, graph, output, parameters)
+    before = None if no_controls else _before(source, weights, graph, initial, output, parameters)
     model, x = loaded.model, load_inputs(inputs)
     if loaded.graph is not None:
         x = in_order(loaded.graph, x)
     bank = read_arrays(features) if features else {}
     config = prepare(
-        KernelConfig(loaded.label, parse_reduction(reduction), by_layer, top, output, parameters),
+        KernelConfig(
+            loaded.label,
+            parse_reduction(reduction),
+            by_layer,
+            top,
+            output,
+            parameters,
+            groups=parse_groups(groups),
+            controls=not no_controls,
+            factors=factors,
+        ),
         model,
         x,
         bank,
+        before,
     )
     if dry_run:
         state = state_of_folder(STUDY, config, out)
-        return show_estimate(out, state, estimate(config, model=model, x=x, memory_limit=limit))
+        stages = estimate(config, model=model, x=x, initial=before, memory_limit=limit)
+        return show_estimate(out, state, stages)
     group = ranks()
     if want_explanation and is_first(group) and not is_quiet():
         function, arrays = bound(config, model, x)
@@ -159,6 +202,7 @@ def kernel(
         model=model,
         x=x,
         features=bank,
+        initial=before,
         graph=None if loaded.graph is None else loaded.graph.SerializeToString(),
         memory_limit=limit,
     )
@@ -188,3 +232,20 @@ def _load(
     content = hashlib.sha256(graph.read_bytes()).hexdigest()
     label = f"{visible(graph.name)} (SHA-256 {content[:16]})"
     return _Loaded(import_graph(imported, output, parameters), label, imported)
+
+
+def _before(
+    source: str | None,
+    weights: Path | None,
+    graph: Path | None,
+    initial: Path | None,
+    output: str,
+    parameters: str,
+) -> Model | None:
+    """The model before training; None if it is not known."""
+    if source is not None and (initial is not None or weights is not None):
+        mx.random.seed(0)  # what the factory draws is the same every time
+        return load_model(source, initial)
+    if graph is not None and initial is not None:
+        return import_graph(read_model(initial), output, parameters)
+    return None

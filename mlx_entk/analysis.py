@@ -29,6 +29,9 @@ from mlx_entk.spectrum import Modes, Spectrum, effective_rank, eigendecompose
 # The whole kernel's name among the kernels of single parameters, also in run folders.
 WHOLE = "full"
 
+# How often features are shuffled over the inputs, for a null model.
+SHUFFLES = 20
+
 # Up to this many rows a dense decomposition finds all modes; above, Lanczos finds the leading ones.
 DENSE = 4000
 
@@ -167,13 +170,34 @@ class Analysis:
         before
             The kernels before training, by the same names.
         """
-        last = max(modes[1] for groups in self.groups.values() for modes in groups)
-        spectra = {name: eigendecompose(before[name], last + 1) for name in self.spectra}
+        last = max((m[1] for groups in self.groups.values() for m in groups), default=0)
+        spectra = {name: _leading(_matrix(before[name]), last + 1) for name in self.spectra}
         initial = align(spectra, self.groups, self.bases)
         return [
             TrainedAlignment(**asdict(row), initial=then.overlap)
             for row, then in zip(self.alignment, initial, strict=True)
         ]
+
+    def shuffled(self, seed: int = 0) -> list[tuple[float, float]]:
+        """Overlaps of the same groups with features that were shuffled over the inputs.
+
+        Returns
+        -------
+        list of (float, float)
+            Mean and standard deviation over ``SHUFFLES`` shuffles, for each row of the alignment.
+        """
+        generator = np.random.default_rng(seed)
+        draws: list[list[float]] = []
+        for _ in range(SHUFFLES if self.alignment else 0):
+            order = generator.permutation(len(next(iter(self.bases.values()))))
+            families = Families({name: basis[order] for name, basis in self.bases.items()})
+            overlaps = {
+                (kernel, *key): overlap
+                for kernel, spectrum in self.spectra.items()
+                for key, overlap in families.overlaps(spectrum, self.groups[kernel]).items()
+            }
+            draws.append([overlaps[row.kernel, row.modes, row.family] for row in self.alignment])
+        return [(float(np.mean(d)), float(np.std(d))) for d in zip(*draws, strict=True)]
 
 
 def analyze_kernels(
@@ -221,7 +245,7 @@ def analyze_kernels(
     cliffs: dict[str, list[Cliff]] = {}
     for done, (name, kernel) in enumerate(kernels.items()):
         progress("spectra", done, len(kernels), name)
-        matrix = flatten(kernel) if kernel.ndim == 4 else kernel
+        matrix = _matrix(kernel)
         every, spectra[name] = _decompose(matrix, top)
         kept = spectra[name].values.size
         ranks[name] = effective_rank(every.values) if len(every.values) == len(matrix) else None
@@ -251,11 +275,22 @@ def analyze_kernels(
     )
 
 
+def _matrix(kernel: FloatArray) -> FloatArray:
+    return flatten(kernel) if kernel.ndim == 4 else kernel
+
+
+def _leading(matrix: FloatArray, top: int) -> Spectrum:
+    """The leading modes alone."""
+    if len(matrix) > DENSE and top < len(matrix):
+        return top_modes(as_operator(matrix), top).spectrum
+    return eigendecompose(np.asarray(matrix), top)
+
+
 def _decompose(matrix: FloatArray, top: int | None) -> tuple[Spectrum, Spectrum]:
     """All modes that are found, and the leading ones that are kept."""
     size = matrix.shape[0]
     if top is not None and size > DENSE and top < size:
-        found = top_modes(as_operator(matrix), top).spectrum
+        found = _leading(matrix, top)
         return found, found
     every = eigendecompose(np.asarray(matrix))
     return every, Spectrum(every.values[:top], every.vectors[:, :top], every.noise_floor)

@@ -184,6 +184,7 @@ def controls_of(
     output: Output | None = None,
     parameters: Selection | None = None,
     every_layer: bool = True,
+    memory_limit: int | str | None = None,
 ) -> dict[str, FloatArray]:
     """The activations of a model and its outputs, by the names that controls have.
 
@@ -192,7 +193,9 @@ def controls_of(
     model, x, params, output, parameters
         As for ``mlx_entk.entk``.
     every_layer
-        Whether to take what every weight meets, or of the last one alone.
+        Whether to take what every weight meets, or what the last one does.
+    memory_limit
+        As for ``mlx_entk.activations``.
 
     Returns
     -------
@@ -201,8 +204,8 @@ def controls_of(
         ``outputs``.
     """
     function, rows = bind(model, x, params, output, parameters)
-    met = list(activations(function, rows).items())
-    named = {f"input of {name}": values for name, values in (met if every_layer else met[-1:])}
+    met = activations(function, rows, memory_limit=memory_limit, last=not every_layer)
+    named = {f"input of {name}": values for name, values in met.items()}
     outputs = as_columns(np.asarray(as_floats(function.apply({}, *rows), OUTPUTS)), OUTPUTS)
     return {**named, OUTPUTS: outputs}
 

@@ -74,7 +74,8 @@ def test_the_chance_is_that_of_an_integral() -> None:
     drawn = np.sort(np.random.default_rng(0).exponential(size=(200_000, around.size)))[:, k - 1]
     ratio = spacings[3] / around[k - 1]
 
-    assert cliff.p == pytest.approx(7 * np.exp(-ratio * drawn).mean(), rel=0.1)
+    weight = 4 * sum(1 / j for j in range(1, 8))
+    assert cliff.p == pytest.approx(weight * np.exp(-ratio * drawn).mean(), rel=0.1)
 
 
 def test_pairs_and_quadruples_of_equal_eigenvalues_are_no_cliffs() -> None:

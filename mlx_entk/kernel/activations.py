@@ -1,11 +1,14 @@
 """What the weights of a model are multiplied with: its activations, found in its graph."""
 
+import math
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_entk._linalg import FloatArray, as_numpy
+from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk.errors import InputError
 from mlx_entk.kernel.structure import structure_of
 from mlx_entk.kernel.tiling import ranges
 from mlx_entk.tracing.functions import Model, Output, Selection, bind
@@ -14,6 +17,8 @@ from mlx_entk.tracing.mapping import map_inputs
 from mlx_entk.tracing.primitives import RIGHT, UntraceableError
 from mlx_entk.tracing.rules import traced
 
+# Bytes of an activation.
+_FLOAT = 4
 # Inputs at a time.
 _BATCH = 64
 
@@ -25,6 +30,8 @@ def activations(
     params: Any = None,
     output: Output | None = None,
     parameters: Selection | None = None,
+    memory_limit: int | str | None = None,
+    last: bool = False,
 ) -> dict[str, FloatArray]:
     """What each dense, convolutional or expert weight is multiplied with, in the model's order.
 
@@ -32,6 +39,10 @@ def activations(
     ----------
     model, x, params, output, parameters
         As for ``mlx_entk.entk``.
+    memory_limit
+        Bytes that the activations may take together, by default half of what is available.
+    last
+        Whether to take those of the last weight alone.
 
     Returns
     -------
@@ -44,7 +55,7 @@ def activations(
     Raises
     ------
     InputError
-        For inputs that do not fit the model.
+        For inputs that do not fit the model, and for activations beyond the limit.
     """
     function, rows = bind(model, x, params, output, parameters)
     try:
@@ -59,7 +70,16 @@ def activations(
         for number, value in enumerate(met):
             numbered = parameter if len(met) == 1 else f"{parameter} ({number + 1})"
             weights.setdefault(value, []).append(numbered)
-    values = sorted(weights, key=order.index)
+    values = sorted(weights, key=order.index)[-1 if last else 0 :]
+    limit = limit_of(memory_limit)
+    limit = default_limit() if limit is None else limit
+    floats = sum(math.prod(graph.shapes[value]) for value in values)
+    taken = _FLOAT * floats * count(rows)
+    if taken > limit:
+        raise InputError(
+            f"activations of {count(rows)} inputs take {format_bytes(taken)}, more than the limit "
+            f"of {format_bytes(limit)}: pass fewer inputs or parameters"
+        )
     given = list(function.params.values())
 
     def meet(*row: mx.array) -> list[mx.array]:

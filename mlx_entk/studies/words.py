@@ -38,22 +38,36 @@ def cliff_sentence(cliffs: Sequence[Cliff]) -> str:
 
 
 def cliff_table(
-    cliffs: Mapping[str, Sequence[Cliff]], ranks: Mapping[str, float | None], rule: str
+    cliffs: Mapping[str, Sequence[Cliff]],
+    ranks: Mapping[str, float | None],
+    rule: str,
+    before: Mapping[str, Sequence[Cliff]] | None = None,
 ) -> Table:
-    """The groups of modes of each kernel that end at a cliff, its p, and the effective rank."""
+    """The groups of modes of each kernel that end at a cliff, its p, and the effective rank.
+
+    ``before`` has those before training, if they are known.
+    """
+    columns: tuple[str, ...] = ("kernel", "groups of modes that end at a cliff", "effective rank")
+    if before is not None:
+        columns = (*columns, "before training")
     return Table(
         "Cliffs of the eNTK",
-        ("kernel", "groups of modes that end at a cliff", "effective rank"),
+        columns,
         [
             (
                 kernel_name(kernel),
-                ", ".join(f"{modes_cell(c.modes)} (p {p_cell(c.p)})" for c in of_kernel) or "none",
+                _cliff_cell(of_kernel),
                 "" if (rank := ranks[kernel]) is None else f"{rank:.1f}",
+                *(() if before is None else (_cliff_cell(before[kernel]),)),
             )
             for kernel, of_kernel in cliffs.items()
         ],
         f"Criterion: {rule}.",
     )
+
+
+def _cliff_cell(cliffs: Sequence[Cliff]) -> str:
+    return ", ".join(f"{modes_cell(c.modes)} (p {p_cell(c.p)})" for c in cliffs) or "none"
 
 
 def alignment_table(
@@ -147,13 +161,9 @@ def holding_sentence(row: Alignment) -> str:
     """What a group of modes holds of a family, compared with chance, without a full stop."""
     first, last = row.modes
     return (
-        f"Modes {first}–{last} hold {row.percent:.0f}% of {_of_family(row.family)}; chance gives "
+        f"Modes {first}–{last} hold {row.percent:.0f}% of “{row.family}”; chance gives "
         f"{row.chance_percent:.1f} ± {100 * row.chance_deviation / row.dimension:.1f}%"
     )
-
-
-def _of_family(family: str) -> str:
-    return f"the {family} family"
 
 
 # Points by which an eNTK has to be ahead of every control, to be said to add something.

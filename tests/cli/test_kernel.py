@@ -44,8 +44,10 @@ def test_training_moves_the_label_into_the_leading_modes(
 ) -> None:
     data = ("--inputs", parity / "inputs.npz", "--features", parity / "features.npz")
     common = ("--model", MODEL, *data)
-    before = kernel(*common, "--out", "before")
-    weights = ("--weights", parity / "weights.safetensors", "--by-layer", "--explain")
+    before = kernel(*common, "--groups", "1-8,9-36", "--out", "before")
+    weights = (
+        "--weights", parity / "weights.safetensors", "--by-layer", "--factors", "--explain"
+    )  # fmt: skip
     after = kernel(*common, *weights, "--out", "after")
 
     assert (before[0], after[0]) == (0, 0)
@@ -53,9 +55,21 @@ def test_training_moves_the_label_into_the_leading_modes(
     drawn, trained = (
         json.loads((tmp_path / name / "results.json").read_text()) for name in ("before", "after")
     )
-    assert drawn["cliffs"]["full"] == [[0, 0], [1, 8], [9, 36]]
-    assert overlap(drawn, "full", "the label") < 0.1
+    assert [cliff["modes"] for cliff in drawn["cliffs"]["full"]] == [[0, 36]]
+    assert [c["modes"] for c in trained["cliffs_before"]["full"]] == [[0, 36]]
+    found = {(tuple(row["modes"]), row["family"]): row for row in drawn["alignment"]}
+    assert found[(1, 8), "single bits"]["overlap"] > 7.5
+    assert found[(9, 36), "products of two"]["overlap"] > 25
+    assert found[(1, 8), "the label"]["overlap"] < 0.1
+    assert all(row["initial"] is None for row in drawn["alignment"])
     assert overlap(trained, "full", "the label") > 0.9
+    row = next(r for r in trained["alignment"] if r["family"] == "the label")
+    assert row["initial"] < row["overlap"]
+    assert row["shuffled"] == pytest.approx(row["chance"], abs=4 * row["shuffled_deviation"])
+    assert {c["control"] for c in trained["controls"]["rows"]} == {
+        "input of layers.0.weight", "input of layers.2.weight", "outputs"
+    }  # fmt: skip
+    assert trained["controls"]["equal_to_activations"] == ["layers.2.weight"]
     assert set(trained["cliffs"]) > {"full", "layers.0.weight"}
     assert np.load(tmp_path / "after" / "kernels" / "layers.0.weight.npy").shape == (256, 256)
     for file in ("report.html", "figures/spectra.png", "figures/alignment.png"):
@@ -70,7 +84,8 @@ def test_a_run_of_other_weights_is_refused(kernel: Command, parity: Path) -> Non
     code, _, errors = kernel(*common, "--weights", parity / "weights.safetensors")
 
     assert code == 2
-    assert "another configuration (weights" in errors
+    assert "another configuration (initial there" in errors
+    assert "; weights" in errors
 
 
 @pytest.mark.parametrize("step", ["reserve", "write_json"])

@@ -9,20 +9,30 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk._files import Arrays, digest_of_file, write_atomically
-from mlx_entk._linalg import FloatArray, orthonormal_basis, require_finite
+from mlx_entk._linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
 from mlx_entk._memory import default_limit
-from mlx_entk.analysis import DENSE, WHOLE, analyze_kernels, with_whole
-from mlx_entk.cliffs import CLIFF_RULE
+from mlx_entk._text import visible
+from mlx_entk.analysis import DENSE, WHOLE, Analysis, analyze_kernels, groups_at, with_whole
+from mlx_entk.cliffs import CLIFF_RULE, Cliff
+from mlx_entk.controls import OUTPUTS, Controls, controls_of
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment, center, family_shares
-from mlx_entk.kernel import Reduction, entk, layerwise_entk, work
+from mlx_entk.kernel import (
+    LayerFactors,
+    Reduction,
+    entk,
+    layer_factors,
+    layerwise_entk,
+    work,
+)
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.reduction import cotangents_of, require_kernel
 from mlx_entk.kernel.store import kernels_are_whole, load_kernels
 from mlx_entk.onnx.files import WITHIN, read_model
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
+from mlx_entk.spectrum import Modes, require_modes
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import (
     Stage,
@@ -46,6 +56,8 @@ from mlx_entk.tracing.inputs import Inputs, count
 
 # The folder of the kernels inside the run's.
 KERNELS = "kernels"
+# The same of the model before training.
+INITIAL = "kernels-before-training"
 
 # The name of an ONNX model's copy among the graphs of a run.
 IMPORTED = "imported"
@@ -81,6 +93,16 @@ class KernelConfig:
         initializers that look like parameters.
     weights, inputs, features
         Digests, filled in by ``prepare``.
+    groups
+        Groups of modes (first, last) to report in addition to those that end at a cliff.
+    controls
+        Whether to compare with what needs no kernel or no training: activations and outputs,
+        shuffled features and, if it is known, the model before training.
+    factors
+        Whether to say which factor of each layer's kernel holds a family.
+    initial
+        Digest of the weights before training, filled in by ``prepare``; empty if they are not
+        known.
     """
 
     model: str
@@ -92,6 +114,34 @@ class KernelConfig:
     weights: str = ""
     inputs: str = ""
     features: str = ""
+    groups: tuple[Modes, ...] = ()
+    controls: bool = True
+    factors: bool = False
+    initial: str = ""
+
+
+@dataclass(frozen=True)
+class KernelAlignment(Alignment):
+    """An alignment alongside those of null models.
+
+    Attributes
+    ----------
+    shuffled, shuffled_deviation
+        Mean and standard deviation of the overlap with features that were shuffled over the
+        inputs; None without controls.
+    initial
+        The overlap of the same modes before training; None if the model before training is not
+        known.
+    """
+
+    shuffled: float | None
+    shuffled_deviation: float | None
+    initial: float | None
+
+    @property
+    def initial_percent(self) -> float | None:
+        """``initial`` in per cent of the dimension."""
+        return None if self.initial is None else 100 * self.initial / self.dimension
 
 
 @dataclass(frozen=True)
@@ -108,8 +158,14 @@ class KernelResults:
         By kernel; None if not all eigenvalues are known.
     equivalent_families
         Families that span the same space.
+    cliffs_before
+        The same of the kernels before training; None if they are not known.
     alignment
         Of every kernel, group of modes and family.
+    controls
+        What activations and outputs alone hold of the families.
+    without
+        Why there are no controls of activations; empty if there are.
     mode_features
         What the columns of the arrays ``shares/…`` are.
     graph
@@ -123,7 +179,10 @@ class KernelResults:
     cliff_rule: str
     effective_rank: Ranks
     equivalent_families: list[list[str]]
-    alignment: list[Alignment]
+    cliffs_before: Cliffs | None
+    alignment: list[KernelAlignment]
+    controls: Controls
+    without: str
     mode_features: list[str]
     graph: str = ""
 
@@ -136,6 +195,7 @@ def compute(
     model: Model,
     x: Any,
     features: Mapping[str, FloatArray],
+    initial: Model | None = None,
     graph: bytes | None = None,
     memory_limit: int | None = None,
     group: Group | None = None,
@@ -153,6 +213,8 @@ def compute(
         As for ``mlx_entk.entk``.
     features
         Families of features over the inputs, shapes (N, k); may be empty.
+    initial
+        The model before training; None if it is not known.
     graph
         The ONNX file that the model was imported from, kept in the run folder.
     memory_limit
@@ -170,10 +232,27 @@ def compute(
     function, inputs = bound(config, model, x)
     folder = run.file(KERNELS)
     _form_kernels(config, function, inputs, folder, progress, memory_limit, group)
+    before = None if initial is None else bound(config, initial, x)[0]
+    if before is not None:
+        at_first = run.file(INITIAL)
+        _form_kernels(config, before, inputs, at_first, progress, memory_limit, group)
     if not is_first(group):
         return None
     kernels = _stored_kernels(config, function, inputs, folder)
-    analysis = analyze_kernels(kernels, features, top=config.top, progress=progress)
+    controls, without = _controls(config, function, inputs, features, memory_limit)
+    analysis = analyze_kernels(
+        kernels,
+        features,
+        groups=lambda cliffs: _groups(config, cliffs, len(kernels[WHOLE]), features),
+        controls=controls,
+        factors=_factors(config, function, inputs, features, memory_limit),
+        top=config.top,
+        progress=progress,
+    )
+    then = then_cliffs = None
+    if before is not None:
+        then = _stored_kernels(config, before, inputs, at_first)
+        then_cliffs = analyze_kernels(then, top=config.top, progress=progress).cliffs
     results = KernelResults(
         config=config,
         inputs=count(inputs),
@@ -182,7 +261,10 @@ def compute(
         cliff_rule=CLIFF_RULE,
         effective_rank=analysis.effective_ranks,
         equivalent_families=analysis.equivalent_families,
-        alignment=analysis.alignment,
+        cliffs_before=then_cliffs,
+        alignment=_alongside(analysis, then, config.controls),
+        controls=analysis.controls,
+        without=without,
         mode_features=list(analysis.bases),
         graph="" if graph is not None else _keep_graph(config, function, inputs, run),
     )
@@ -196,6 +278,71 @@ def compute(
     # What regression, export and verification need to have the model again.
     run.save_model(stored_weights(model), inputs_on_host(x))
     return results, arrays
+
+
+def _groups(
+    config: KernelConfig, cliffs: list[Cliff], size: int, features: Mapping[str, FloatArray]
+) -> list[Modes]:
+    """The groups that end at a cliff, and those that were asked for.
+
+    If there are neither, the leading modes: for each family as many as it has columns, and one
+    for the constant function.
+    """
+    last = min(size, config.top) - 1
+    leading = {(0, min(family.shape[1], last)) for family in features.values()}
+    return sorted({*groups_at(cliffs), *config.groups} or leading)
+
+
+def _controls(
+    config: KernelConfig,
+    function: ParametricFunction,
+    inputs: Inputs,
+    features: Mapping[str, FloatArray],
+    memory_limit: int | None,
+) -> tuple[dict[str, FloatArray], str]:
+    """Activations and outputs to compare with, and why those of activations are missing."""
+    if not (config.controls and features):
+        return {}, ""
+    try:
+        found = controls_of(
+            function, inputs, every_layer=config.by_layer, memory_limit=memory_limit
+        )
+    except InputError as error:
+        outputs = np.asarray(as_numpy(function.apply({}, *inputs)))
+        return {OUTPUTS: outputs}, str(error)
+    missing = "" if len(found) > 1 else "MLX cannot tell what the weights are multiplied with"
+    return found, missing
+
+
+def _factors(
+    config: KernelConfig,
+    function: ParametricFunction,
+    inputs: Inputs,
+    features: Mapping[str, FloatArray],
+    memory_limit: int | None,
+) -> dict[str, LayerFactors]:
+    if not (config.factors and features):
+        return {}
+    return layer_factors(function, inputs, reduction=config.reduction, memory_limit=memory_limit)
+
+
+def _alongside(
+    analysis: Analysis, before: Mapping[str, FloatArray] | None, controls: bool
+) -> list[KernelAlignment]:
+    """The alignment with that of shuffled features and of the model before training."""
+    shuffled = analysis.shuffled() if controls else [(None, None)] * len(analysis.alignment)
+    initial = None if before is None else analysis.since(before)
+    return [
+        KernelAlignment(
+            **vars(row),
+            shuffled=mean,
+            shuffled_deviation=deviation,
+            initial=None if initial is None else initial[number].initial,
+        )
+        for number, (row, (mean, deviation)) in enumerate(
+            zip(analysis.alignment, shuffled, strict=True)
+        )
+    ]
 
 
 def _keep_graph(
@@ -227,7 +374,12 @@ def _keep_graph(
 
 
 def estimate(
-    config: KernelConfig, *, model: Model, x: Any, memory_limit: int | None = None
+    config: KernelConfig,
+    *,
+    model: Model,
+    x: Any,
+    initial: Model | None = None,
+    memory_limit: int | None = None,
 ) -> list[Stage]:
     """What ``compute`` would take on this device."""
     function, inputs = bound(config, model, x)
@@ -243,14 +395,19 @@ def estimate(
         decomposed = seconds_of_decomposition(size)
         memory = memory_of_kernels(size, kernels)
     limit = default_limit() if memory_limit is None else memory_limit
+    models = 1 if initial is None else 2
     return [
-        Stage("kernel, in files", 1, formed, limit),
-        Stage("spectra", kernels, kernels * decomposed, memory),
+        Stage("kernel, in files", models, models * formed, limit),
+        Stage("spectra", models * kernels, models * kernels * decomposed, memory),
     ]
 
 
 def prepare(
-    config: KernelConfig, model: Model, x: Any, features: Mapping[str, FloatArray]
+    config: KernelConfig,
+    model: Model,
+    x: Any,
+    features: Mapping[str, FloatArray],
+    initial: Model | None = None,
 ) -> KernelConfig:
     """Check a request, and fill in the digests of what it is computed from.
 
@@ -258,8 +415,9 @@ def prepare(
     ------
     InputError
         For a model that cannot be called on x; an unknown reduction, and one that is no kernel;
-        features that are of other inputs, that do not vary, or that come with a full kernel; and
-        a ``top`` below 1.
+        features that are of other inputs, that do not vary, or that come with a full kernel;
+        factors of a full kernel; a ``top`` below 1; groups beyond the modes; and a model before
+        training with other parameters.
     """
     function, inputs = bound(config, model, x)
     cotangents_of(config.reduction, check_model(function, inputs, model))
@@ -275,6 +433,12 @@ def prepare(
             "features are over inputs, but a full kernel is over inputs and classes: choose "
             "another reduction"
         )
+    for modes in config.groups:
+        require_modes(modes, min(config.top, count(inputs)), "the run")
+    if config.factors and config.reduction == "full":
+        raise InputError("factors are of kernels over inputs alone: choose another reduction")
+    if initial is not None:
+        _require_same_parameters(function, bound(config, initial, x)[0])
     for family, columns in features.items():
         if columns.ndim != 2 or columns.shape[0] != count(inputs):
             raise InputError(
@@ -290,7 +454,18 @@ def prepare(
         weights=short_digest(stored_weights(model)),
         inputs=short_digest(named_inputs(x)),
         features=short_digest(families) if features else "",
+        initial="" if initial is None else short_digest(stored_weights(initial)),
     )
+
+
+def _require_same_parameters(after: ParametricFunction, before: ParametricFunction) -> None:
+    shapes = [{name: w.shape for name, w in f.params.items()} for f in (after, before)]
+    if shapes[0] != shapes[1]:
+        differing = {n for s in shapes for n in s if shapes[0].get(n) != shapes[1].get(n)}
+        raise InputError(
+            "the model before training has other parameters than the model: "
+            f"{', '.join(visible(name) for name in sorted(differing)[:3])}"
+        )
 
 
 def bound(config: KernelConfig, model: Model, x: Any) -> tuple[ParametricFunction, Inputs]:
@@ -349,9 +524,12 @@ def headline(results: KernelResults) -> Headline:
     cliffs = {
         f"cliffs, {names[kernel]}": float(len(groups)) for kernel, groups in results.cliffs.items()
     }
-    overlaps = {
-        f"{row.family} in modes {row.modes[0]}–{row.modes[1]}": row.percent
-        for row in results.alignment
-        if row.kernel == WHOLE
-    }
+    overlaps: Headline = {}
+    for row in results.alignment:
+        if row.kernel != WHOLE:
+            continue
+        where = f"{row.family} in modes {row.modes[0]}–{row.modes[1]}"
+        overlaps[where] = row.percent
+        if results.controls.rows:
+            overlaps[f"{where}, beyond activations and outputs"] = results.controls.margin(row)
     return {**ranks, **cliffs, **overlaps}
