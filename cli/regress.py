@@ -35,9 +35,10 @@ from .display import progress, show
 def regress_command(run: Path, targets: Path | None, model: str | None) -> None:
     """Test by kernel regression whether the eNTK of a finished RUN describes its network.
 
-    Fits the linearised and the pure kernel predictor over a path of ridges, and compares them with
-    the network on held-out inputs. Says whether the kernel describes the network, and which modes
-    carry the function. Writes regression.json, figures/ and report.html into the run folder.
+    Fits the pure kernel predictor over a path of ridges, and compares it with the network on
+    held-out inputs, alongside the kernel before training, that of shuffled inputs and the Gram
+    matrix of activations. Says whether the kernel describes the network, and which modes carry the
+    function. Writes regression.json, figures/ and report.html into the run folder.
     """
     opened = Run.load(run)
     values = None if targets is None else _targets(targets)

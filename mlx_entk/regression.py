@@ -4,7 +4,8 @@ Two predictors with the kernel K of a network f on inputs X with targets y (Lin,
 2510.00468; Lee et al., 2019):
 
 - linearised: f(x) + K(x, X)(K(X, X) + λ1)⁻¹(y − f(X)), the network trained further within its
-  tangent space;
+  tangent space. It is the network plus a correction of a residual that is close to zero after
+  training, so it is close to the network by any kernel, and says nothing about this one;
 - pure kernel: K(x, X)(K(X, X) + λ1)⁻¹ y, which knows the network only through its kernel.
 
 In the eigenbasis of K(X, X) both are sums over modes, so one decomposition serves every ridge λ
@@ -30,7 +31,8 @@ from mlx_entk._linalg import (
 from mlx_entk.errors import InputError
 from mlx_entk.spectrum import eigendecompose, noise_floor
 
-# The rule of thumb for whether the eNTK describes a network, after Lin.
+# The rule of thumb for whether the eNTK describes a network, as used in the author's notebook,
+# which credits a chatbot for it. The paper does not have it.
 MAX_LOSS_RATIO = 1.1
 MAX_ACCURACY_GAP = 0.02
 MIN_R2 = 0.8

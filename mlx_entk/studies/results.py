@@ -3,18 +3,44 @@
 ``mlx_entk._records`` turns them into JSON and back, and checks every value on the way.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
 
 from mlx_entk.analysis import TrainedAlignment
 from mlx_entk.cliffs import Cliff
 from mlx_entk.controls import Scaling
 from mlx_entk.dynamics import Transition
+from mlx_entk.features import Alignment
 from mlx_entk.regression import Quality
 from mlx_entk.spectrum import Modes
 
 # By kernel.
 Cliffs = dict[str, list[Cliff]]
 Ranks = dict[str, float | None]
+
+
+# A null model, drawn several times
+
+
+@dataclass(frozen=True)
+class MeanOfRandom:
+    """Mean and standard deviation over draws."""
+
+    mean: float
+    deviation: float
+
+    @classmethod
+    def of(cls, draws: Iterable[float]) -> Self:
+        """The record of some draws, at least one."""
+        values = np.array(list(draws))
+        return cls(float(values.mean()), float(values.std()))
+
+    def __str__(self) -> str:
+        digits = 3 if self.deviation < 0.1 else 2
+        return f"{self.mean:.{digits}f} ± {self.deviation:.{digits}f}"
 
 
 # Modular addition
@@ -185,11 +211,25 @@ class SingleFrequency:
 
 @dataclass(frozen=True)
 class Disentangled:
-    """A group of modes rotated into single frequencies."""
+    """A group of modes rotated into single frequencies.
+
+    Attributes
+    ----------
+    kernel, modes
+        Of what.
+    single_frequency
+        After the rotation.
+    rotated_at_random
+        The median by random rotations of the same modes.
+    random_subspaces
+        The median of random subspaces of the same dimension, rotated in the same way.
+    """
 
     kernel: str
     modes: Modes
     single_frequency: SingleFrequency
+    rotated_at_random: MeanOfRandom
+    random_subspaces: MeanOfRandom
 
 
 @dataclass(frozen=True)
@@ -343,15 +383,19 @@ class Predictor(Quality):
         Its name.
     ridge
         In units of the mean eigenvalue.
+    at_edge
+        Whether that is the smallest or the largest ridge that was tried.
     described
-        Whether it describes the network by the stated rule.
+        Whether it describes the network by the stated rule; None for the linearised predictor,
+        which any kernel would bring close to the network.
     path
         Over all ridges.
     """
 
     predictor: str
     ridge: float
-    described: bool
+    at_edge: bool
+    described: bool | None
     path: RidgePath
 
 
@@ -371,10 +415,22 @@ class WithoutMode(Quality):
 
 @dataclass(frozen=True, kw_only=True)
 class WithoutGroup(Quality):
-    """The pure kernel predictor without a group of modes, and by that group alone."""
+    """The pure kernel predictor without a group of modes, and by that group alone.
+
+    Attributes
+    ----------
+    modes
+        The group.
+    alone
+        By the group alone.
+    random, random_alone
+        R² without random modes, as many as the group has, and by them alone.
+    """
 
     modes: Modes
     alone: Quality
+    random: MeanOfRandom
+    random_alone: MeanOfRandom
 
 
 @dataclass(frozen=True)
@@ -422,6 +478,9 @@ class Regression:
         Each at its best ridge.
     modes
         The pure kernel predictor by its modes.
+    alignment
+        Of the groups of modes of the kernel on the training inputs with families of features;
+        empty for a flattened kernel, and if there are none.
     """
 
     kernel: str
@@ -431,3 +490,4 @@ class Regression:
     ridge_rule: str
     predictors: list[Predictor]
     modes: ByModes
+    alignment: list[Alignment]

@@ -1,4 +1,4 @@
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -8,8 +8,21 @@ import pytest
 
 from mlx_entk import InputError
 from mlx_entk.regression import KernelModes, modes_of_kernel
-from mlx_entk.studies.problem import RegressionProblem, problem_of_model
-from mlx_entk.studies.regression.regress import regress
+from mlx_entk.studies.problem import (
+    ACTIVATIONS,
+    AT_INITIALISATION,
+    SHUFFLED_INPUTS,
+    RegressionProblem,
+    problem_of_model,
+)
+from mlx_entk.studies.regression.regress import (
+    LINEARISED,
+    LINEARISED_SHUFFLED,
+    PURE,
+    RIDGES,
+    regress,
+)
+from mlx_entk.studies.regression.show import regression_summary, regression_tables
 from tests.models import MLP
 
 x = mx.random.normal((40, 3), key=mx.random.key(0))
@@ -48,9 +61,10 @@ def test_a_kernel_of_zeros_explains_nothing() -> None:
     assert by_modes.top == []
     assert by_modes.without_mode == []
     assert by_modes.cliffs == []
-    linearised, pure = regression.predictors
-    assert linearised.r2 == 1
-    assert pure.r2 <= 0
+    by_name = {row.predictor: row for row in regression.predictors}
+    assert by_name[LINEARISED].r2 == by_name[LINEARISED_SHUFFLED].r2 == 1
+    assert by_name[LINEARISED].described is None
+    assert by_name[PURE].r2 <= 0
 
 
 def test_a_kernel_before_training_may_be_zero() -> None:
@@ -62,7 +76,9 @@ def test_a_kernel_before_training_may_be_zero() -> None:
     regression = regress(problem_of_model(MLP((3, 8, 2)), dead, x, y))
 
     assert finite(regression)
-    assert len(regression.predictors) == 3
+    assert [row.predictor for row in regression.predictors] == [
+        PURE, SHUFFLED_INPUTS, AT_INITIALISATION, ACTIVATIONS, LINEARISED, LINEARISED_SHUFFLED
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("rank", [1, 2, 9, 11])
@@ -74,7 +90,7 @@ def test_kernels_of_any_rank_are_explained(rank: int) -> None:
 
     regression = regress(
         RegressionProblem(
-            "trace", modes, None, (outputs[:28], outputs[28:]), (outputs[:28], outputs[28:])
+            "trace", modes, {}, (outputs[:28], outputs[28:]), (outputs[:28], outputs[28:])
         )
     )
 
@@ -155,7 +171,7 @@ def problem(**changed: Any) -> RegressionProblem:
     modes = KernelModes(np.ones(1), np.ones((6, 1)) / np.sqrt(6), np.ones((5, 1)))
     parts = np.arange(12.0).reshape(6, 2), np.arange(10.0).reshape(5, 2)
     arguments: dict[str, Any] = {
-        "kernel": "trace", "modes": modes, "initial": None, "network": parts, "targets": parts,
+        "kernel": "trace", "modes": modes, "controls": {}, "network": parts, "targets": parts,
     }  # fmt: skip
     return RegressionProblem(**arguments | changed)
 
@@ -186,3 +202,76 @@ def test_problems_without_a_meaning_are_refused(changed: dict[str, Any], message
     with pytest.raises(InputError) as raised:
         regress(problem(**changed))
     assert str(raised.value) == message
+
+
+def regression_of_fitted_model() -> Any:
+    """A network with one trained direction: its kernel predicts it, kernels of noise do not."""
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((120, 4))
+    outputs = inputs @ generator.standard_normal((4, 2))
+    noise = generator.standard_normal((120, 4))
+
+    def modes(features: np.ndarray) -> KernelModes:
+        kernel = features @ features.T
+        return modes_of_kernel(kernel[:84, :84], kernel[84:, :84])
+
+    return regress(
+        RegressionProblem(
+            "trace",
+            modes(inputs),
+            {SHUFFLED_INPUTS: modes(noise), ACTIVATIONS: modes(inputs[:, :3])},
+            (outputs[:84], outputs[84:]),
+            (outputs[:84] + 1e-3, outputs[84:] + 1e-3),
+            features={"first": inputs[:84, :1]},
+        )
+    )
+
+
+def test_the_linearised_predictor_passes_with_any_kernel_and_so_has_no_verdict() -> None:
+    by_name = {row.predictor: row for row in regression_of_fitted_model().predictors}
+
+    assert by_name[LINEARISED].r2 > 0.99
+    assert by_name[LINEARISED_SHUFFLED].r2 > 0.99  # a kernel of noise does as well
+    assert by_name[LINEARISED].described is by_name[LINEARISED_SHUFFLED].described is None
+    assert by_name[PURE].described
+    assert not by_name[SHUFFLED_INPUTS].described
+    assert by_name[SHUFFLED_INPUTS].r2 < 0.1
+
+
+def test_the_ridge_is_not_at_the_edge_of_those_tried_and_says_so_if_it_is() -> None:
+    regression = regression_of_fitted_model()
+    pure = regression.predictors[0]
+
+    assert not pure.at_edge
+    assert RIDGES[0] < pure.ridge < RIDGES[-1]
+    flat = regress(problem_of_model(Halves(), None, x, y)).predictors[0]  # a kernel of zeros
+    assert flat.at_edge
+
+
+def test_groups_are_compared_with_random_modes_and_aligned_with_features() -> None:
+    regression = regression_of_fitted_model()
+
+    table = regression_tables(regression)[1]
+    for row in regression.modes.without_group:
+        assert row.random.deviation >= 0
+        assert any("random modes" in cells[0] for cells in table.rows)
+    assert {row.family for row in regression.alignment} <= {"first"}
+
+
+@pytest.mark.parametrize("control", [None, "network"])
+def test_the_sentence_says_what_the_pure_kernel_and_its_controls_do(control: str | None) -> None:
+    regression = regression_of_fitted_model()
+    rows = list(regression.predictors)
+    sentence = regression_summary(regression)
+    assert sentence.startswith("The pure kernel describes the network by the stated rule (R² ")
+    assert f"; {SHUFFLED_INPUTS}: " in sentence
+    assert "linearised" not in sentence
+
+    if control is None:
+        rows[0] = replace(rows[0], described=False, r2=0.2)
+        sentence = regression_summary(replace(regression, predictors=rows))
+        assert sentence.startswith("The pure kernel does not describe the network")
+    else:
+        rows[1] = replace(rows[1], described=True)
+        sentence = regression_summary(replace(regression, predictors=rows))
+        assert f"So does the {SHUFFLED_INPUTS}" in sentence

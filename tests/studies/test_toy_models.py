@@ -14,7 +14,8 @@ from mlx_entk._records import to_json
 from mlx_entk.models import ToyModel
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies.base import problem_of
-from mlx_entk.studies.regression.regress import regress
+from mlx_entk.studies.problem import ACTIVATIONS, AT_INITIALISATION, SHUFFLED_INPUTS
+from mlx_entk.studies.regression.regress import LINEARISED, LINEARISED_SHUFFLED, regress
 from mlx_entk.studies.running import run_study
 from mlx_entk.studies.toy_models import (
     DOUBLE_DESCENT,
@@ -24,7 +25,13 @@ from mlx_entk.studies.toy_models import (
     TMSConfig,
 )
 from mlx_entk.studies.toy_models.paper import MODELS, paper_configs
-from mlx_entk.studies.toy_models.study import INITIAL, SHUFFLED, TRAINED, rescaled_jacobian
+from mlx_entk.studies.toy_models.study import (
+    INITIAL,
+    NETWORKS,
+    SHUFFLED,
+    TRAINED,
+    rescaled_jacobian,
+)
 from mlx_entk.studies.toy_models.training import dataset
 from tests import reference
 
@@ -174,7 +181,10 @@ def test_regression_reports_both_predictors_and_what_modes_carry(small: Run) -> 
     regression = regress(problem_of(small))
 
     predictors = {row.predictor: row for row in regression.predictors}
-    assert list(predictors) == ["linearised", "pure kernel", "pure kernel at initialisation"]
+    assert list(predictors) == [
+        "pure kernel", SHUFFLED_INPUTS, AT_INITIALISATION, ACTIVATIONS, LINEARISED,
+        LINEARISED_SHUFFLED,
+    ]  # fmt: skip
     assert predictors["linearised"].r2 > 0.8
     pure, initial = predictors["pure kernel"], predictors["pure kernel at initialisation"]
     assert pure.r2 > initial.r2
@@ -289,7 +299,11 @@ def test_results_are_told_in_plain_sentences(small: Run) -> None:
 
     assert first.startswith(f"The network reconstructs {results.reconstructed[TRAINED]} of 12")
     assert "at β = 0.3, compared with" in second
-    overview, recovered = TOY_MODEL.show.tables(results)
+    overview, recovered, without = TOY_MODEL.show.tables(results)
+    own = [row for row in without.rows if row[1] == "own output"]
+    assert [row[0] for row in own] == list(NETWORKS)
+    assert own[0][3] == str(results.recovered_by_own_output[TRAINED])
+    assert "Without a kernel, the modes of the" in second
     assert ("seed, steps", "0, 1500") in overview.rows
     assert len(recovered.rows) == len(results.kernels) == 9
     assert recovered.columns[0] == "network"

@@ -1,5 +1,6 @@
 """What the studies of modular addition share: settings, training on pairs, rises over training."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,14 +14,13 @@ from mlx_entk._linalg import Float64Array
 from mlx_entk.data import ModularAddition
 from mlx_entk.dynamics import ONSET_RULE, Trajectory, derivative, transition
 from mlx_entk.errors import InputError
-from mlx_entk.features import Alignment
+from mlx_entk.features import FREQUENCY_FAMILIES, Alignment, modular_features
 from mlx_entk.kernel import entk
 from mlx_entk.progress import Progress, silent
-from mlx_entk.regression import KernelModes, modes_of_kernel
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes
 from mlx_entk.studies.base import CommandGroup
-from mlx_entk.studies.problem import RegressionProblem, outputs_of
+from mlx_entk.studies.problem import RegressionProblem, Split, last_activations, outputs_of
 from mlx_entk.studies.results import Grokking, Onset, Parts, Series
 from mlx_entk.studies.settings import setting
 from mlx_entk.training import Batch, Stop, load_parameters, never, train
@@ -230,23 +230,20 @@ def problem_of_pairs(
     targets
         Of all p² pairs; None for the network's own outputs.
     """
-
-    def modes() -> KernelModes:
-        kernel = entk(model, inputs, reduction="trace")
-        return modes_of_kernel(
-            kernel[np.ix_(data.train, data.train)], kernel[np.ix_(data.test, data.train)]
-        )
-
-    initial = modes()
+    split = Split(data.train, data.test)
+    initial = entk(model, inputs, reduction="trace")
     load_parameters(model, run, run.checkpoints[-1])
+    kernel = entk(model, inputs, reduction="trace")
     outputs = outputs_of(model, inputs)
     values = outputs if targets is None else targets
+    bank = modular_features(data.n, data.m, math.isqrt(len(data.n)))
     return RegressionProblem(
         kernel="trace",
-        modes=modes(),
-        initial=initial,
+        modes=split.modes(kernel),
+        controls=split.controls(kernel, initial, last_activations(model, inputs)),
         network=(outputs[data.train], outputs[data.test]),
         targets=(values[data.train], values[data.test]),
         labels=data.labels[data.test],
+        features={name: bank[name][data.train] for name in FREQUENCY_FAMILIES},
         distilled=targets is None,
     )

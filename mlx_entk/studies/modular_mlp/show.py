@@ -8,7 +8,7 @@ from mlx_entk.plotting import (
     plot_spectra,
     plot_spectra_over_training,
 )
-from mlx_entk.report import Table
+from mlx_entk.report import Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
@@ -17,7 +17,7 @@ from mlx_entk.studies.modular.words import (
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
-from mlx_entk.studies.modular_mlp.study import MLPResults
+from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults
 from mlx_entk.studies.words import (
     ALIGNMENT_CAPTION,
     SPECTRA_CAPTION,
@@ -73,7 +73,30 @@ def _tables(results: MLPResults) -> list[Table]:
 
 
 def _details(results: MLPResults, run: Run) -> list[Table]:
-    return control_tables(results.alignment, results.controls, _FAMILIES)
+    return [
+        *control_tables(results.alignment, results.controls, _FAMILIES),
+        _disentangled(results),
+    ]
+
+
+def _disentangled(results: MLPResults) -> Table:
+    return Table(
+        "How nearly the rotated modes of each group are single frequencies, |cosine|",
+        ("modes", "median", "smallest", "random rotation", "random subspace"),
+        [
+            (
+                modes_cell(row.modes),
+                f"{row.single_frequency.median:.2f}",
+                f"{row.single_frequency.smallest:.2f}",
+                str(row.rotated_at_random),
+                str(row.random_subspaces),
+            )
+            for row in results.disentangled
+        ],
+        "Null models: the median for the same modes in a random rotation, and for random "
+        "subspaces of the same dimension in the rotation that makes them most nearly single "
+        f"frequencies; mean and standard deviation of {DRAWS} draws.",
+    )
 
 
 def _figures(results: MLPResults, run: Run) -> Figures:
@@ -121,7 +144,7 @@ def _figures(results: MLPResults, run: Run) -> Figures:
         charts.frequencies(maps, FREQUENCY_FAMILIES, WHOLE),
         "The modes of each group, rotated within the space that they span. A bright cell is a mode "
         "that is one frequency of one family; if every mode has a bright cell, the group consists "
-        "of single frequencies.",
+        "of single frequencies. The table of rotated modes says what random subspaces would show.",
     )
     yield CaptionedFigure(
         "preactivations",

@@ -25,6 +25,7 @@ from mlx_entk.errors import InputError
 from mlx_entk.features import (
     FREQUENCY_FAMILIES,
     FeatureBank,
+    center,
     disentangle,
     frequency_alignment,
     frequency_shares,
@@ -52,10 +53,20 @@ from mlx_entk.studies.modular.pairs import (
 )
 from mlx_entk.studies.networks import trained_network
 from mlx_entk.studies.problem import RegressionProblem
-from mlx_entk.studies.results import Cliffs, Disentangled, Grokking, Parts, Ranks, SingleFrequency
+from mlx_entk.studies.results import (
+    Cliffs,
+    Disentangled,
+    Grokking,
+    MeanOfRandom,
+    Parts,
+    Ranks,
+    SingleFrequency,
+)
 from mlx_entk.studies.settings import setting
 from mlx_entk.training import load_parameters
 
+# Random rotations and random subspaces that disentangled modes are compared with.
+DRAWS = 10
 # Neurons whose preactivation is drawn: those with the largest readout weights.
 NEURONS = 6
 
@@ -187,7 +198,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
         controls=analysis.controls,
         mode_features=shares[WHOLE][1],
         disentangled=[
-            Disentangled(WHOLE, modes, _single_frequency(heatmap))
+            _compared_with_chance(whole, modes, heatmap, bank, config)
             for modes, heatmap in rotations.items()
         ],
         grokking=grokking(trajectory, alignment, run.metrics, main),
@@ -273,16 +284,40 @@ def _disentangle(
     spectrum: Spectrum, groups: list[Modes], bank: FeatureBank, p: int
 ) -> dict[Modes, Float64Array]:
     """Each group rotated into single frequencies: mode × frequency of each family in turn."""
-    return {
-        modes: np.concatenate(
-            [
-                frequency_alignment(disentangle(spectrum.modes(*modes), p), bank[family])
-                for family in FREQUENCY_FAMILIES
-            ],
-            axis=1,
-        )
-        for modes in groups
-    }
+    return {modes: _heatmap(disentangle(spectrum.modes(*modes), p), bank) for modes in groups}
+
+
+def _heatmap(modes: Float64Array, bank: FeatureBank) -> Float64Array:
+    """|cosine| of modes with each frequency of each family in turn."""
+    return np.concatenate(
+        [frequency_alignment(modes, bank[family]) for family in FREQUENCY_FAMILIES], axis=1
+    )
+
+
+def _compared_with_chance(
+    spectrum: Spectrum, modes: Modes, heatmap: Float64Array, bank: FeatureBank, config: MLPConfig
+) -> Disentangled:
+    """How nearly the rotated modes are single frequencies, alongside two null models.
+
+    Any space has rotations, and the one that is chosen makes its modes as nearly single
+    frequencies as it can: random spaces say how near that is.
+    """
+    generator = np.random.default_rng(config.seed)
+    group = spectrum.modes(*modes)
+    N, d = group.shape
+    rotated, random = [], []
+    for _ in range(DRAWS):
+        rotation = np.linalg.qr(generator.standard_normal((d, d)))[0]
+        rotated.append(_single_frequency(_heatmap(group @ rotation, bank)).median)
+        drawn = linalg.orthonormal_basis(center(generator.standard_normal((N, d))))
+        random.append(_single_frequency(_heatmap(disentangle(drawn, config.p), bank)).median)
+    return Disentangled(
+        WHOLE,
+        modes,
+        _single_frequency(heatmap),
+        MeanOfRandom.of(rotated),
+        MeanOfRandom.of(random),
+    )
 
 
 def _single_frequency(heatmap: Float64Array) -> SingleFrequency:

@@ -26,10 +26,11 @@ from mlx_entk.studies.modular_transformer.study import (
     UNEMBEDDING,
     TransformerResults,
     expected_groups,
+    lead_test,
     main_rows,
     shown_modes,
 )
-from mlx_entk.studies.results import MIN_RISE
+from mlx_entk.studies.results import MIN_RISE, GrokkingByParameter
 from mlx_entk.studies.words import (
     SPECTRA_CAPTION,
     control_lines,
@@ -230,6 +231,18 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
     )
 
 
+def _lead_sentence(tracked: Mapping[int, GrokkingByParameter]) -> str:
+    """Which kernel was ahead in most seeds, and whether chance would do that."""
+    found = lead_test([of_seed.moves for of_seed in tracked.values()])
+    if found.ahead == 0:
+        return "No kernel was ahead in any seed."
+    return (
+        f"{kernel_name(found.kernel)} was ahead in {found.ahead} of {found.seeds} seeds; if the "
+        "kernels of every seed changed their places at random, some kernel would be so often in "
+        f"{found.p:.1%} of cases."
+    )
+
+
 def _over_seeds(runs: Mapping[int, TransformerResults]) -> Figures:
     tracked = {seed: results.grokking for seed, results in runs.items()}
     yield CaptionedFigure(
@@ -243,7 +256,7 @@ def _over_seeds(runs: Mapping[int, TransformerResults]) -> Figures:
         leads(tracked),
         "Each dot is a seed. If all dots of a kernel lie right of zero, it turned to its family "
         "before the test accuracy rose in every seed. A dot is hollow if the overlap rose by less "
-        f"than {MIN_RISE:.0%}; the median is orange.",
+        f"than {MIN_RISE:.0%}; the median is orange. {_lead_sentence(tracked)}",
     )
 
 

@@ -8,16 +8,20 @@ from numpy.typing import NDArray
 
 from mlx_entk._linalg import Float64Array, require_finite
 from mlx_entk._records import from_json
+from mlx_entk.analysis import bases_of
 from mlx_entk.cliffs import find_cliffs
 from mlx_entk.errors import InputError
+from mlx_entk.features import Alignment, align
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import VERDICT_RULE, KernelModes, Quality, quality
 from mlx_entk.runs import Run
-from mlx_entk.studies.problem import HELD_OUT_LEAST, RegressionProblem
+from mlx_entk.spectrum import Modes, Spectrum
+from mlx_entk.studies.problem import HELD_OUT_LEAST, SHUFFLED_INPUTS, RegressionProblem
 from mlx_entk.studies.results import (
     ByModes,
     InputCounts,
     LeadingModes,
+    MeanOfRandom,
     Predictor,
     Regression,
     RidgePath,
@@ -26,14 +30,21 @@ from mlx_entk.studies.results import (
 )
 
 # Ridges in units of the mean eigenvalue.
-RIDGES = tuple(float(ridge) for ridge in np.logspace(-7, 1, 33))
+RIDGES = tuple(float(ridge) for ridge in np.logspace(-12, 2, 57))
+# Ridges whose losses differ by this share at most are as good as one another: without noise the
+# loss is flat towards zero.
+_EQUAL = 0.01
 RIDGE_RULE = (
-    "the ridge with the least loss on one half of the held-out inputs; the numbers are of the other"
+    f"the largest ridge whose loss on one half of the held-out inputs is within {_EQUAL:.0%} of "
+    "the least; the numbers are of the other half"
 )
+LINEARISED, LINEARISED_SHUFFLED = "linearised", "linearised, inputs shuffled"
 PURE = "pure kernel"
 # Leading modes that are removed one at a time, and those among which cliffs are looked for.
 SINGLE = 120
 HEAD = 240
+# Random groups that each group is compared with, drawn from the leading ``HEAD`` modes.
+RANDOM_GROUPS = 20
 
 
 def regression_of(run: Run) -> Regression | None:
@@ -67,12 +78,12 @@ def regress(problem: RegressionProblem, progress: Progress = silent) -> Regressi
     _require_spread(problem.network[1][report])
 
     progress("regression", 0, 2, "ridge path")
-    predictors: dict[str, tuple[KernelModes, bool]] = {}
+    predictors: dict[str, tuple[KernelModes, bool]] = {PURE: (problem.modes, False)}
+    predictors |= {name: (modes, False) for name, modes in problem.controls.items()}
     if not problem.distilled:
-        predictors["linearised"] = (problem.modes, True)
-    predictors[PURE] = (problem.modes, False)
-    if problem.initial is not None:
-        predictors[f"{PURE} at initialisation"] = (problem.initial, False)
+        predictors[LINEARISED] = (problem.modes, True)
+        if SHUFFLED_INPUTS in problem.controls:
+            predictors[LINEARISED_SHUFFLED] = (problem.controls[SHUFFLED_INPUTS], True)
     rows = [
         _over_ridges(problem, name, modes, linearised, choose, report)
         for name, (modes, linearised) in predictors.items()
@@ -87,6 +98,7 @@ def regress(problem: RegressionProblem, progress: Progress = silent) -> Regressi
         ridge_rule=RIDGE_RULE,
         predictors=rows,
         modes=_by_modes(problem, pure.ridge, report),
+        alignment=_alignment(problem),
     )
     progress("regression", 2, 2)
     return regression
@@ -102,13 +114,14 @@ def _over_ridges(
 ) -> Predictor:
     predictions = [problem.predictions(modes, ridge, linearised, None)[1] for ridge in RIDGES]
     losses = [_quality(problem, predicted, choose).loss for predicted in predictions]
-    best = int(np.argmin(losses))
+    best = max(k for k, loss in enumerate(losses) if loss <= (1 + _EQUAL) * min(losses))
     path = [_quality(problem, predicted, report) for predicted in predictions]
     return Predictor(
         predictor=name,
         ridge=RIDGES[best],
         **asdict(path[best]),
-        described=path[best].describes_network,
+        at_edge=best in (0, len(RIDGES) - 1),
+        described=None if linearised else path[best].describes_network,
         path=RidgePath([of_ridge.r2 for of_ridge in path], list(RIDGES)),
     )
 
@@ -127,6 +140,12 @@ def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64
     if size > 10:
         counts |= {int(k) for k in np.geomspace(10, size, 16)}
 
+    generator = np.random.default_rng(0)
+    drawn = {
+        modes: [_random_group(generator, size, modes) for _ in range(RANDOM_GROUPS)]
+        for modes in groups
+    }
+
     def without(first: int, last: int) -> list[int]:
         return [mode for mode in range(size) if not first <= mode <= last]
 
@@ -140,6 +159,10 @@ def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64
                 modes=(first, last),
                 **asdict(held_out(without(first, last))),
                 alone=held_out(range(first, last + 1)),
+                random=MeanOfRandom.of(held_out(kept).r2 for kept, _ in drawn[first, last]),
+                random_alone=MeanOfRandom.of(
+                    held_out(chosen).r2 for _, chosen in drawn[first, last]
+                ),
             )
             for first, last in groups
         ],
@@ -149,6 +172,25 @@ def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64
         ],
         all=held_out(range(size)),
     )
+
+
+def _random_group(
+    generator: np.random.Generator, size: int, modes: Modes
+) -> tuple[list[int], list[int]]:
+    """All modes but a random group as large as ``modes``, and that group."""
+    count = modes[1] - modes[0] + 1
+    chosen = generator.choice(min(size, max(HEAD, count)), count, replace=False)
+    return sorted(set(range(size)) - {int(mode) for mode in chosen}), sorted(map(int, chosen))
+
+
+def _alignment(problem: RegressionProblem) -> list[Alignment]:
+    """The groups at cliffs of the kernel on the training inputs, aligned with the features."""
+    if not problem.features or problem.modes.values.size == 0:
+        return []
+    spectrum = Spectrum(problem.modes.values, problem.modes.train, 0.0)
+    groups = [cliff.modes for cliff in find_cliffs(spectrum.values) if cliff.before < HEAD]
+    bases = bases_of(problem.features, inputs=len(problem.modes.train))
+    return align({problem.kernel: spectrum}, {problem.kernel: groups}, bases)
 
 
 def _quality(

@@ -5,7 +5,14 @@ from mlx_entk.plotting.style import COLORS, MUTED, modes_label, new_figure, styl
 from mlx_entk.regression import MIN_R2, Quality
 from mlx_entk.report import Table, modes_cell
 from mlx_entk.studies.base import Figures
-from mlx_entk.studies.results import ByModes, Regression
+from mlx_entk.studies.regression.regress import HEAD, PURE, RANDOM_GROUPS, RIDGES
+from mlx_entk.studies.results import ByModes, Predictor, Regression
+
+_LINEARISED_NOTE = (
+    "The linearised predictor has no verdict: it is the network plus a correction of a residual "
+    "that is close to zero, so it is close to the network by any kernel, also one of shuffled "
+    "inputs."
+)
 
 
 def regression_tables(regression: Regression) -> list[Table]:
@@ -16,7 +23,9 @@ def regression_tables(regression: Regression) -> list[Table]:
     for row in by_modes.without_group:
         modes = modes_cell(row.modes)
         parts.append((f"without {modes}", *_quality_cells(row)))
+        parts.append(("... of as many random modes", str(row.random), "", ""))
         parts.append((f"{modes} alone", *_quality_cells(row.alone)))
+        parts.append(("... of as many random modes", str(row.random_alone), "", ""))
     return [
         Table(
             f"Kernel regression by the {regression.kernel} kernel: {inputs.train} training inputs, "
@@ -25,30 +34,75 @@ def regression_tables(regression: Regression) -> list[Table]:
             [
                 (
                     row.predictor,
-                    f"{row.ridge:.1e}",
+                    _ridge_cell(row),
                     *_quality_cells(row),
-                    "yes" if row.described else "no",
+                    {True: "yes", False: "no", None: ""}[row.described],
                 )
                 for row in regression.predictors
             ],
-            f"Describes it: {regression.verdict_rule}. The ridge is in units of the mean "
-            f"eigenvalue: {regression.ridge_rule}.",
+            f"Describes it: {regression.verdict_rule}, the thresholds that the author's notebook "
+            f"uses. {_LINEARISED_NOTE} The ridge is in units of the mean eigenvalue: "
+            f"{regression.ridge_rule}.",
         ),
         Table(
             "The pure kernel predictor by its modes",
             ("modes", *quality),
             parts,
-            "Each group of modes ends at a cliff of the kernel on the training inputs.",
+            "Each group of modes ends at a cliff of the kernel on the training inputs. Random "
+            f"modes: mean and standard deviation of {RANDOM_GROUPS} draws from the leading {HEAD} "
+            "modes.",
         ),
+        *_alignment_tables(regression),
+    ]
+
+
+def _ridge_cell(row: Predictor) -> str:
+    """The ridge; a bound if it is the smallest or the largest that was tried."""
+    bound = "" if not row.at_edge else "≤ " if row.ridge == RIDGES[0] else "≥ "
+    return f"{bound}{row.ridge:.0e}"
+
+
+def _alignment_tables(regression: Regression) -> list[Table]:
+    """What the groups of modes of the kernel on the training inputs hold."""
+    rows = regression.alignment
+    if not rows:
+        return []
+    families = list(dict.fromkeys(row.family for row in rows))
+    by_key = {(row.modes, row.family): row for row in rows}
+    return [
+        Table(
+            "What the groups of modes hold of families of features, %",
+            ("modes", *families),
+            [
+                (
+                    modes_cell(modes),
+                    *(
+                        f"{by_key[modes, f].percent:.0f} ({by_key[modes, f].chance_percent:.0f})"
+                        for f in families
+                    ),
+                )
+                for modes in dict.fromkeys(row.modes for row in rows)
+            ],
+            "In brackets: by chance. The features are over the training inputs alone.",
+        )
     ]
 
 
 def regression_summary(regression: Regression) -> str:
     """What ``regression.json`` found, in a sentence."""
-    describing = [row.predictor for row in regression.predictors if row.described]
-    if not describing:
-        return "No predictor describes the network by the stated rule."
-    return f"These predictors describe the network by the stated rule: {', '.join(describing)}."
+    by_name = {row.predictor: row for row in regression.predictors}
+    pure = by_name[PURE]
+    also = [row.predictor for row in by_name.values() if row.described and row is not pure]
+    others = "".join(
+        f"; {name}: {row.r2:.2f}"
+        for name, row in by_name.items()
+        if row is not pure and row.described is not None
+    )
+    verdict = "describes" if pure.described else "does not describe"
+    found = f"The pure kernel {verdict} the network by the stated rule (R² {pure.r2:.2f}{others})."
+    if pure.described and also:
+        return f"{found} So does the {' and the '.join(also)}, so that this says little."
+    return found
 
 
 def regression_figures(regression: Regression) -> Figures:
@@ -56,9 +110,10 @@ def regression_figures(regression: Regression) -> Figures:
     yield CaptionedFigure(
         "regression-path",
         path(regression),
-        "A predictor explains most of the network if its line is above the dotted one. The lines "
-        "are the R² of each predictor with the network on held-out inputs, over the ridge; the "
-        "dots are the ridges that are reported.",
+        "A pure kernel explains most of the network if its line is above the dotted one, and those "
+        "of the controls are not. The lines are the R² of each predictor with the network on "
+        f"held-out inputs, over the ridge; the dots are the ridges that are reported. "
+        f"{_LINEARISED_NOTE}",
     )
     yield CaptionedFigure(
         "regression-modes",

@@ -29,13 +29,19 @@ from mlx_entk.features import (
 )
 from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
-from mlx_entk.regression import KernelModes, modes_of_jacobian
+from mlx_entk.regression import KernelModes, modes_of_jacobian, modes_of_kernel
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import effective_rank
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import Stage, seconds_of
 from mlx_entk.studies.networks import trained_network
-from mlx_entk.studies.problem import RegressionProblem, outputs_of
+from mlx_entk.studies.problem import (
+    ACTIVATIONS,
+    AT_INITIALISATION,
+    SHUFFLED_INPUTS,
+    RegressionProblem,
+    outputs_of,
+)
 from mlx_entk.studies.results import ControlRecovery, Learned, Recovery
 from mlx_entk.studies.toy_models.training import (
     CHECKPOINTS,
@@ -313,15 +319,24 @@ def problem(run: Run, config: TMSConfig, targets: ArrayLike | None) -> Regressio
     x, held_out = mx.array(data.x), mx.array(data.held_out[:REGRESSED])
     model = network(config)
 
-    def modes() -> KernelModes:
+    def modes(x: mx.array, held_out: mx.array) -> KernelModes:
         return modes_of_jacobian(flattened_jacobian(model, x), flattened_jacobian(model, held_out))
 
-    initial = modes()
+    initial = modes(x, held_out)
     load_parameters(model, run, config.steps)
+    order = np.random.default_rng(0).permutation(len(x) + len(held_out))
+    shuffled = mx.concatenate([x, held_out])[mx.array(order)]
+    hidden, hidden_of_held_out = (
+        np.asarray(linalg.as_numpy(model.hidden(part)), dtype=np.float64) for part in (x, held_out)
+    )
     return RegressionProblem(
         kernel="full",
-        modes=modes(),
-        initial=initial,
+        modes=modes(x, held_out),
+        controls={
+            SHUFFLED_INPUTS: modes(shuffled[: len(x)], shuffled[len(x) :]),
+            AT_INITIALISATION: initial,
+            ACTIVATIONS: modes_of_kernel(hidden @ hidden.T, hidden_of_held_out @ hidden.T),
+        },
         network=(outputs_of(model, x), outputs_of(model, held_out)),
         targets=(
             data.targets.astype(np.float64),
