@@ -9,6 +9,7 @@ from mlx_entk._linalg import (
     ArrayLike,
     Float64Array,
     FloatArray,
+    as_columns,
     as_floats,
     require_finite,
     whole_number,
@@ -36,6 +37,34 @@ def kernel_distance(kernel: ArrayLike, other: ArrayLike) -> float:
     InputError
         For kernels of different shapes, and for NaN or infinite entries.
     """
+    a, b = _two(kernel, other)
+    if not (a.any() and b.any()):
+        return float(a.any() or b.any())
+    return max(0.0, 1 - _cosine(a, b))
+
+
+def centred_alignment(kernel: ArrayLike, other: ArrayLike) -> float:
+    """⟨K_c, K′_c⟩ / (‖K_c‖ ‖K′_c‖) of two kernels with centred features, from 0 to 1.
+
+    K_c = H K H with H = 1 − 11ᵀ/N (Cortes, Mohri and Rostamizadeh, 2012; CKA of Kornblith et al.,
+    2019). With other = Y Yᵀ it is the alignment with targets Y, shape (N, C), that grows while
+    networks learn features (Baratin et al., 2021; Atanasov, Bordelon and Pehlevan, 2021). A kernel
+    that is constant, or zero, has the alignment 0 with any.
+
+    Raises
+    ------
+    InputError
+        For kernels that are not square or of different shapes, and for NaN or infinite entries.
+    """
+    a, b = _two(kernel, other)
+    if a.ndim != 2 or a.shape[0] != a.shape[1]:
+        raise InputError(f"kernels have shape {a.shape}: pass square ones, shape (N, N)")
+    a, b = _centred(a), _centred(b)
+    return max(0.0, _cosine(a, b)) if a.any() and b.any() else 0.0
+
+
+def _two(kernel: ArrayLike, other: ArrayLike) -> tuple[Float64Array, Float64Array]:
+    """Two finite kernels of the same shape, their largest entry 1 unless they are zero."""
     a, b = (
         np.asarray(as_floats(k, name), dtype=np.float64)
         for k, name in ((kernel, "kernel"), (other, "other"))
@@ -44,11 +73,41 @@ def kernel_distance(kernel: ArrayLike, other: ArrayLike) -> float:
         raise InputError(f"kernels have shapes {a.shape} and {b.shape}: pass two of the same shape")
     require_finite(a, "kernel", "rows")
     require_finite(b, "other", "rows")
-    largest = [float(np.abs(k).max()) for k in (a, b)]
-    if min(largest) == 0:
-        return float(max(largest) > 0)
-    a, b = a.ravel() / largest[0], b.ravel() / largest[1]
-    return max(0.0, 1 - float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b)))
+    scales = [float(np.abs(k).max()) or 1.0 for k in (a, b)]
+    return a / scales[0], b / scales[1]
+
+
+def _centred(kernel: Float64Array) -> Float64Array:
+    """H K H; entries that are rounding of the largest become zero."""
+    rows = kernel - kernel.mean(axis=0)
+    centred: Float64Array = rows - rows.mean(axis=1, keepdims=True)
+    rounding = len(kernel) * float(np.finfo(np.float64).eps) * np.abs(kernel).max()
+    return np.where(np.abs(centred) > rounding, centred, 0.0)
+
+
+def _cosine(a: Float64Array, b: Float64Array) -> float:
+    a, b = a.ravel(), b.ravel()
+    return float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def target_kernel(targets: ArrayLike) -> Float64Array:
+    """Y Yᵀ of targets Y, shape (N, C), or of N classes, shape (N,), as unit vectors.
+
+    Raises
+    ------
+    InputError
+        For another shape, for NaN or infinite targets, and for classes that are not whole numbers
+        from 0 on.
+    """
+    values = as_floats(targets, "targets")
+    if values.ndim == 1:
+        if not (np.isfinite(values).all() and (values == np.round(values)).all()) or (
+            values.size and values.min() < 0
+        ):
+            raise InputError("targets of shape (N,) must be classes: whole numbers from 0 on")
+        values = np.eye(int(values.max(initial=0)) + 1)[values.astype(np.int64)]
+    columns = as_columns(values, "targets")
+    return columns @ columns.T
 
 
 @dataclass(frozen=True)
@@ -65,12 +124,25 @@ class Trajectory:
         ‖QᵀF‖_F² by (kernel, modes, family), shape (E,).
     distances
         ``kernel_distance`` from the first checkpoint, by kernel, shape (E,).
+    velocities
+        ``kernel_distance`` from the checkpoint before, per epoch, by kernel, shape (E,); the kernel
+        velocity of Fort et al. (2020). 0 at the first.
+    with_targets
+        ``centred_alignment`` with the targets, by kernel, shape (E,); None without targets.
+    with_final
+        ``centred_alignment`` with the kernel of the last checkpoint, by kernel, shape (E,).
+    measures
+        What ``measure`` gave of each checkpoint.
     """
 
     epochs: Float64Array
     values: dict[str, Float64Array]
     overlaps: dict[tuple[str, Modes, str], Float64Array]
     distances: dict[str, Float64Array]
+    velocities: dict[str, Float64Array]
+    with_targets: dict[str, Float64Array] | None
+    with_final: dict[str, Float64Array]
+    measures: list[float]
 
 
 def track(
@@ -80,6 +152,9 @@ def track(
     bases: dict[str, Float64Array],
     top: int,
     progress: Progress = silent,
+    *,
+    targets: ArrayLike | None = None,
+    measure: Callable[[dict[str, FloatArray]], float] | None = None,
 ) -> Trajectory:
     """Decompose the kernels of every checkpoint, and overlap fixed groups of modes with families.
 
@@ -97,6 +172,10 @@ def track(
         How many eigenvalues to keep; at least the last mode of any group plus one.
     progress
         Called for every epoch.
+    targets
+        As for ``target_kernel``, to align the kernels with.
+    measure
+        A number to take of the kernels of every epoch, such as the accuracy of kernel regression.
 
     Raises
     ------
@@ -118,7 +197,14 @@ def track(
         for modes in groups[kernel]
         for family in bases
     }
+    wanted = None if targets is None else target_kernel(targets)
+    aligned: dict[str, list[float]] = {kernel: [] for kernel in groups}
+    with_final: dict[str, list[float]] = {kernel: [] for kernel in groups}
+    velocities: dict[str, list[float]] = {kernel: [] for kernel in groups}
+    measures: list[float] = []
+    final = kernels_at(epochs[-1])
     first: dict[str, FloatArray] = {}
+    last: dict[str, FloatArray] = {}
     for done, epoch in enumerate(epochs):
         progress("kernels over training", done, len(epochs), f"epoch {epoch}")
         kernels = kernels_at(epoch)
@@ -131,15 +217,32 @@ def track(
                 require_modes(modes, spectrum.values.size, f"kernel {kernel}")
             values[kernel].append(spectrum.values)
             distances[kernel].append(kernel_distance(kernels[kernel], first[kernel]))
+            since = kernel_distance(kernels[kernel], last[kernel]) if last else 0.0
+            passed = epoch - epochs[done - 1] if done else 1
+            velocities[kernel].append(since / passed)
+            with_final[kernel].append(centred_alignment(kernels[kernel], final[kernel]))
+            if wanted is not None:
+                aligned[kernel].append(centred_alignment(kernels[kernel], wanted))
             for (modes, family), overlap in families.overlaps(spectrum, modes_of).items():
                 overlaps[kernel, modes, family].append(overlap)
+        if measure is not None:
+            measures.append(measure(kernels))
+        last = kernels
     progress("kernels over training", len(epochs), len(epochs))
     return Trajectory(
         np.asarray(epochs, dtype=np.float64),
         {kernel: np.stack(rows) for kernel, rows in values.items()},
         {key: np.asarray(series) for key, series in overlaps.items()},
-        {kernel: np.asarray(series) for kernel, series in distances.items()},
+        _as_arrays(distances),
+        _as_arrays(velocities),
+        None if wanted is None else _as_arrays(aligned),
+        _as_arrays(with_final),
+        measures,
     )
+
+
+def _as_arrays(series: dict[str, list[float]]) -> dict[str, Float64Array]:
+    return {kernel: np.asarray(values) for kernel, values in series.items()}
 
 
 def derivative(epochs: ArrayLike, series: ArrayLike) -> Float64Array:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.linalg
 from numpy.typing import NDArray
 
 from mlx_entk._linalg import (
@@ -29,13 +30,15 @@ from mlx_entk._linalg import (
     whole_number,
 )
 from mlx_entk.errors import InputError
-from mlx_entk.spectrum import eigendecompose, noise_floor
+from mlx_entk.spectrum import eigendecompose, noise_floor, square
 
 # The rule of thumb for whether the eNTK describes a network, as used in the author's notebook,
 # which credits a chatbot for it. The paper does not have it.
 MAX_LOSS_RATIO = 1.1
 MAX_ACCURACY_GAP = 0.02
 MIN_R2 = 0.8
+# The ridge of regression with the kernels of checkpoints, in units of the mean eigenvalue.
+AFTER_KERNEL_RIDGE = 1e-2
 # Below this, sums of squares stay finite.
 _LARGEST = 1e150
 VERDICT_RULE = (
@@ -181,6 +184,46 @@ def predict(
     train = vectors @ (values[:, None] * weights)
     other = modes.other[:, index] @ weights
     return (train, other) if own is None else (own[0] + train, own[1] + other)
+
+
+def kernel_predictions(
+    train: ArrayLike, other: ArrayLike, targets: ArrayLike, ridge: float
+) -> Float64Array:
+    """K(x, X)(K(X, X) + λ1)⁻¹ y by one solution of the equations, shape (S, q).
+
+    It is what ``predict`` gives for the pure kernel, without a decomposition, for a single ridge:
+    the predictor of the *after kernel* of a network in training (Long, 2021).
+
+    Parameters
+    ----------
+    train, other
+        K(X, X) and K(x, X), shapes (R, R) and (S, R).
+    targets
+        y, shape (R, q).
+    ridge
+        λ in units of the mean eigenvalue, above 0.
+
+    Raises
+    ------
+    InputError
+        For shapes that do not fit, for NaN or infinite entries, and for a ridge not above 0.
+    """
+    if not 0 < ridge < np.inf:
+        raise InputError(f"ridge is {ridge}: it must be above 0")
+    K = np.array(square(train, "kernel"), dtype=np.float64)
+    others = as_columns(other, "kernels with the training inputs")
+    require_finite(K, "kernel", "rows")
+    y = _outputs(targets, "targets", len(K))
+    if others.shape[1] != len(K):
+        raise InputError(
+            f"kernels of shapes {K.shape} and {others.shape} are not over the same inputs"
+        )
+    mean = float(np.trace(K)) / len(K)
+    if mean <= 0:
+        return np.zeros((len(others), y.shape[1]))
+    K[np.diag_indices_from(K)] += ridge * mean
+    weights: Float64Array = scipy.linalg.solve(K, y, assume_a="sym")
+    return others @ weights
 
 
 def _outputs(values: ArrayLike, name: str, rows: int, columns: int | None = None) -> Float64Array:

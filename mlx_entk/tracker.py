@@ -3,19 +3,67 @@
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from mlx_entk._linalg import FloatArray, whole_number
+import numpy as np
+from numpy.typing import NDArray
+
+from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_floats, whole_number
 from mlx_entk.analysis import WHOLE, Families, bases_of, with_whole
-from mlx_entk.dynamics import kernel_distance
+from mlx_entk.dynamics import centred_alignment, kernel_distance, target_kernel
 from mlx_entk.errors import InputError
 from mlx_entk.features import FeatureBank
 from mlx_entk.kernel import layerwise_entk
 from mlx_entk.kernel.reduction import Reduction, require_kernel
+from mlx_entk.regression import AFTER_KERNEL_RIDGE, kernel_predictions, quality
 from mlx_entk.spectrum import Modes, effective_rank, eigendecompose, require_modes
 from mlx_entk.tracing.functions import Model
 from mlx_entk.tracing.inputs import as_inputs, count
+
+
+@dataclass(frozen=True)
+class _AfterKernel:
+    """Kernel regression of targets on some probe inputs from the others."""
+
+    train: NDArray[np.int64]
+    other: NDArray[np.int64]
+    targets: Float64Array
+    labels: NDArray[np.int64] | None
+
+    @classmethod
+    def of(cls, targets: ArrayLike | None, held_out: Sequence[int], N: int) -> Self:
+        if targets is None:
+            raise InputError("held_out needs targets: pass them")
+        other = np.array([whole_number(i, "held-out input") for i in held_out], dtype=np.int64)
+        if len(set(other.tolist())) < len(other) or not np.isin(other, np.arange(N)).all():
+            raise InputError(f"held_out are not numbers of the {N} probe inputs, each once")
+        if not 1 < len(other) < N:
+            raise InputError(f"{len(other)} of {N} inputs are held out: pass 2 to {N - 1}")
+        values = np.asarray(as_floats(targets, "targets"), dtype=np.float64)
+        labels = values.astype(np.int64) if values.ndim == 1 else None
+        if labels is not None:
+            values = np.eye(int(labels.max()) + 1)[labels]
+        return cls(np.setdiff1d(np.arange(N), other), other, values, labels)
+
+    def quality(self, kernel: FloatArray) -> dict[str, float | None]:
+        """R² on the inputs that are held out, and the accuracy if there are classes.
+
+        R² is None if the targets that are held out do not vary.
+        """
+        predicted = kernel_predictions(
+            kernel[np.ix_(self.train, self.train)],
+            kernel[np.ix_(self.other, self.train)],
+            self.targets[self.train],
+            AFTER_KERNEL_RIDGE,
+        )
+        wanted = self.targets[self.other]
+        r2 = quality(predicted, wanted, wanted).r2
+        found: dict[str, float | None] = {"r2": r2 if np.isfinite(r2) else None}
+        if self.labels is not None:
+            found["accuracy"] = float((predicted.argmax(1) == self.labels[self.other]).mean())
+        return found
 
 
 class KernelTracker:
@@ -42,6 +90,12 @@ class KernelTracker:
         modes as a single group.
     top
         How many eigenvalues to log; by default 20, or all of a smaller probe set.
+    targets
+        Targets of the probe set, shape (N, C), or classes, shape (N,), to align the kernels with.
+    held_out
+        Numbers of probe inputs that kernel regression predicts from the others; needs targets.
+    keep
+        Whether to keep the kernels of every row, for ``alignment_with_last``: N × N float32 each.
     log
         A file to which every row is appended as a line of JSON.
     memory_limit
@@ -55,8 +109,11 @@ class KernelTracker:
     rows
         What was logged, one dictionary per row: ``step``, ``seconds`` and ``kernels``. The last
         has, for each kernel, ``values``, ``effective_rank``, ``distance_from_last`` and
-        ``distance_from_first`` (see ``kernel_distance``), and ``alignment``, a list of ``modes``,
-        ``family``, ``overlap`` and ``dimension``.
+        ``distance_from_first`` (see ``kernel_distance``), ``velocity``, the first of these per
+        step, ``with_targets`` (``centred_alignment``, if there are targets), and ``alignment``, a
+        list of ``modes``, ``family``, ``overlap`` and ``dimension``. With ``held_out``,
+        ``after_kernel`` has the R² of regression with the whole kernel, with the ridge
+        ``mlx_entk.regression.AFTER_KERNEL_RIDGE``, and its accuracy if the targets are classes.
     seconds
         Seconds spent on all rows.
     skipped
@@ -93,6 +150,9 @@ class KernelTracker:
         features: FeatureBank | None = None,
         groups: Sequence[Modes] | None = None,
         top: int | None = None,
+        targets: ArrayLike | None = None,
+        held_out: Sequence[int] | None = None,
+        keep: bool = False,
         log: Path | None = None,
         memory_limit: int | None = None,
         max_share: float | None = None,
@@ -119,6 +179,12 @@ class KernelTracker:
             require_modes(modes, N, "the probe set")
         self._families = Families(bases)
         self._dimensions = {name: basis.shape[1] for name, basis in bases.items()}
+        self._wanted = None if targets is None else target_kernel(targets)
+        if self._wanted is not None and len(self._wanted) != N:
+            raise InputError(f"targets are of {len(self._wanted)} inputs, the probe set has {N}")
+        self._after = None if held_out is None else _AfterKernel.of(targets, held_out, N)
+        self._kept: list[dict[str, FloatArray]] | None = [] if keep else None
+        self._step = 0
         self._log = log
         self._max_share = max_share
         self._first: dict[str, FloatArray] = {}
@@ -138,11 +204,16 @@ class KernelTracker:
         kernels = self._kernels()
         self._first = self._first or kernels
         self._last = self._last or kernels
-        described = {name: self._describe(name, kernel) for name, kernel in kernels.items()}
-        self._last = kernels
+        passed = max(step - self._step, 1)
+        described = {n: self._describe(n, kernel, passed) for n, kernel in kernels.items()}
+        self._last, self._step = kernels, step
+        if self._kept is not None:
+            self._kept.append(kernels)
         seconds = time.perf_counter() - start
         self.seconds += seconds
         row = {"step": step, "seconds": round(seconds, 4), "kernels": described}
+        if self._after is not None:
+            row["after_kernel"] = self._after.quality(kernels[WHOLE])
         self.rows.append(row)
         if self._log is not None:
             with self._log.open("a", encoding="utf-8") as file:
@@ -156,13 +227,35 @@ class KernelTracker:
         kernels = with_whole(by_layer)
         return kernels if self._by_layer else {WHOLE: kernels[WHOLE]}
 
-    def _describe(self, name: str, kernel: FloatArray) -> dict[str, Any]:
+    def alignment_with_last(self) -> dict[str, list[float]]:
+        """Centred alignment of the kernels of every row with those of the last row, by kernel.
+
+        Raises
+        ------
+        InputError
+            Unless the tracker was made with ``keep=True``.
+        """
+        if self._kept is None:
+            raise InputError("the kernels were not kept: make the tracker with keep=True")
+        last = self._kept[-1] if self._kept else {}
+        return {
+            name: [centred_alignment(kernels[name], last[name]) for kernels in self._kept]
+            for name in last
+        }
+
+    def _describe(self, name: str, kernel: FloatArray, passed: int) -> dict[str, Any]:
         spectrum = eigendecompose(kernel)
         overlaps = self._families.overlaps(spectrum, self._groups)
+        distance = kernel_distance(kernel, self._last[name])
+        aligned = {}
+        if self._wanted is not None:
+            aligned["with_targets"] = centred_alignment(kernel, self._wanted)
         return {
             "values": spectrum.values[: self._top].tolist(),
             "effective_rank": effective_rank(spectrum.values),
-            "distance_from_last": kernel_distance(kernel, self._last[name]),
+            "distance_from_last": distance,
+            "velocity": distance / passed,
+            **aligned,
             "distance_from_first": kernel_distance(kernel, self._first[name]),
             "alignment": [
                 {

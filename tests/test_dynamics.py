@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError
+from mlx_entk._linalg import FloatArray
 from mlx_entk.dynamics import (
+    centred_alignment,
     derivative,
     half_rise,
     kernel_distance,
+    target_kernel,
     track,
     transition,
 )
@@ -52,7 +55,7 @@ def test_the_derivative_of_a_parabola_is_exact_inside() -> None:
 
 def test_tracking_overlaps_the_same_modes_at_every_epoch() -> None:
     order = {0: [0, 1, 2, 3], 5: [2, 1, 0, 3]}
-    kernels = {
+    kernels: dict[int, dict[str, FloatArray]] = {
         epoch: {"full": np.diag([4.0, 3, 2, 1])[np.argsort(axes)][:, np.argsort(axes)]}
         for epoch, axes in order.items()
     }
@@ -190,3 +193,56 @@ def test_kernels_without_a_distance_are_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         kernel_distance(kernel, other)
+
+
+def test_centred_alignment_is_that_of_the_definition() -> None:
+    generator = np.random.default_rng(0)
+    a, b = (generator.standard_normal((9, 4)) + 3 for _ in range(2))
+    H = np.eye(9) - 1 / 9
+    left, right = H @ a @ a.T @ H, H @ b @ b.T @ H
+
+    expected = np.sum(left * right) / np.linalg.norm(left) / np.linalg.norm(right)
+
+    assert centred_alignment(a @ a.T, 7 * b @ b.T) == pytest.approx(expected)
+    assert centred_alignment(a @ a.T, a @ a.T) == pytest.approx(1)
+    # what is the same for all inputs does not count
+    assert centred_alignment(a @ a.T + 100, a @ a.T) == pytest.approx(1)
+    assert centred_alignment(np.ones((9, 9)), a @ a.T) == 0
+    assert centred_alignment(np.zeros((9, 9)), a @ a.T) == 0
+    with pytest.raises(InputError, match="pass square ones"):
+        centred_alignment(np.ones((3, 4)), np.ones((3, 4)))
+
+
+def test_classes_are_targets_as_unit_vectors() -> None:
+    np.testing.assert_array_equal(target_kernel([0, 2, 0]), [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+    np.testing.assert_array_equal(target_kernel([[1.0], [2.0]]), [[1, 2], [2, 4]])
+    for wrong in ([0.5, 1.0], [-1, 0]):
+        with pytest.raises(InputError, match="must be classes"):
+            target_kernel(wrong)
+
+
+def test_tracking_aligns_with_targets_and_with_the_last_kernel() -> None:
+    """A kernel that turns from noise to its targets over three checkpoints."""
+    generator = np.random.default_rng(0)
+    Y = generator.standard_normal((8, 2))
+    noise = generator.standard_normal((8, 8))
+    kernels: dict[int, dict[str, FloatArray]] = {
+        epoch: {"w": (1 - share) * noise @ noise.T / 8 + share * Y @ Y.T}
+        for epoch, share in ((0, 0.0), (10, 0.5), (30, 1.0))
+    }
+
+    followed = track(
+        kernels.__getitem__, [0, 10, 30], {"w": [(0, 1)]}, {}, 3, targets=Y,
+        measure=lambda of_epoch: float(np.trace(of_epoch["w"])),
+    )  # fmt: skip
+
+    assert followed.with_targets is not None
+    assert followed.with_targets["w"][-1] == pytest.approx(1)
+    assert (np.diff(followed.with_targets["w"]) > 0).all()
+    np.testing.assert_allclose(followed.with_final["w"], followed.with_targets["w"])
+    between = kernel_distance(kernels[30]["w"], kernels[10]["w"])
+    assert followed.velocities["w"].tolist() == pytest.approx(
+        [0, kernel_distance(kernels[10]["w"], kernels[0]["w"]) / 10, between / 20]
+    )
+    assert followed.measures == pytest.approx([np.trace(k["w"]) for k in kernels.values()])
+    assert track(kernels.__getitem__, [0, 30], {"w": []}, {}, 3).with_targets is None

@@ -9,6 +9,7 @@ import pytest
 from mlx_entk import InputError
 from mlx_entk.regression import (
     KernelModes,
+    kernel_predictions,
     modes_of_jacobian,
     modes_of_kernel,
     predict,
@@ -243,3 +244,21 @@ def test_what_has_no_quality_is_refused(changed: dict[str, Any], message: str) -
 
     with pytest.raises(InputError, match=message):
         quality(**arrays | changed)
+
+
+@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 1.0])
+def test_one_solution_gives_the_predictions_of_the_pure_kernel(ridge: float) -> None:
+    generator = np.random.default_rng(0)
+    J = generator.standard_normal((30, 50))
+    K = J @ J.T
+    y = generator.standard_normal((20, 2))
+    _, expected = predict(modes_of_kernel(K[:20, :20], K[20:, :20]), y, ridge)
+
+    found = kernel_predictions(K[:20, :20], K[20:, :20], y, ridge)
+
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    assert not kernel_predictions(np.zeros((3, 3)), np.zeros((2, 3)), y[:3], ridge).any()
+    with pytest.raises(InputError, match="ridge is 0"):
+        kernel_predictions(K[:20, :20], K[20:, :20], y, 0)
+    with pytest.raises(InputError, match="not over the same inputs"):
+        kernel_predictions(K[:20, :20], K[20:, :19], y, ridge)

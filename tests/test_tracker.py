@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError, KernelTracker, entk
+from mlx_entk.dynamics import centred_alignment
 from tests.models import MLP
 
 probe = mx.random.normal((12, 3), key=mx.random.key(4))
@@ -143,3 +144,57 @@ def test_a_network_that_dies_or_wakes_is_followed(tmp_path: Path) -> None:
     ]
     assert rows[1][name]["values"] == [0] * 12
     assert rows[1][name]["alignment"][0]["overlap"] == 0
+
+
+def test_a_tracker_aligns_with_targets_and_regresses_with_the_after_kernel() -> None:
+    model = MLP((3, 8, 2))
+    targets = np.sin(np.array(probe)[:, :2])
+    tracker = KernelTracker(
+        model, probe, every=10, targets=targets, held_out=[1, 5, 9], keep=True, by_layer=False
+    )
+
+    fit(model, 41, tracker)
+
+    first, *_, last = tracker.rows
+    kernel = entk(model, probe, reduction="trace")
+    assert first["kernels"]["full"]["velocity"] == 0
+    moved = last["kernels"]["full"]
+    assert moved["velocity"] == pytest.approx(moved["distance_from_last"] / 10)
+    aligned = centred_alignment(kernel, targets @ targets.T)
+    assert moved["with_targets"] == pytest.approx(aligned, abs=0.05)  # one step further on
+    assert set(last["after_kernel"]) == {"r2"}
+    with_last = tracker.alignment_with_last()["full"]
+    assert len(with_last) == len(tracker.rows)
+    assert with_last[-1] == pytest.approx(1)
+    assert with_last[0] < 1
+
+
+def test_the_after_kernel_tells_classes() -> None:
+    """The kernel of a linear model tells classes on a line apart."""
+    x = mx.linspace(-1, 1, 20)[:, None]
+    labels = (np.array(x)[:, 0] > 0).astype(int)
+    tracker = KernelTracker(nn.Linear(1, 2), x, every=1, targets=labels, held_out=range(0, 20, 3))
+
+    row = tracker(0)
+
+    assert row is not None
+    assert row["after_kernel"]["accuracy"] == 1
+    assert row["after_kernel"]["r2"] > 0.5
+    with pytest.raises(InputError, match="keep=True"):
+        tracker.alignment_with_last()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"held_out": [1, 2]}, "held_out needs targets"),
+        ({"targets": np.zeros(5)}, "targets are of 5 inputs, the probe set has 12"),
+        ({"targets": np.zeros(12), "held_out": [1, 1]}, "each once"),
+        ({"targets": np.zeros(12), "held_out": [1, 99]}, "not numbers of the 12 probe inputs"),
+        ({"targets": np.zeros(12), "held_out": [3]}, "pass 2 to 11"),
+        ({"targets": np.full(12, 0.5)}, "must be classes"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        KernelTracker(MLP((3, 8, 2)), probe, every=1, **settings)

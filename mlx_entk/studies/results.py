@@ -126,6 +126,12 @@ class Grokking:
         When both rose.
     distance
         Of each kernel from what it was at the first tracked epoch, by epoch.
+    velocity
+        Of each kernel: its distance from the checkpoint before, per epoch.
+    with_targets, with_final
+        Centred alignment of each kernel with the targets and with the last kernel, by epoch.
+    after_kernel_accuracy, after_kernel_rule
+        Test accuracy of kernel regression with the whole kernel of each epoch; and how it is done.
     series
         Every overlap that was followed.
     """
@@ -138,6 +144,11 @@ class Grokking:
     family: str
     onset: Onset
     distance: dict[str, list[float]]
+    velocity: dict[str, list[float]]
+    with_targets: dict[str, list[float]]
+    with_final: dict[str, list[float]]
+    after_kernel_accuracy: list[float]
+    after_kernel_rule: str
     series: list[Series]
 
     @property
@@ -312,11 +323,29 @@ class ControlRecovery:
 
 @dataclass(frozen=True)
 class Learned:
-    """Features at one step of training: reconstructed, and recovered by exponent β."""
+    """What a toy model and its kernels know at one step of training.
+
+    Attributes
+    ----------
+    step
+        Of the training.
+    reconstructed, recovered
+        Features; those that single modes of the flattened kernel recover by exponent β.
+    with_targets, with_final
+        Centred alignment of the trace kernel with the targets and with that of the last step.
+    velocity
+        Distance of the trace kernel from that of the checkpoint before, per step.
+    after_kernel_r2
+        R² of the held-out targets by regression with the trace kernel.
+    """
 
     step: int
     reconstructed: int
     recovered: dict[str, int]
+    with_targets: float
+    with_final: float
+    velocity: float
+    after_kernel_r2: float
 
 
 @dataclass(frozen=True)

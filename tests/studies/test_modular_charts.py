@@ -43,6 +43,11 @@ def tracked(series: list[Series], after: float = 2.0) -> Grokking:
         family=main.family,
         onset=Onset("", rise, rise, 0, 0),
         distance={},
+        velocity={},
+        with_targets={},
+        with_final={},
+        after_kernel_accuracy=[0.0, 0.5, 1.0],
+        after_kernel_rule="",
         series=series,
     )
 

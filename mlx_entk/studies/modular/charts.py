@@ -83,6 +83,41 @@ def _annotate(axis: Axes, text: str, epoch: float, height: float) -> None:
 
 
 @styled
+def kernels_in_training(tracked: Grokking) -> Drawing:
+    """Accuracy of network and after kernel, alignment with targets and last kernel, velocity."""
+    figure, (top, targets, final, bottom) = new_figure(7, 8.6, 4, 1, sharex=True)
+    for label, values, style in (
+        ("network", tracked.test_accuracy, "-"),
+        (f"{kernel_name(tracked.kernel)} kernel", tracked.after_kernel_accuracy, "--"),
+    ):
+        percent = [100 * value for value in values]
+        top.plot(tracked.epochs, percent, style, color=COLORS[0], label=label)
+    top.set_ylabel("test accuracy (%)")
+    top.set_ylim(-3, 105)
+    top.legend(loc="lower right")
+    panels = (
+        (targets, tracked.with_targets, "alignment with\ntargets"),
+        (final, tracked.with_final, "alignment with\nlast kernel"),
+        (bottom, tracked.velocity, "velocity\n(per epoch)"),
+    )
+    for axis, by_kernel, title in panels:
+        for number, (kernel, values) in enumerate(by_kernel.items()):
+            style = "-" if number < len(COLORS) else "--"
+            color = COLORS[number % len(COLORS)]
+            start = 1 if axis is bottom else 0  # there is no checkpoint before the first
+            axis.plot(
+                tracked.epochs[start:], values[start:], style, color=color, linewidth=1.4,
+                label=kernel_name(kernel),
+            )  # fmt: skip
+        axis.set_ylabel(title)
+    if any(value > 0 for values in tracked.velocity.values() for value in values):
+        bottom.set_yscale("log")
+    bottom.set_xlabel("epoch")
+    figure.legend(*targets.get_legend_handles_labels(), loc="outside right center", fontsize=8.5)
+    return figure
+
+
+@styled
 def overlaps(tracked: Grokking, families: Sequence[str]) -> Drawing:
     """Overlap of each mode group of each kernel with some families over training, in per cent."""
     shown = [row for row in tracked.series if row.family in families]

@@ -10,13 +10,14 @@ import mlx.optimizers as optim
 import numpy as np
 
 from mlx_entk._files import Json
-from mlx_entk._linalg import Float64Array
+from mlx_entk._linalg import Float64Array, FloatArray
 from mlx_entk.data import ModularAddition
 from mlx_entk.dynamics import ONSET_RULE, Trajectory, derivative, transition
 from mlx_entk.errors import InputError
 from mlx_entk.features import FREQUENCY_FAMILIES, Alignment, modular_features
 from mlx_entk.kernel import entk
 from mlx_entk.progress import Progress, silent
+from mlx_entk.regression import AFTER_KERNEL_RIDGE, kernel_predictions
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes
 from mlx_entk.studies.base import CommandGroup
@@ -26,6 +27,11 @@ from mlx_entk.studies.settings import setting
 from mlx_entk.training import Batch, Stop, load_parameters, never, train
 
 PARTS = ("train", "test")
+
+AFTER_KERNEL_RULE = (
+    "kernel regression of the unit vectors of the labels on the training pairs, with the kernel of "
+    f"that epoch and a ridge of {AFTER_KERNEL_RIDGE:g} mean eigenvalues"
+)
 
 
 MODULAR = CommandGroup("modular", "Train networks to add modulo p, and analyse their eNTKs.")
@@ -202,7 +208,12 @@ def grokking(
             steepest_overlap=int(epochs[np.argmax(derivative(epochs, overlap))]),
             steepest_test_accuracy=int(epochs[np.argmax(derivative(epochs, test))]),
         ),
-        distance={name: series.tolist() for name, series in trajectory.distances.items()},
+        distance=_lists(trajectory.distances),
+        velocity=_lists(trajectory.velocities),
+        with_targets=_lists(trajectory.with_targets or {}),
+        with_final=_lists(trajectory.with_final),
+        after_kernel_accuracy=trajectory.measures,
+        after_kernel_rule=AFTER_KERNEL_RULE,
         series=[
             Series(
                 *key,
@@ -214,6 +225,29 @@ def grokking(
             for key, overlap in trajectory.overlaps.items()
         ],
     )
+
+
+def _lists(series: Mapping[str, Float64Array]) -> dict[str, list[float]]:
+    return {name: values.tolist() for name, values in series.items()}
+
+
+def after_kernel_accuracy(
+    data: ModularAddition, kernel: str
+) -> Callable[[dict[str, FloatArray]], float]:
+    """A measure of one of some kernels: the test accuracy of ``AFTER_KERNEL_RULE``."""
+    targets = np.eye(math.isqrt(len(data.labels)))[data.labels]
+
+    def accuracy(kernels: dict[str, FloatArray]) -> float:
+        K = kernels[kernel]
+        predicted = kernel_predictions(
+            K[np.ix_(data.train, data.train)],
+            K[np.ix_(data.test, data.train)],
+            targets[data.train],
+            AFTER_KERNEL_RIDGE,
+        )
+        return float((predicted.argmax(axis=1) == data.labels[data.test]).mean())
+
+    return accuracy
 
 
 def problem_of_pairs(

@@ -14,6 +14,7 @@ from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.words import (
     GROKKING_CAPTION,
+    KERNELS_IN_TRAINING_CAPTION,
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
@@ -103,6 +104,9 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     arrays, tracked, p = run.arrays, results.grokking, results.config.p
     shown = min(p * p, 6 * (p - 1))
     yield CaptionedFigure("grokking", charts.grokking(run.metrics, tracked), GROKKING_CAPTION)
+    yield CaptionedFigure(
+        "kernels-in-training", charts.kernels_in_training(tracked), KERNELS_IN_TRAINING_CAPTION
+    )
     yield CaptionedFigure(
         "overlaps-over-training",
         charts.overlaps(tracked, FREQUENCY_FAMILIES),

@@ -46,6 +46,7 @@ from mlx_entk.studies.estimate import (
 )
 from mlx_entk.studies.modular.pairs import (
     ModularConfig,
+    after_kernel_accuracy,
     grokking,
     last_metrics,
     problem_of_pairs,
@@ -176,7 +177,16 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
 
     last = max(modes[1] for groups in analysis.groups.values() for modes in groups)
     top = min(config.p**2, max(6 * (config.p - 1), last + 1))
-    trajectory = track(kernels_at, run.checkpoints, analysis.groups, analysis.bases, top, progress)
+    trajectory = track(
+        kernels_at,
+        run.checkpoints,
+        analysis.groups,
+        analysis.bases,
+        top,
+        progress,
+        targets=data.labels,
+        measure=after_kernel_accuracy(data, WHOLE),
+    )
     shares = {
         name: frequency_shares(spectrum.modes(0, top - 1), bank, FREQUENCY_FAMILIES)
         for name, spectrum in analysis.spectra.items()

@@ -17,6 +17,7 @@ from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.words import (
     GROKKING_CAPTION,
+    KERNELS_IN_TRAINING_CAPTION,
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
@@ -176,6 +177,9 @@ def _moves(results: TransformerResults) -> Table:
 def _figures(results: TransformerResults, run: Run) -> Figures:
     arrays, tracked, keys = run.arrays, results.grokking, results.key_frequencies
     yield CaptionedFigure("grokking", charts.grokking(run.metrics, tracked), GROKKING_CAPTION)
+    yield CaptionedFigure(
+        "kernels-in-training", charts.kernels_in_training(tracked), KERNELS_IN_TRAINING_CAPTION
+    )
     by_source = {"embedding": keys.embedding, "kernel": keys.kernel}
     power = {source: np.asarray(arrays[f"{source} power"]) for source in by_source}
     yield CaptionedFigure(

@@ -44,7 +44,12 @@ from mlx_entk.studies.estimate import (
     seconds_of_kernel,
     seconds_of_training,
 )
-from mlx_entk.studies.modular.pairs import grokking, last_metrics, problem_of_pairs
+from mlx_entk.studies.modular.pairs import (
+    after_kernel_accuracy,
+    grokking,
+    last_metrics,
+    problem_of_pairs,
+)
 from mlx_entk.studies.modular_transformer.training import (
     GROKKED,
     TransformerConfig,
@@ -191,6 +196,8 @@ def compute(
         main.bases,
         groups[-1][1] + 1,
         progress,
+        targets=data.labels,
+        measure=after_kernel_accuracy(data, WHOLE),
     )
     metrics = run.metrics
     grokked = reached("test accuracy", GROKKED, config.hold)(metrics)

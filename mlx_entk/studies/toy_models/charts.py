@@ -173,7 +173,7 @@ def superposition(W: NDArray[Any]) -> Drawing:
 
 @styled
 def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
-    """Features reconstructed and recovered over training, and the spectrum at each checkpoint.
+    """Features, alignments of the kernel and its spectrum over training.
 
     Parameters
     ----------
@@ -183,7 +183,7 @@ def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
         Eigenvalues of the flattened kernel, shape (checkpoints, modes).
     """
     steps = [row.step for row in rows]
-    figure, (counts, spectrum) = new_figure(8.6, 3.4, 1, 2)
+    figure, (counts, aligned, spectrum) = new_figure(12.2, 3.4, 1, 3)
     counts.plot(
         steps, [row.reconstructed for row in rows], "o-", color=COLORS[0], markersize=4,
         label="reconstructed",
@@ -197,6 +197,17 @@ def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
     counts.set_xlabel("step")
     counts.set_ylabel("features")
     counts.legend(fontsize=8.5)
+    lines = (
+        ("with targets", [row.with_targets for row in rows]),
+        ("with the last kernel", [row.with_final for row in rows]),
+        ("R² of the after kernel", [max(row.after_kernel_r2, 0) for row in rows]),
+    )
+    for color, (label, values_of) in zip(COLORS, lines, strict=False):
+        aligned.plot(steps, values_of, "o-", color=color, markersize=4, label=label)
+    aligned.set_ylim(-0.03, 1.05)
+    aligned.set_xlabel("step")
+    aligned.set_ylabel("centred alignment, R²")
+    aligned.legend(fontsize=8.5)
     positive = np.maximum(values, np.finfo(float).tiny)
     for color, row, label in ((MUTED, 0, f"step {steps[0]}"), (COLORS[0], -1, f"step {steps[-1]}")):
         spectrum.semilogy(positive[row], color=color, linewidth=1.4, label=label)

@@ -192,7 +192,9 @@ def _figures(results: TMSResults, run: Run) -> Figures:
         "features-over-training",
         charts.over_training(results.training, arrays["values over training"]),
         "The lines show when the features appear: the network may reconstruct them (full line) "
-        "earlier than single modes of its kernel recover them (dashed), or without that. Move "
+        "earlier than single modes of its kernel recover them (dashed), or without that. In the "
+        "middle, the centred alignment of the trace kernel with the targets and with the last "
+        "kernel, and the R² of the held-out targets by regression with it (0 if it is below). Move "
         "the slider to see the spectrum at each checkpoint.",
     )
     if results.config.m == 2:

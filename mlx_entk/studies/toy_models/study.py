@@ -18,6 +18,7 @@ from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk._records import to_json
 from mlx_entk.cliffs import CLIFF_RULE, find_cliffs
 from mlx_entk.controls import OUTPUTS, SCALINGS, gram_modes, scaled
+from mlx_entk.dynamics import centred_alignment, kernel_distance, target_kernel
 from mlx_entk.eigensolvers import jacobian_modes
 from mlx_entk.features import (
     RECOVERED,
@@ -27,9 +28,17 @@ from mlx_entk.features import (
     constant_alignment,
     recovery,
 )
+from mlx_entk.kernel import entk
 from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
-from mlx_entk.regression import KernelModes, modes_of_jacobian, modes_of_kernel
+from mlx_entk.regression import (
+    AFTER_KERNEL_RIDGE,
+    KernelModes,
+    kernel_predictions,
+    modes_of_jacobian,
+    modes_of_kernel,
+    quality,
+)
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import effective_rank
 from mlx_entk.studies.base import Headline, Network
@@ -278,17 +287,42 @@ def _over_training(
     rows: list[Learned] = []
     values: list[Float64Array] = []
     model = network(config)
+    data = dataset(config)
+    both = mx.array(np.concatenate([data.x, data.held_out[:REGRESSED]]))
+    N, wanted = len(data.x), target_kernel(data.targets)
     steps = run.checkpoints
+
+    def trace_kernel(step: int) -> FloatArray:
+        load_parameters(model, run, step)
+        return entk(model, both, reduction="trace")
+
+    final = trace_kernel(steps[-1])[:N, :N]
+    last: FloatArray | None = None
     for done, step in enumerate(steps):
         progress("kernels over training", done, len(steps), f"step {step}")
-        load_parameters(model, run, step)
+        kernel = trace_kernel(step)
+        inner = kernel[:N, :N]
+        predicted = kernel_predictions(inner, kernel[N:, :N], data.targets, AFTER_KERNEL_RIDGE)
+        held_out = data.held_out_targets[:REGRESSED]
+        since = 0.0 if last is None else kernel_distance(inner, last)
         recovered: dict[str, int] = {}
         for row, of_row in _decompose(model, TRAINED, x, config):
             if row.beta == 0:
                 values.append(np.asarray(of_row["values"], dtype=np.float64))
             else:
                 recovered[f"{row.beta:g}"] = row.recovered
-        rows.append(Learned(step, reconstructed(model), recovered))
+        rows.append(
+            Learned(
+                step,
+                reconstructed(model),
+                recovered,
+                with_targets=centred_alignment(inner, wanted),
+                with_final=centred_alignment(inner, final),
+                velocity=since / (step - steps[done - 1]) if done else 0.0,
+                after_kernel_r2=quality(predicted, held_out, held_out).r2,
+            )
+        )
+        last = inner
     progress("kernels over training", len(steps), len(steps))
     rank = min(of_step.size for of_step in values)
     return rows, np.stack([of_step[:rank] for of_step in values])
