@@ -19,9 +19,16 @@ from mlx_entk.errors import InputError
 from mlx_entk.progress import Progress, silent
 from mlx_entk.spectrum import Modes, eigendecompose, require_modes
 
+# A series rises if it does so by this share of its scale, and by a ramp that explains this share of
+# its variance: the best ramp through a flat series that is noisy explains some of it too.
+MIN_RISE = 0.2
+MIN_EXPLAINED = 0.5
+
 ONSET_RULE = (
     "the series is approximated by least squares with a ramp (level, straight rise, level) whose "
-    "corners are at checkpoints; the onset is the first corner, the completion the second"
+    "corners are at checkpoints; the onset is the first corner, the completion the second; it "
+    f"rises if the ramp does by {MIN_RISE:.0%} of the scale or more, and explains "
+    f"{MIN_EXPLAINED:.0%} of the variance"
 )
 
 
@@ -297,6 +304,8 @@ class Transition:
         The two levels.
     explained
         The share of the series' variance that the ramp explains (R²), from 0 to 1.
+    rises
+        Whether the series rises.
     """
 
     onset: float
@@ -304,15 +313,16 @@ class Transition:
     before: float
     after: float
     explained: float
-
-    @property
-    def rises(self) -> bool:
-        """Whether the second level is above the first."""
-        return self.after > self.before
+    rises: bool
 
 
-def transition(epochs: ArrayLike, series: ArrayLike) -> Transition:
+def transition(epochs: ArrayLike, series: ArrayLike, scale: float = 1.0) -> Transition:
     """Find the transition in a series, by ``ONSET_RULE``.
+
+    Parameters
+    ----------
+    scale
+        The largest value that the series can have: 1 for an accuracy, the dimension for an overlap.
 
     Raises
     ------
@@ -335,12 +345,14 @@ def transition(epochs: ArrayLike, series: ArrayLike) -> Transition:
     slope = along[best] / norms[best]
     before = series.mean() - slope * ramps[best].mean()
     total = float(deviation @ deviation)
+    explained = float(slope * along[best] / total) if total > 0 else 0.0
     return Transition(
         onset=float(first[best, 0]),
         completion=float(second[best, 0]),
         before=float(before),
         after=float(before + slope),
-        explained=float(slope * along[best] / total) if total > 0 else 0.0,
+        explained=explained,
+        rises=bool(slope >= MIN_RISE * scale and explained >= MIN_EXPLAINED),
     )
 
 

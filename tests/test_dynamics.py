@@ -42,6 +42,23 @@ def test_a_flat_series_has_nothing_to_explain() -> None:
     assert transition(np.arange(4.0), np.ones(4)).explained == 0
 
 
+def test_a_flat_series_with_noise_does_not_rise() -> None:
+    """The best ramp through a few noisy checkpoints explains a good part of them."""
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        accuracy = 0.03 + 0.02 * generator.standard_normal(20)
+        assert not transition(np.arange(20.0), accuracy).rises
+    assert not transition(np.arange(4.0), np.array([1.0, 1, 0, 0])).rises  # a fall
+
+
+def test_a_rise_is_one_by_its_scale() -> None:
+    epochs = np.arange(0, 510, 10.0)
+    series = np.interp(epochs, [70, 120], [2.0, 6.0])
+
+    assert transition(epochs, series, 10).rises
+    assert not transition(epochs, series, 28).rises
+
+
 def test_two_epochs_are_too_few() -> None:
     with pytest.raises(InputError, match="at least three"):
         transition(np.arange(2.0), np.arange(2.0))

@@ -12,7 +12,7 @@ import numpy as np
 from mlx_entk.analysis import TrainedAlignment
 from mlx_entk.cliffs import Cliff
 from mlx_entk.controls import Scaling
-from mlx_entk.dynamics import Transition
+from mlx_entk.dynamics import MIN_RISE, Transition
 from mlx_entk.features import Alignment
 from mlx_entk.regression import Quality
 from mlx_entk.spectrum import Modes
@@ -156,10 +156,6 @@ class Grokking:
         """The series that is compared with the test accuracy."""
         wanted = (self.kernel, self.modes, self.family)
         return next(s for s in self.series if (s.kernel, s.modes, s.family) == wanted)
-
-
-# A rise of less than this share of the dimension is not called one.
-MIN_RISE = 0.2
 
 
 @dataclass(frozen=True)

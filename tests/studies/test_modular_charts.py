@@ -32,7 +32,7 @@ def test_neurons_share_one_colour_scale() -> None:
 
 
 def tracked(series: list[Series], after: float = 2.0) -> Grokking:
-    rise = Transition(onset=0.0, completion=10.0, before=1.0, after=after, explained=1.0)
+    rise = Transition(0.0, 10.0, before=1.0, after=after, explained=1.0, rises=after > 1)
     main = series[0]
     return Grokking(
         epochs=[0, 10, 20],
@@ -53,7 +53,7 @@ def tracked(series: list[Series], after: float = 2.0) -> Grokking:
 
 
 def series(kernel: str, modes: Modes, family: str, overlap: list[float]) -> Series:
-    rise = Transition(onset=0.0, completion=10.0, before=1.0, after=2.0, explained=1.0)
+    rise = Transition(0.0, 10.0, before=1.0, after=2.0, explained=1.0, rises=True)
     return Series(kernel, modes, family, 4, overlap, [0.1, 0.05, 0.0], rise)
 
 

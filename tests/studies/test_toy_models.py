@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from mlx_entk.studies.toy_models import (
     DescentConfig,
     TMSConfig,
 )
-from mlx_entk.studies.toy_models.paper import MODELS, paper_configs
+from mlx_entk.studies.toy_models.paper import MODELS, ModelResults, PaperResults, paper_configs
+from mlx_entk.studies.toy_models.show import PAPER_SHOW
 from mlx_entk.studies.toy_models.study import (
     INITIAL,
     NETWORKS,
@@ -307,3 +309,17 @@ def test_results_are_told_in_plain_sentences(small: Run) -> None:
     assert ("seed, steps", "0, 1500") in overview.rows
     assert len(recovered.rows) == len(results.kernels) == 9
     assert recovered.columns[0] == "network"
+
+
+def test_the_paper_says_how_many_features_a_constant_explains(small: Run) -> None:
+    results = TOY_MODEL.results_of(small)
+
+    def summary(constants: int) -> str:
+        model = ModelResults(
+            **vars(replace(results, recovered_by_constants=constants)), study="toy-model"
+        )
+        return PAPER_SHOW.summary(PaperResults(SMALL, {"dense": model}))[1]
+
+    assert "A constant, which a bias alone gives, resembles 11 (dense)" in summary(11)
+    assert "constant" not in summary(0)
+    assert "Without a kernel, activations and outputs show" in summary(0)

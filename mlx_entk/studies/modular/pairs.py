@@ -203,7 +203,7 @@ def grokking(
         family=family,
         onset=Onset(
             rule=ONSET_RULE,
-            overlap=transition(epochs, overlap),
+            overlap=transition(epochs, overlap, dimensions[main]),
             test_accuracy=transition(epochs, test),
             steepest_overlap=int(epochs[np.argmax(derivative(epochs, overlap))]),
             steepest_test_accuracy=int(epochs[np.argmax(derivative(epochs, test))]),
@@ -220,7 +220,7 @@ def grokking(
                 dimension=dimensions[key],
                 overlap=overlap.tolist(),
                 derivative=derivative(epochs, overlap).tolist(),
-                transition=transition(epochs, overlap),
+                transition=transition(epochs, overlap, dimensions[key]),
             )
             for key, overlap in trajectory.overlaps.items()
         ],

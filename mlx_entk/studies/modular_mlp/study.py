@@ -358,9 +358,9 @@ def headline(results: MLPResults) -> Headline:
     return {
         "test accuracy": 100 * results.accuracy.test,
         "second group with sum": percent[second, "sum"],
-        "... beyond activations and outputs": margins[second, "sum"],
+        "second group with sum, beyond controls": margins[second, "sum"],
         "second group with difference": percent[second, "difference"],
-        "... beyond activations and outputs, difference": margins[second, "difference"],
+        "second group with difference, beyond controls": margins[second, "difference"],
         "first group with n ∪ m": percent[first, "n ∪ m"],
         "steepest overlap": onset.steepest_overlap,
         "steepest test accuracy": onset.steepest_test_accuracy,

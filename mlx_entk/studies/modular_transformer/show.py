@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mlx_entk.dynamics import MIN_RISE
 from mlx_entk.features import KEYED_FAMILIES, Family, Role
 from mlx_entk.plotting import (
     CaptionedFigure,
@@ -16,9 +17,9 @@ from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.words import (
-    GROKKING_CAPTION,
     KERNELS_IN_TRAINING_CAPTION,
     SPECTRA_OVER_TRAINING_CAPTION,
+    grokking_caption,
     rise_cell,
 )
 from mlx_entk.studies.modular_transformer.charts import leads, overlap_by_seed
@@ -31,13 +32,15 @@ from mlx_entk.studies.modular_transformer.study import (
     main_rows,
     shown_modes,
 )
-from mlx_entk.studies.results import MIN_RISE, GrokkingByParameter
+from mlx_entk.studies.modular_transformer.training import GROKKED
+from mlx_entk.studies.results import GrokkingByParameter
 from mlx_entk.studies.words import (
     SPECTRA_CAPTION,
     control_lines,
     control_note,
     control_tables,
     kernel_name,
+    margin_sentence,
 )
 
 # Families of n and m together at the key frequencies: what the table of localisation shows.
@@ -74,19 +77,29 @@ def _summary(results: TransformerResults) -> tuple[str, str]:
     grokked = results.grokked_at
     row = main_rows(results)[UNEMBEDDING, expected_groups(len(keys))[0], SUM]
     ahead = [move for move in results.grokking.moves if move.lead > 0 and move.rose]
-    first = (
-        f"{kernel_name(ahead[0].kernel)} was the first to turn, {ahead[0].lead:.0f} epochs ahead "
-        "of the test accuracy"
-        if ahead
-        else "no kernel turned to its family ahead of the test accuracy"
+    if not results.grokking.onset.test_accuracy.rises:
+        first = "the test accuracy does not rise, so no kernel turned ahead of it"
+    elif ahead:
+        first = (
+            f"{kernel_name(ahead[0].kernel)} was the first to turn, {ahead[0].lead:.0f} epochs "
+            "ahead of the test accuracy"
+        )
+    else:
+        first = "no kernel turned to its family ahead of the test accuracy"
+    grokked_or_not = "did not grok" if grokked is None else f"grokked at epoch {grokked}"
+    named = f"{'frequency' if len(keys) == 1 else 'frequencies'} {', '.join(map(str, keys))}"
+    frequencies = (
+        f"its embedding uses the {named}"
+        if results.accuracy.test >= GROKKED
+        else f"by the stated rule its embedding has the key {named}, but it does not solve the task"
     )
+    margin = margin_sentence(row, results.controls)
     return (
-        f"The network {'did not grok' if grokked is None else f'grokked at epoch {grokked}'} "
-        f"(test accuracy {results.accuracy.test:.1%} at the end); the key "
-        f"{'frequency' if len(keys) == 1 else 'frequencies'} of its embedding "
-        f"{'is' if len(keys) == 1 else 'are'} {', '.join(map(str, keys))}.",
+        f"The network {grokked_or_not} (test accuracy {results.accuracy.test:.1%} at the end); "
+        f"{frequencies}.",
         f"The leading modes of the unembedding's kernel hold {row.percent:.0f}% of the sum at "
-        f"these frequencies, compared with {row.initial_percent:.0f}% before training; {first}.",
+        f"these frequencies, compared with {row.initial_percent:.0f}% before training; {first}. "
+        f"{margin}",
     )
 
 
@@ -176,7 +189,9 @@ def _moves(results: TransformerResults) -> Table:
 
 def _figures(results: TransformerResults, run: Run) -> Figures:
     arrays, tracked, keys = run.arrays, results.grokking, results.key_frequencies
-    yield CaptionedFigure("grokking", charts.grokking(run.metrics, tracked), GROKKING_CAPTION)
+    yield CaptionedFigure(
+        "grokking", charts.grokking(run.metrics, tracked), grokking_caption(tracked)
+    )
     yield CaptionedFigure(
         "kernels-in-training", charts.kernels_in_training(tracked), KERNELS_IN_TRAINING_CAPTION
     )

@@ -409,10 +409,12 @@ def headline(results: TransformerResults) -> Headline:
         "unembedding with sum": rows[UNEMBEDDING, first, SUM].percent,
         "next with axis sum": rows[UNEMBEDDING, second, AXIS_SUM].percent,
         "both with sum": rows[UNEMBEDDING, both, SUM].percent,
-        "sum beyond activations and outputs": results.controls.margin(
+        "unembedding with sum, beyond controls": results.controls.margin(
             rows[UNEMBEDDING, first, SUM]
         ),
-        "axis sum beyond them": results.controls.margin(rows[UNEMBEDDING, second, AXIS_SUM]),
+        "next with axis sum, beyond controls": results.controls.margin(
+            rows[UNEMBEDDING, second, AXIS_SUM]
+        ),
         "both with axis sum": rows[UNEMBEDDING, both, AXIS_SUM].percent,
         "initially with sum": rows[UNEMBEDDING, first, SUM].initial_percent,
         **{name: leads[name] for name in sorted(leads)},

@@ -220,11 +220,29 @@ def _paper_summary(results: PaperResults) -> tuple[str, str]:
             for name, model in models.items()
         )
 
+    constants = ", ".join(
+        f"{model.recovered_by_constants} ({name})"
+        for name, model in models.items()
+        if model.recovered_by_constants
+    )
+    explained = (
+        f" A constant, which a bias alone gives, resembles {constants}: so many of them say "
+        "nothing of the features."
+        if constants
+        else ""
+    )
+    without = ", ".join(
+        f"{max(m.best_control(TRAINED).recovered, m.recovered_by_own_output[TRAINED])} ({name})"
+        for name, m in models.items()
+    )
+
     counts = ", ".join(f"{m.reconstructed[TRAINED]} ({name})" for name, m in models.items())
     return (
         f"Of {results.config.n} features the three models reconstruct {counts}.",
         f"At the smallest β single modes of their kernels recover {recovered(TRAINED)}, compared "
-        f"with {recovered(SHUFFLED)} in networks trained on shuffled targets.",
+        f"with {recovered(SHUFFLED)} in networks trained on shuffled targets, and "
+        f"{recovered(INITIAL)} before training.{explained} Without a kernel, activations and "
+        f"outputs show {without}.",
     )
 
 
