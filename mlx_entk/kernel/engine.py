@@ -54,10 +54,11 @@ def entk(
         shapes and types of x; None is x itself, and symmetry then saves half.
     reduction
         - ``"full"``: shape (N, M, C, C).
-        - ``"trace"``: the mean over c of K[n, m, c, c], shape (N, M). The pseudo-NTK of the
-          literature is C times this, or this, by author.
+        - ``"trace"``: the mean over c of K[n, m, c, c], shape (N, M); up to the factor C, the
+          trNTK of Engel et al. (arXiv 2305.14585).
         - ``"sum-of-logits"``: the mean over c and d of K[n, m, c, d], shape (N, M): the kernel
-          of the mean output.
+          of the mean output; up to the factor C, the pseudo-NTK of Mohamadi, Bae and Sutherland
+          (arXiv 2206.12543).
         - ``(c, d)``: K[n, m, c, d] of one pair of classes, shape (N, M).
     params
         The parameter tree of a function; None for a module.

@@ -38,6 +38,8 @@ def plot_alignment(rows: Sequence[Alignment], controls: Controls | None = None) 
     names = [f"{kernel_label(kernel)}, {modes_label(modes)}" for kernel, modes in groups]
     panels = [_percent_by_panel(row, controls) for row in rows]
     shown = list(panels[0])
+    deviation = max(100 * row.chance_deviation / row.dimension for row in rows)
+    titles = {"by chance": f"by chance (± {deviation:.1f} at most)"}
     percent = np.zeros((len(shown), len(groups), len(families)))
     for row, by_panel in zip(rows, panels, strict=True):
         i, j = groups.index((row.kernel, row.modes)), families.index(row.family)
@@ -64,7 +66,8 @@ def plot_alignment(rows: Sequence[Alignment], controls: Controls | None = None) 
         axis.set_yticks(range(len(groups)), names, fontsize=8)
         axis.tick_params(length=0)
         axis.spines[:].set_visible(False)
-        axis.set_title(title if len(shown) > 2 else title.removeprefix("after training"))
+        name = titles.get(title, title)
+        axis.set_title(name if len(shown) > 2 else name.removeprefix("after training"))
         figure.hint_cells(axis, names, families, values, f"% {title}")
     figure.colorbar(image, ax=axes, label="overlap (%)", pad=0.01)
     return figure

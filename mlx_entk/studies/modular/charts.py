@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from mlx_entk._files import Json
 from mlx_entk._linalg import Float64Array
+from mlx_entk.controls import ControlAlignment
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,
@@ -35,13 +36,17 @@ def epoch_labels(tracked: Grokking) -> list[str]:
 
 
 @styled
-def grokking(metrics: Sequence[Json], tracked: Grokking) -> Drawing:
+def grokking(
+    metrics: Sequence[Json], tracked: Grokking, control: ControlAlignment | None = None
+) -> Drawing:
     """Test accuracy above the overlap of the main group with its family, and its derivative.
 
     Parameters
     ----------
     metrics
         Rows with ``epoch``, ``train accuracy`` and ``test accuracy``.
+    control
+        The best control of the same family after training, drawn as a line.
     """
     main = tracked.main
     epochs, onset = tracked.epochs, tracked.onset
@@ -54,6 +59,13 @@ def grokking(metrics: Sequence[Json], tracked: Grokking) -> Drawing:
     top.set_ylim(-3, 105)
     top.legend(loc="lower right")
     middle.plot(epochs, main.overlap, ".-", color=COLORS[1])
+    if control is not None:
+        middle.axhline(control.overlap, color=MUTED, linestyle="--", linewidth=1.2)
+        middle.annotate(
+            f"{control.control} alone, after training", (0, control.overlap),
+            xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
+            color=MUTED, fontsize=8.5,
+        )  # fmt: skip
     middle.set_ylabel("overlap ‖QᵀF‖²")
     middle.set_title(
         f"{modes_label(tracked.modes)} of the {kernel_name(tracked.kernel)} kernel "

@@ -37,7 +37,8 @@ def grokking_caption(tracked: Grokking) -> str:
         found = "Neither rises: there is nothing that they could have learned together."
     return (
         "The test accuracy (top), and the overlap of a group of modes with the family that is the "
-        f"task (middle). {found} Grey bands are rises by the stated rule; the bottom panel shows "
+        f"task (middle). {found} The dashed line is what the best of activations and outputs alone "
+        f"holds after training. Grey bands are rises by the stated rule; the bottom panel shows "
         "the slope of the overlap."
     )
 

@@ -1,6 +1,6 @@
 """How the study of the MLP is shown: its sentences, tables and captioned figures."""
 
-from mlx_entk.analysis import WHOLE
+from mlx_entk.analysis import WHOLE, TrainedAlignment
 from mlx_entk.features import FREQUENCY_FAMILIES
 from mlx_entk.plotting import (
     CaptionedFigure,
@@ -36,10 +36,15 @@ _EPOCHS = (0, 60, 80, 100)
 _FAMILIES = (*FREQUENCY_FAMILIES, "n ∪ m", "random")
 
 
-def _summary(results: MLPResults) -> tuple[str, str]:
+def _main(results: MLPResults) -> TrainedAlignment:
+    """The alignment of the series that is compared with the test accuracy."""
     tracked = results.grokking
     wanted = (tracked.kernel, tracked.modes, tracked.family)
-    (row,) = [r for r in results.alignment if (r.kernel, r.modes, r.family) == wanted]
+    return next(r for r in results.alignment if (r.kernel, r.modes, r.family) == wanted)
+
+
+def _summary(results: MLPResults) -> tuple[str, str]:
+    row = _main(results)
     return (
         f"The network is right on {results.accuracy.test:.1%} of the pairs that it was not "
         f"trained on, and its eNTK has {cliff_sentence(results.cliffs[WHOLE])}.",
@@ -104,7 +109,9 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     arrays, tracked, p = run.arrays, results.grokking, results.config.p
     shown = min(p * p, 6 * (p - 1))
     yield CaptionedFigure(
-        "grokking", charts.grokking(run.metrics, tracked), grokking_caption(tracked)
+        "grokking",
+        charts.grokking(run.metrics, tracked, results.controls.best(_main(results))),
+        grokking_caption(tracked),
     )
     yield CaptionedFigure(
         "kernels-in-training", charts.kernels_in_training(tracked), KERNELS_IN_TRAINING_CAPTION

@@ -33,7 +33,7 @@ from mlx_entk.studies.modular_transformer.study import (
     shown_modes,
 )
 from mlx_entk.studies.modular_transformer.training import GROKKED
-from mlx_entk.studies.results import GrokkingByParameter
+from mlx_entk.studies.results import GrokkingByParameter, LocalisedAlignment
 from mlx_entk.studies.words import (
     SPECTRA_CAPTION,
     control_lines,
@@ -72,10 +72,16 @@ _LOCALISATION = {
 }
 
 
+def _main(results: TransformerResults) -> LocalisedAlignment:
+    """The alignment of the series that is compared with the test accuracy."""
+    keys = results.key_frequencies.embedding
+    return main_rows(results)[UNEMBEDDING, expected_groups(len(keys))[0], SUM]
+
+
 def _summary(results: TransformerResults) -> tuple[str, str]:
     keys = results.key_frequencies.embedding
     grokked = results.grokked_at
-    row = main_rows(results)[UNEMBEDDING, expected_groups(len(keys))[0], SUM]
+    row = _main(results)
     ahead = [move for move in results.grokking.moves if move.lead > 0 and move.rose]
     if not results.grokking.onset.test_accuracy.rises:
         first = "the test accuracy does not rise, so no kernel turned ahead of it"
@@ -190,7 +196,9 @@ def _moves(results: TransformerResults) -> Table:
 def _figures(results: TransformerResults, run: Run) -> Figures:
     arrays, tracked, keys = run.arrays, results.grokking, results.key_frequencies
     yield CaptionedFigure(
-        "grokking", charts.grokking(run.metrics, tracked), grokking_caption(tracked)
+        "grokking",
+        charts.grokking(run.metrics, tracked, results.controls.best(_main(results))),
+        grokking_caption(tracked),
     )
     yield CaptionedFigure(
         "kernels-in-training", charts.kernels_in_training(tracked), KERNELS_IN_TRAINING_CAPTION
