@@ -108,9 +108,9 @@ def kernels_in_training(tracked: Grokking) -> Drawing:
     top.set_ylim(-3, 105)
     top.legend(loc="lower right")
     panels = (
-        (targets, tracked.with_targets, "alignment with\ntargets"),
-        (final, tracked.with_final, "alignment with\nlast kernel"),
-        (bottom, tracked.velocity, "velocity\n(per epoch)"),
+        (targets, tracked.with_targets, "with the targets"),
+        (final, tracked.with_final, "with the last kernel"),
+        (bottom, tracked.velocity, "velocity per epoch"),
     )
     for axis, by_kernel, title in panels:
         for number, (kernel, values) in enumerate(by_kernel.items()):
@@ -125,6 +125,7 @@ def kernels_in_training(tracked: Grokking) -> Drawing:
     if any(value > 0 for values in tracked.velocity.values() for value in values):
         bottom.set_yscale("log")
     bottom.set_xlabel("epoch")
+    targets.set_title("centred alignment of the kernels")
     figure.legend(*targets.get_legend_handles_labels(), loc="outside right center", fontsize=8.5)
     return figure
 
