@@ -1,5 +1,6 @@
 """What every command has: options for its output and its device, and examples in its help."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -147,11 +148,11 @@ class RunFolder(click.Path):
         if (parent / "config.json").exists():
             folders.append(parent)
         names = map(str, folders)
-        # The shell would take a line break in a name for the end of it.
+        # The shell puts them on the command line as they are: no name that it would read otherwise.
         return [
             CompletionItem(name)
             for name in names
-            if name.startswith(incomplete) and visible(name) == name
+            if name.startswith(incomplete) and visible(name) == name == shlex.quote(name)
         ]
 
 

@@ -171,7 +171,7 @@ def _print_table(table: Table) -> None:
     for number, column in enumerate(table.columns):
         justify: JustifyMethod = "right" if table.is_numeric(number) else "left"
         grid.add_column(plain(column), justify=justify, no_wrap=number == 0)
-    for row in table.rows:
+    for row in table.shown:
         grid.add_row(*map(plain, row))
     console.print(grid)
     if table.note:

@@ -162,8 +162,10 @@ def kernel(
     limit = parse_bytes(memory_limit) if memory_limit else None
     if initial is not None and no_controls:
         raise InputError("--initial is a control: leave out --no-controls")
-    loaded = _load(source, weights, graph, output, parameters)
-    before = None if no_controls else _before(source, weights, graph, initial, output, parameters)
+    loaded = _load(source, weights, graph, output, parameters, limit)
+    before = (
+        None if no_controls else _before(source, weights, graph, initial, output, parameters, limit)
+    )
     model, x = loaded.model, load_inputs(inputs)
     if loaded.graph is not None:
         x = in_order(loaded.graph, x)
@@ -219,7 +221,12 @@ class _Loaded:
 
 
 def _load(
-    source: str | None, weights: Path | None, graph: Path | None, output: str, parameters: str
+    source: str | None,
+    weights: Path | None,
+    graph: Path | None,
+    output: str,
+    parameters: str,
+    limit: int | None,
 ) -> _Loaded:
     """The one model that --model or --onnx names."""
     if source is not None and graph is None:
@@ -228,10 +235,10 @@ def _load(
         raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
     if weights is not None:
         raise InputError("--weights goes with --model; an ONNX model has weights of its own")
-    imported = read_model(graph)
+    imported = read_model(graph, limit)
     content = hashlib.sha256(graph.read_bytes()).hexdigest()
     label = f"{visible(graph.name)} (SHA-256 {content[:16]})"
-    return _Loaded(import_graph(imported, output, parameters), label, imported)
+    return _Loaded(import_graph(imported, output, parameters, limit), label, imported)
 
 
 def _before(
@@ -241,11 +248,12 @@ def _before(
     initial: Path | None,
     output: str,
     parameters: str,
+    limit: int | None,
 ) -> Model | None:
     """The model before training; None if it is not known."""
     if source is not None and (initial is not None or weights is not None):
         mx.random.seed(0)  # what the factory draws is the same every time
         return load_model(source, initial)
     if graph is not None and initial is not None:
-        return import_graph(read_model(initial), output, parameters)
+        return import_graph(read_model(initial, limit), output, parameters, limit)
     return None

@@ -99,7 +99,7 @@ def _settings_and_state(folder: Path) -> tuple[str, str]:
         run = Run.load(folder)
         settings = " ".join(f"{key}={value}" for key, value in run.config.items())
         return f"{run.study} {settings}", _state(run)
-    except InputError as error:  # the other runs are shown all the same
+    except (InputError, OSError) as error:  # the other runs are shown all the same
         return "", f"cannot be read: {error}"
 
 

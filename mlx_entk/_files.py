@@ -33,8 +33,11 @@ Json = dict[str, Any]
 # The temporary names that ``write_atomically`` and ``temporary_folder`` give.
 _TEMPORARY_FILE = re.compile(r"\..*\.\d+\.tmp(\.\w+)?", re.DOTALL)
 
-# JSON takes up to this many times its size once it is read: a list of digits is the worst.
-_JSON_GROWTH = 24
+# JSON takes up to this many times its size once it is read: lists of short lists are the worst.
+_JSON_GROWTH = 40
+
+# The most folders that lie within one another.
+_DEEPEST = 100
 
 # How JSON may write half of a surrogate pair, which is no text.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -107,11 +110,43 @@ def require_own(folder: Path) -> None:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Files and links below a folder, links to folders among them, but not what they lead to."""
-    for place, folders, files in os.walk(folder):
-        here = Path(place)
-        yield from (here / name for name in files)
-        yield from (here / name for name in folders if (here / name).is_symlink())
-        folders[:] = [name for name in folders if not (here / name / "config.json").exists()]
+    waiting = [(folder, 0)]
+    while waiting:
+        place, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise InputError(f"{folder} has more than {_DEEPEST} folders within one another")
+        for path in _entries(place):
+            if path.is_symlink() or not path.is_dir():
+                yield path
+            elif not (path / "config.json").exists():
+                waiting.append((path, depth + 1))
+
+
+def folders_with(root: Path, name: str) -> list[Path]:
+    """Every folder from ``root`` down that holds a file, but not through links, sorted.
+
+    Folders that lie too deep, or cannot be read, are left out.
+    """
+    found, waiting = [], [(root, 0)]
+    while waiting:
+        place, depth = waiting.pop()
+        if (place / name).exists():
+            found.append(place)
+        if depth < _DEEPEST:
+            waiting += [
+                (path, depth + 1)
+                for path in _entries(place)
+                if not path.is_symlink() and path.is_dir()
+            ]
+    return sorted(found)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing if it cannot be read."""
+    try:
+        return [Path(entry.path) for entry in os.scandir(folder)]
+    except OSError:
+        return []
 
 
 def _require_regular(path: Path) -> int:
@@ -269,12 +304,19 @@ def parse_json(text: str) -> Any:
         beyond all measure.
     """
     try:
-        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()  # fails unless they come in pairs
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     return value
+
+
+def _whole(text: str) -> int:
+    """An integer of 64 bits: larger ones are no numbers that anything here writes."""
+    if len(text) > 20 or not -(2**63) <= (number := int(text)) < 2**63:
+        raise ValueError(f"it holds the integer {text[:20]}…")
+    return number
 
 
 def _finite(text: str) -> float:
@@ -416,7 +458,7 @@ def digest_of_file(path: Path) -> str:
     InputError
         If the file cannot be read.
     """
-    _require_regular(path)
+    _require_room(path, _require_regular(path))
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,6 +28,7 @@ from mlx_entk._files import (
     append_line,
     digest,
     digest_of_file,
+    folders_with,
     inside,
     parse_json,
     read_arrays,
@@ -86,12 +87,7 @@ class Run:
             If the folder holds something else or another configuration, or cannot be written.
         """
         run = cls(path, study, config)
-        try:
-            str(path.absolute()).encode()  # MLX writes to no other paths
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"{path} has a name that is not UTF-8: choose another --out"
-            ) from error
+        _require_text(path, "choose another --out")
         try:
             if run._config_file.exists():
                 run._refuse_other(cls.load(path))
@@ -248,6 +244,7 @@ class Run:
             If the file is missing, truncated or altered.
         """
         path = self._checkpoint_file(epoch)
+        _require_text(path, "rename the folder")
         try:
             arrays, metadata = read_tensors(path)
             intact = metadata.get("sha256") == digest(arrays)
@@ -438,6 +435,14 @@ def _unsealed(line: str) -> Json | None:
     return row if intact and numbers and type(row.get("epoch")) is int else None
 
 
+def _require_text(path: Path, instead: str) -> None:
+    """Raise InputError for a path that is not UTF-8: MLX reads and writes no others."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path} has a name that is not UTF-8: {instead}") from error
+
+
 def _holder(lock: IO[str]) -> str:
     """The number of the process that holds a lock, in brackets, or nothing if it is unknown."""
     lock.seek(0)
@@ -455,7 +460,7 @@ def run_folders(root: Path) -> list[Path]:
     """
     try:
         exists = root.exists()
-        folders = sorted(path.parent for path in root.glob("**/config.json"))
+        folders = folders_with(root, "config.json")
     except (OSError, ValueError) as error:  # a name that is too long, or holds a null byte
         raise InputError(f"{root} cannot be read: {error}") from error
     if not exists:

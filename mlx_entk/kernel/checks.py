@@ -6,12 +6,15 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_entk.errors import InputError, first_line
+from mlx_entk.kernel.tiling import ranges
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.inputs import Inputs, as_inputs, count, described, different, joined, part
 from mlx_entk.tracing.module_state import random_or_batch_dependent
 
 # Inputs of the batch in which outputs are compared with those of an input alone.
 _BATCH = 8
+# Inputs at a time whose outputs are looked at.
+_AT_ONCE = 64
 # How far an output may move over the largest: if its batch is larger, by the rounding of products
 # cut otherwise, in half precision perhaps; if its batch holds other inputs, not at all.
 _BY_SIZE, _BY_CONTENT = 0.03, 1e-4
@@ -47,8 +50,8 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
     Raises
     ------
     InputError
-        For a model that cannot be called on x, returns NaN, draws random numbers (dropout) or
-        mixes the inputs of a batch (batch norm).
+        For a model that cannot be called on x, returns NaN for any input, draws random numbers
+        (dropout) or mixes the inputs of a batch (batch norm).
     """
     if isinstance(module, nn.Module) and (named := random_or_batch_dependent(module)):
         raise InputError(
@@ -71,8 +74,7 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
         ) from error
     if alone.size == 0:
         raise InputError("model returns no outputs for an input: a kernel needs at least one")
-    if not mx.all(mx.isfinite(alone)):
-        raise InputError("model returns NaN or infinity on the first input: look at its weights")
+    require_finite_outputs(function, x)
     if not mx.array_equal(alone, again):
         raise InputError("model is random (dropout in training mode?): call model.eval() first")
     size = mx.abs(alone).max()
@@ -84,3 +86,26 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
             "itself"
         )
     return alone.shape[1]
+
+
+def require_finite_outputs(function: ParametricFunction, x: Inputs) -> None:
+    """Raise InputError if an output is not finite; the message names the inputs.
+
+    A derivative need not tell: that of a value which was replaced by NaN may be 0.
+    """
+    bad: list[int] = []
+    for rows in ranges(count(x), _AT_ONCE):
+        outputs = function.apply({}, *part(x, rows))
+        if not mx.all(mx.isfinite(outputs)):
+            each = [
+                function.apply({}, *part(x, slice(n, n + 1))) for n in range(rows.start, rows.stop)
+            ]
+            bad += [
+                rows.start + n for n, one in enumerate(each) if not mx.all(mx.isfinite(one)).item()
+            ]
+    if bad:
+        named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        raise InputError(
+            f"model returns NaN or infinity on {len(bad)} of {count(x)} inputs ({named}): look at "
+            "its weights and at these inputs"
+        )

@@ -9,7 +9,7 @@ from mlx_entk._linalg import FloatArray
 from mlx_entk._memory import default_limit, format_bytes, limit_of
 from mlx_entk.distributed import Group, share
 from mlx_entk.errors import InputError
-from mlx_entk.kernel.checks import check_model, check_second
+from mlx_entk.kernel.checks import check_model, check_second, require_finite_outputs
 from mlx_entk.kernel.explanation import Explanation, explanation_of
 from mlx_entk.kernel.finite import require_finite_blocks
 from mlx_entk.kernel.forward import find_push
@@ -286,6 +286,8 @@ def _prepare(
     function, rows = bind(model, x, params, output, parameters)
     columns = None if x2 is None else check_second(x, x2)
     C = check_model(function, rows, model)
+    if columns is not None:
+        require_finite_outputs(function, columns)
     cotangents = cotangents_of(reduction, C)
     ways = _ways(function, rows, columns, C, strategy)
     push = None

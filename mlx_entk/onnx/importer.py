@@ -2,8 +2,9 @@
 
 import fnmatch
 import json
+import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,19 @@ from numpy.typing import NDArray
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from mlx_entk._memory import default_limit
 from mlx_entk._parameters import Params
 from mlx_entk.errors import InputError, first_line
 from mlx_entk.onnx.emitter import FROZEN, PRODUCER, is_value
 from mlx_entk.onnx.files import read_model
-from mlx_entk.onnx.limits import inferred_size, require_room, size_of
+from mlx_entk.onnx.limits import (
+    MOST_DEPTH,
+    inferred_size,
+    limit_in_bytes,
+    require_room,
+    size_of,
+)
 from mlx_entk.onnx.operators import OPERATORS, Value, as_mlx, from_numpy
+from mlx_entk.onnx.operators.values import noting_indices
 from mlx_entk.onnx.tensors import array_of
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
@@ -50,6 +57,7 @@ class OnnxFunction:
     _constants: dict[str, Host]
     _opset: int
     _limit: int
+    _shapes: dict[str, list[int]]
 
     def __call__(self, params: Params, *inputs: mx.array) -> mx.array:
         """Return the chosen output for parameters and inputs, the latter in the graph's order."""
@@ -96,23 +104,30 @@ class OnnxFunction:
                 f"the model takes {len(self.inputs)} inputs ({', '.join(self.inputs)}), "
                 f"got {len(inputs)}"
             )
+        for name, value in zip(self.inputs, inputs, strict=True):
+            _require_shape(name, value.shape, self._shapes[name])
         outputs = self.outputs if outputs is None else outputs
         values: dict[str, Value] = {"": None, **self._constants, **params}
         values.update(zip(self.inputs, inputs, strict=True))
         room = self._limit  # for values that are known without the inputs, which all stay
-        for node in needed(self._nodes, outputs):
-            arguments = [values[name] for name in node.input]
-            try:
-                results = self._apply(node, arguments, room)
-                # Arrays of MLX are not computed yet.
-                sizes = [size_of(value) for value in results]
-                require_room(max(sizes, default=0), self._limit, "the result")
-            except Exception as error:  # a damaged graph makes MLX and NumPy raise almost anything
-                message = first_line(error)
-                raise InputError(f"ONNX operator {node.op_type} {node.name}: {message}") from error
-            room -= sum(v.nbytes for v in results if isinstance(v, np.ndarray))
-            values.update(zip(node.output, results, strict=False))
-        return [as_mlx(values[name]) for name in outputs]
+        with noting_indices() as inside:
+            for node in needed(self._nodes, outputs):
+                arguments = [values[name] for name in node.input]
+                try:
+                    results = self._apply(node, arguments, room)
+                    # Arrays of MLX are not computed yet.
+                    sizes = [size_of(value) for value in results]
+                    require_room(max(sizes, default=0), self._limit, "the result")
+                    if len(results) < len(node.output):
+                        raise InputError(f"it has {len(results)} results here")
+                except Exception as error:  # a damaged graph makes MLX raise almost anything
+                    message = first_line(error)
+                    raise InputError(
+                        f"ONNX operator {node.op_type} {node.name}: {message}"
+                    ) from error
+                room -= sum(v.nbytes for v in results if isinstance(v, np.ndarray))
+                values.update(zip(node.output, results, strict=False))
+        return [_unless_outside(as_mlx(values[name]), inside) for name in outputs]
 
     def _apply(self, node: onnx.NodeProto, arguments: list[Value], room: int) -> Sequence[Value]:
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
@@ -121,7 +136,10 @@ class OnnxFunction:
             return [shape[attributes.get("start", 0) : attributes.get("end", len(shape))]]
         if node.op_type == "Size":
             return [np.array(arguments[0].size, dtype=np.int64)]  # type: ignore[union-attr]
-        if all(value is None or isinstance(value, np.ndarray) for value in arguments):
+        known = [value for value in arguments if isinstance(value, np.ndarray)]
+        if len(known) == sum(value is not None for value in arguments) and (
+            node.op_type not in OPERATORS or _is_light(node, known)
+        ):
             return self._on_host(node, arguments, room)
         result = OPERATORS[node.op_type](arguments, attributes, len(node.output))
         return result if isinstance(result, list | tuple) else [result]
@@ -142,13 +160,59 @@ class OnnxFunction:
         graph = helper.make_graph([copy], "one", given, outputs)
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", self._opset)])
         feed = {n: v for n, v in zip(names, arguments, strict=True) if isinstance(v, np.ndarray)}
-        require_room(inferred_size(model, feed), room, "the result")
+        require_room(max(inferred_size(model, feed), _broadcast_size(feed)), room, "the result")
         results = iter(ReferenceEvaluator(model).run(None, feed))
         return [np.asarray(next(results)) if name else None for name in node.output]
 
 
+# Operators whose reference implementation is slow, or needs far more room than its result.
+_HEAVY = frozenset(
+    {
+        "AveragePool", "BatchNormalization", "Conv", "ConvTranspose", "Einsum",
+        "GroupNormalization", "InstanceNormalization", "LayerNormalization", "MaxPool",
+        "RMSNormalization",
+    }
+)  # fmt: skip
+# Operators that make what others are shaped and indexed by: always known on the host.
+_OF_SHAPES = frozenset({"Concat", "ConstantOfShape", "Expand", "Range", "Reshape", "Tile"})
+# Entries of known inputs up to which ONNX's reference implementation evaluates the others.
+_LIGHT = 4096
+
+
+def _is_light(node: onnx.NodeProto, known: Sequence[Host]) -> bool:
+    """Whether ONNX's reference implementation may evaluate a node whose inputs are known.
+
+    MLX does the rest. What graphs compute of shapes is small.
+    """
+    if node.op_type in _HEAVY:
+        return False
+    return node.op_type in _OF_SHAPES or all(value.size <= _LIGHT for value in known)
+
+
+def _broadcast_size(feed: Mapping[str, Host]) -> int:
+    """Bytes that inputs may take once they are broadcast with one another, if they can be."""
+    try:
+        shape = np.broadcast_shapes(*(value.shape for value in feed.values()))
+    except ValueError:
+        return 0
+    return math.prod(shape) * max((value.itemsize for value in feed.values()), default=0)
+
+
+def _unless_outside(output: mx.array, inside: Sequence[mx.array]) -> mx.array:
+    """An output, or NaN if an index that depends on the inputs did not exist."""
+    if not inside or not mx.issubdtype(output.dtype, mx.floating):
+        return output
+    every = inside[0]
+    for one in inside[1:]:
+        every = every & one
+    return mx.where(every, output, mx.array(mx.nan, dtype=output.dtype))
+
+
 def load(
-    path: Path, output: str | None = None, parameters: Sequence[str] | None = None
+    path: Path,
+    output: str | None = None,
+    parameters: Sequence[str] | None = None,
+    memory_limit: int | str | None = None,
 ) -> OnnxFunction:
     """Read an ONNX model.
 
@@ -163,6 +227,9 @@ def load(
         default, every initializer of floating type with at least one axis, except for the running
         statistics of batch norms and the constants of a file that this package exported. It has
         to be given for a file in which PyTorch may have folded parameters.
+    memory_limit
+        Bytes that the file, and any one value of the graph, may take; by default half of what is
+        available.
 
     Raises
     ------
@@ -170,15 +237,18 @@ def load(
         If ``mlx_entk.onnx.files.read_model`` refuses the file, an operator has no MLX
         counterpart, the output is unknown, or a pattern matches no initializer.
     """
-    return from_model(read_model(path), output, parameters)
+    return from_model(read_model(path, memory_limit), output, parameters, memory_limit)
 
 
 def from_model(
-    model: onnx.ModelProto, output: str | None = None, parameters: Sequence[str] | None = None
+    model: onnx.ModelProto,
+    output: str | None = None,
+    parameters: Sequence[str] | None = None,
+    memory_limit: int | str | None = None,
 ) -> OnnxFunction:
     """Do what ``load`` does, for a model in memory."""
     graph = model.graph
-    limit = default_limit()
+    limit = limit_in_bytes(memory_limit)
     chosen = _parameters(model, parameters)
     arrays = {tensor.name: array_of(tensor) for tensor in graph.initializer}
     params = {name: from_numpy(array) for name, array in arrays.items() if name in chosen}
@@ -204,6 +274,7 @@ def from_model(
             or (node.op_type not in OPERATORS and node.op_type not in HOST_ONLY)
         }
     )
+    _require_depth(needed(graph.node, [output]))
     if unknown:
         raise InputError(
             f"ONNX operators without an MLX counterpart: {', '.join(unknown)}; add them to "
@@ -218,7 +289,27 @@ def from_model(
         _constants=constants,
         _opset=next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")),
         _limit=limit,
+        _shapes={
+            value.name: [axis.dim_value for axis in value.type.tensor_type.shape.dim]
+            for value in graph.input
+        },
     )
+
+
+def _require_shape(name: str, shape: tuple[int, ...], declared: list[int]) -> None:
+    """Raise InputError for an input of another shape than the graph declares, but for the batch.
+
+    An axis that may have any size is declared as 0.
+    """
+    if declared and (
+        len(shape) != len(declared)
+        or any(
+            wanted > 0 and size != wanted
+            for size, wanted in zip(shape[1:], declared[1:], strict=True)
+        )
+    ):
+        wanted = ", ".join("…" if size <= 0 else str(size) for size in declared)
+        raise InputError(f"the model takes {name} of shape ({wanted}), got {shape}")
 
 
 def needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx.NodeProto]:
@@ -230,6 +321,16 @@ def needed(nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> list[onnx
             kept.append(node)
             values.update(node.input)
     return kept[::-1]
+
+
+def _require_depth(nodes: Sequence[onnx.NodeProto]) -> None:
+    """Raise InputError for a chain of operators that MLX's recursion would not survive."""
+    depths: dict[str, int] = {}
+    for node in nodes:
+        depth = 1 + max((depths.get(name, 0) for name in node.input), default=0)
+        if depth > MOST_DEPTH:
+            raise InputError(f"the model is a chain of more than {MOST_DEPTH:,} operators")
+        depths.update(dict.fromkeys(node.output, depth))
 
 
 def _parameters(model: onnx.ModelProto, patterns: Sequence[str] | None) -> set[str]:

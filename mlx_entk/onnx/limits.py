@@ -16,6 +16,10 @@ from mlx_entk.errors import InputError
 # A part of two bytes takes about 150 bytes and 0.7 µs once it is parsed.
 MOST_PARTS = 2_000_000
 
+# The longest chain of operators: MLX walks through graphs by recursion, and a chain of 30,000 ends
+# the process. A language model of 100 layers has some thousands.
+MOST_DEPTH = 5000
+
 # The most entries of an array that may hold sizes, and the bytes of the largest type of number.
 _SMALL, _LARGEST_ITEM = 64, 8
 

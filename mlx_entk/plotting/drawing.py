@@ -18,6 +18,7 @@ from matplotlib.ticker import FixedFormatter, FuncFormatter
 from numpy.typing import NDArray
 
 from mlx_entk._text import visible
+from mlx_entk.errors import InputError
 
 # The most characters that a text has in a figure, and a name at a tick.
 _LONGEST, LONGEST_AT_TICK = 100, 40
@@ -105,7 +106,14 @@ class Drawing(Figure):
     def hint_points(
         self, axes: Axes, x: Sequence[float] | NDArray[Any], y: Any, texts: Sequence[str]
     ) -> None:
-        """Show a text at each of the places (x, y)."""
+        """Show a text at each of the places (x, y).
+
+        Raises
+        ------
+        InputError
+            For more than ``MOST_MARKS`` of them.
+        """
+        require_drawable(len(texts))
         shown = list(map(visible, texts))
         self.hints.points.append(Points(axes, np.asarray(x), np.asarray(y), shown))
 
@@ -117,15 +125,39 @@ class Drawing(Figure):
         values: NDArray[Any],
         quantity: str,
     ) -> None:
-        """Show the row, the column and the value of each cell of an image."""
+        """Show the row, the column and the value of each cell of an image.
+
+        Raises
+        ------
+        InputError
+            For more than ``MOST_CELLS`` of them.
+        """
+        require_drawable(values.size, MOST_CELLS)
         shown_rows, shown_columns = list(map(visible, rows)), list(map(visible, columns))
         self.hints.cells.append(Cells(axes, shown_rows, shown_columns, values, visible(quantity)))
 
     def add_frames(
         self, axes: Axes, x: NDArray[Any], y: NDArray[Any], labels: Sequence[str]
     ) -> None:
-        """Let a slider move marks from row to row of y, shape (frames, marks)."""
+        """Let a slider move marks from row to row of y, shape (frames, marks).
+
+        Raises
+        ------
+        InputError
+            For more than ``MOST_CELLS`` of them in all.
+        """
+        require_drawable(y.size, MOST_CELLS)
         self.hints.frames.append(Frames(axes, x, y, list(map(visible, labels))))
+
+
+# Marks of a figure that have texts, and cells, at most: each takes some hundred bytes of a report.
+MOST_MARKS, MOST_CELLS = 200_000, 4_000_000
+
+
+def require_drawable(count: int, most: int = MOST_MARKS) -> None:
+    """Raise InputError for more marks than a figure can show."""
+    if count > most:
+        raise InputError(f"a figure of {count:,} marks cannot be drawn: {most:,} are the most")
 
 
 def show_letter_by_letter(figure: Figure) -> None:

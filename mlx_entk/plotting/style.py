@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mlx_entk.analysis import WHOLE
 from mlx_entk.errors import InputError
-from mlx_entk.plotting.drawing import Drawing
+from mlx_entk.plotting.drawing import Drawing, require_drawable
 from mlx_entk.spectrum import Modes
 
 # Okabe and Ito (2008), in an order that keeps neighbours apart in lightness too.
@@ -83,6 +83,7 @@ def mode_texts(
     features
         The features' names.
     """
+    require_drawable(len(values))
     texts = [f"mode {number}: eigenvalue {value:.3g}" for number, value in enumerate(values)]
     if shares is None:
         return texts

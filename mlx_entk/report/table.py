@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from mlx_entk._files import Json
 
+# Rows that anybody could look at.
+MOST_ROWS = 2000
+
 
 @dataclass(frozen=True)
 class Table:
@@ -26,6 +29,15 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+    @property
+    def shown(self) -> list[Sequence[str]]:
+        """The rows, of a very long table the first ``MOST_ROWS`` and how many there are more."""
+        more = len(self.rows) - MOST_ROWS
+        if more <= 0:
+            return list(self.rows)
+        rest = (f"… and {more:,} more rows", *[""] * (len(self.columns) - 1))
+        return [*self.rows[:MOST_ROWS], rest]
 
     @property
     def has_head(self) -> bool:

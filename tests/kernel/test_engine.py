@@ -484,7 +484,7 @@ SOME = mx.arange(6.0).reshape(2, 3)
         ({"model": lambda w, x: x * w - x.mean(axis=0), "params": mx.ones(3), "x": SOME}, "batch"),
         (
             {"model": lambda w, x: x * w, "params": mx.array([float("nan")])},
-            "NaN or infinity on the first input",
+            "NaN or infinity on 2 of 2 inputs",
         ),
         ({"memory_limit": 10}, "more than half of the memory limit of 10 B: pass out=FOLDER"),
         ({"memory_limit": 200}, "one input takes .* of working memory, the limit leaves"),

@@ -5,21 +5,31 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, as_mlx, grids
+from mlx_entk.onnx.operators.values import (
+    Attributes,
+    Inputs,
+    Operator,
+    as_mlx,
+    axis_of,
+    choice,
+    grids,
+)
 
 
 def _softmax(x: Inputs, a: Attributes, n: int) -> mx.array:
-    return mx.softmax(as_mlx(x[0]), axis=a.get("axis", -1))
+    value = as_mlx(x[0])
+    return mx.softmax(value, axis=axis_of(a.get("axis", -1), value.ndim))
 
 
 def _log_softmax(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value, axis = as_mlx(x[0]), a.get("axis", -1)
+    value = as_mlx(x[0])
+    axis = axis_of(a.get("axis", -1), value.ndim)
     return value - mx.logsumexp(value, axis=axis, keepdims=True)
 
 
 def _hardmax(x: Inputs, a: Attributes, n: int) -> mx.array:
     value = as_mlx(x[0])
-    axis = a.get("axis", -1) % value.ndim
+    axis = axis_of(a.get("axis", -1), value.ndim)
     largest = mx.argmax(value, axis=axis, keepdims=True)
     return mx.equal(grids(value.shape)[axis], largest).astype(value.dtype)
 
@@ -39,7 +49,9 @@ def _selu(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 def _celu(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, alpha = as_mlx(x[0]), a.get("alpha", 1.0)
-    return mx.maximum(value, 0) + mx.minimum(alpha * mx.expm1(value / alpha), 0)
+    below = value / alpha
+    below = mx.minimum(below, 0) if alpha > 0 else mx.maximum(below, 0)
+    return mx.maximum(value, 0) + mx.minimum(alpha * mx.expm1(below), 0)
 
 
 def _leaky_relu(x: Inputs, a: Attributes, n: int) -> mx.array:
@@ -63,7 +75,7 @@ def _hard_swish(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 def _gelu(x: Inputs, a: Attributes, n: int) -> mx.array:
     value = as_mlx(x[0])
-    tanh = a.get("approximate", b"none") == b"tanh"
+    tanh = choice(a, "approximate", "none", "tanh") == "tanh"
     return nn.gelu_approx(value) if tanh else value * (1 + mx.erf(value / math.sqrt(2))) / 2
 
 

@@ -7,8 +7,23 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk._memory import default_limit
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, as_mlx, by_channel
+from mlx_entk.onnx.limits import require_room
+from mlx_entk.onnx.operators.values import (
+    Attributes,
+    Inputs,
+    Operator,
+    as_mlx,
+    by_channel,
+    choice,
+)
+
+# Entries of a padded axis, and of a window on it, at most: gradients add up a few of them, and MLX
+# keeps sizes in 32 bits.
+_LONGEST = 2**28
+# Offsets in a pooling window at most.
+_OFFSETS = 2**16
 
 
 def _windows(
@@ -24,7 +39,7 @@ def _windows(
     count = len(spatial)
     strides = list(a.get("strides", [1] * count))
     dilations = list(a.get("dilations", [1] * count))
-    mode = a.get("auto_pad", b"NOTSET").decode()
+    mode = choice(a, "auto_pad", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
     pads = list(a.get("pads", [0] * 2 * count))
     sizes = {"strides": strides, "dilations": dilations, "the kernel": list(kernel)}
     for name, values in sizes.items():
@@ -34,6 +49,13 @@ def _windows(
         raise InputError(f"pads {pads} are not possible for {count} axes")
     if a.get("group", 1) < 1:
         raise InputError(f"{a['group']} groups are not possible")
+    if list(a.get("kernel_shape", kernel)) != list(kernel):
+        raise InputError(f"kernel_shape {list(a['kernel_shape'])} is not that of the weight")
+    for i in range(count):
+        reach = dilations[i] * (kernel[i] - 1) + 1
+        padded = spatial[i] + pads[i] + pads[i + count]
+        if max(reach, padded) > _LONGEST:
+            raise InputError(f"windows over {max(reach, padded)} entries are not possible")
     if mode in ("SAME_UPPER", "SAME_LOWER"):
         widths = []
         for i in range(count):
@@ -69,18 +91,21 @@ def _convolved(
         **windows,
     )
     convolved = mx.transpose(convolved, [0, count + 1, *range(1, count + 1)])
-    if len(x) > 2 and x[2] is not None:
-        convolved = convolved + by_channel(x[2], convolved.ndim)
-    return convolved
+    return _with_bias(convolved, x)
 
 
 def _transposed_convolution(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, weight = as_mlx(x[0]), as_mlx(x[1])
     spatial, kernel = value.shape[2:], weight.shape[2:]
     strides, padding, dilations = _windows({**a, "auto_pad": b"NOTSET"}, spatial, kernel)
-    extra = a.get("output_padding", [0] * len(spatial))
+    extra = list(a.get("output_padding", [0] * len(spatial)))
+    if len(extra) != len(spatial) or any(
+        not 0 <= one < max(stride, gap)
+        for one, stride, gap in zip(extra, strides, dilations, strict=True)
+    ):
+        raise InputError(f"output_padding {extra} is not possible for strides {strides}")
     reach = [gap * (size - 1) + 1 for gap, size in zip(dilations, kernel, strict=True)]
-    mode = a.get("auto_pad", b"NOTSET").decode()
+    mode = choice(a, "auto_pad", "NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
     wanted = a.get("output_shape")
     if wanted is None and mode.startswith("SAME"):
         wanted = [size * stride for size, stride in zip(spatial, strides, strict=True)]
@@ -92,18 +117,32 @@ def _transposed_convolution(x: Inputs, a: Attributes, n: int) -> mx.array:
         padding[i] = (half, total - half)
     groups = a.get("group", 1)
     parts = weight.reshape(groups, -1, *weight.shape[1:])  # per group, inputs before outputs
-    return _convolved(
-        x,
+    widths = [
+        (reach[i] - 1 - low, reach[i] - 1 - high + extra[i])
+        for i, (low, high) in enumerate(padding)
+    ]
+    convolved = _convolved(
+        x[:2],
         mx.swapaxes(parts, 1, 2).reshape(-1, parts.shape[1], *kernel),
         a,
-        [
-            (reach[i] - 1 - low, reach[i] - 1 - high + extra[i])
-            for i, (low, high) in enumerate(padding)
-        ],
+        [(max(0, low), max(0, high)) for low, high in widths],
         input_dilation=strides,
         kernel_dilation=dilations,
         flip=True,
     )
+    # MLX cuts what a negative width takes off the input before it spreads it by the strides.
+    for i, (low, high) in enumerate(widths):
+        size = convolved.shape[2 + i]
+        if low < 0 or high < 0:
+            kept = mx.arange(max(0, -low), size - max(0, -high))
+            convolved = mx.take(convolved, kept, axis=2 + i)
+    return _with_bias(convolved, x)
+
+
+def _with_bias(convolved: mx.array, x: Inputs) -> mx.array:
+    if len(x) > 2 and x[2] is not None:
+        return convolved + by_channel(x[2], convolved.ndim)
+    return convolved
 
 
 def _pooled(
@@ -113,8 +152,12 @@ def _pooled(
     kernel = list(a["kernel_shape"])
     spatial = value.shape[2:]
     strides, padding, dilations = _windows(a, spatial, kernel)
+    if math.prod(kernel) > _OFFSETS:
+        raise InputError(f"windows of {math.prod(kernel)} entries are too large")
     sizes = []
     for i, (low, high) in enumerate(padding):
+        if max(low, high) >= dilations[i] * (kernel[i] - 1) + 1:
+            raise InputError(f"pads {(low, high)} are as long as the window: it would be empty")
         free = spatial[i] + low + high - dilations[i] * (kernel[i] - 1) - 1
         size = free // strides[i] + 1
         if a.get("ceil_mode", 0):
@@ -124,6 +167,8 @@ def _pooled(
         reach = (size - 1) * strides[i] + dilations[i] * (kernel[i] - 1) + 1
         padding[i] = (low, max(high, reach - spatial[i] - low))
         sizes.append(size)
+    entries = math.prod(kernel) * math.prod(value.shape[:2]) * math.prod(map(abs, sizes))
+    require_room(entries * value.dtype.size, default_limit(), "the windows together")
     padded = mx.pad(value, [(0, 0), (0, 0), *padding], constant_values=fill)
     parts = []
     for offset in np.ndindex(*kernel):
@@ -138,7 +183,9 @@ def _pooled(
 def _max_pool(x: Inputs, a: Attributes, n: int) -> mx.array:
     if n > 1:
         raise InputError("the indices of the largest entries are not supported")
-    return _pooled(as_mlx(x[0]), a, -math.inf, mx.max)
+    value = as_mlx(x[0])
+    least = -math.inf if mx.issubdtype(value.dtype, mx.inexact) else mx.iinfo(value.dtype).min
+    return _pooled(value, a, least, mx.max)
 
 
 def _average_pool(x: Inputs, a: Attributes, n: int) -> mx.array:

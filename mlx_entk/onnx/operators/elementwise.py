@@ -51,8 +51,14 @@ def _modulo(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _power(x: Inputs, a: Attributes, n: int) -> mx.array:
-    base = as_mlx(x[0])
-    return mx.power(base, as_mlx(x[1])).astype(base.dtype)
+    base, exponent = as_mlx(x[0]), as_mlx(x[1])
+    if not mx.issubdtype(base.dtype, mx.integer):
+        return mx.power(base, exponent).astype(base.dtype)
+    # MLX's power of integers knows no negative exponents.
+    wide = mx.power(base.astype(mx.float32), exponent.astype(mx.float32)).astype(base.dtype)
+    if not mx.issubdtype(exponent.dtype, mx.integer):
+        return wide
+    return mx.where(exponent < 0, wide, mx.power(base, mx.maximum(exponent, 0))).astype(base.dtype)
 
 
 def _cast(x: Inputs, a: Attributes, n: int) -> mx.array:

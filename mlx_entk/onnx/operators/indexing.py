@@ -6,15 +6,27 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, Value, as_mlx, grids, ints
+from mlx_entk.onnx.operators.values import (
+    Attributes,
+    Inputs,
+    Operator,
+    Value,
+    as_mlx,
+    axis_of,
+    choice,
+    grids,
+    ints,
+    note_inside,
+)
 
 
-def _wrapped(index: Value, size: int) -> tuple[mx.array, mx.array | None]:
-    """Indices of an axis counted from its beginning, and which of them the axis has.
+def _wrapped(index: Value, size: int) -> mx.array:
+    """Indices of an axis counted from its beginning.
 
     MLX does not check indices: it would read and write whatever lies in memory there. Indices that
     are known beforehand are checked here. Of others, which depend on the inputs, those that the
-    axis does not have become the last one, and the second array tells where that was not so.
+    axis does not have become the first or the last one, and the graph is told (``note_inside``):
+    its outputs are then NaN.
 
     Raises
     ------
@@ -24,56 +36,40 @@ def _wrapped(index: Value, size: int) -> tuple[mx.array, mx.array | None]:
     if isinstance(index, np.ndarray):
         if index.size and not (-size <= index.min() and index.max() < size):
             raise InputError(f"an index is outside an axis of {size} entries")
-        return as_mlx(np.where(index < 0, index + size, index)), None
+        return as_mlx(np.where(index < 0, index + size, index))
     array = as_mlx(index)
     array = mx.where(array < 0, array + size, array)
-    inside = (array >= 0) & (array < size)
-    return mx.clip(array, 0, max(0, size - 1)), inside
-
-
-def _or_nan(values: mx.array, inside: mx.array | None) -> mx.array:
-    """Values, and NaN where the index was outside, so that the input that has it is named."""
-    if inside is None or not mx.issubdtype(values.dtype, mx.floating):
-        return values
-    inside = inside.reshape(*inside.shape, *[1] * (values.ndim - inside.ndim))
-    return mx.where(inside, values, mx.array(mx.nan, dtype=values.dtype))
+    note_inside((array >= 0) & (array < size))
+    return mx.clip(array, 0, max(0, size - 1))
 
 
 def _gather(x: Inputs, a: Attributes, n: int) -> mx.array:
     value = as_mlx(x[0])
-    axis = a.get("axis", 0) % value.ndim
-    index, inside = _wrapped(x[1], value.shape[axis])
-    if inside is not None:
-        inside = inside.reshape(*[1] * axis, *inside.shape, *[1] * (value.ndim - 1 - axis))
-    return _or_nan(mx.take(value, index, axis=axis), inside)
+    axis = axis_of(a.get("axis", 0), value.ndim)
+    return mx.take(value, _wrapped(x[1], value.shape[axis]), axis=axis)
 
 
 def _gather_elements(x: Inputs, a: Attributes, n: int) -> mx.array:
     value = as_mlx(x[0])
-    axis = a.get("axis", 0) % value.ndim
-    index, inside = _wrapped(x[1], value.shape[axis])
+    axis = axis_of(a.get("axis", 0), value.ndim)
+    index = _wrapped(x[1], value.shape[axis])
     _require_within(index.shape, value.shape, axis)
     at = grids(index.shape)
     at[axis] = index
-    return _or_nan(value[tuple(at)], inside)
+    return value[tuple(at)]
 
 
 def _gather_nd(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, rank = as_mlx(x[0]), as_mlx(x[1]).ndim
     batch = a.get("batch_dims", 0)
-    columns, inside = _columns(x[1], value.shape[batch:])
-    return _or_nan(value[(*grids(value.shape[:batch], rank - 1), *columns)], inside)
+    columns = _columns(x[1], value.shape[batch:])
+    return value[(*grids(value.shape[:batch], rank - 1), *columns)]
 
 
-def _columns(index: Value, sizes: Sequence[int]) -> tuple[list[mx.array], mx.array | None]:
-    """The indices of several axes, and where all of them are inside."""
+def _columns(index: Value, sizes: Sequence[int]) -> list[mx.array]:
+    """The indices of several axes."""
     assert index is not None
-    columns, inside = [], None
-    for i in range(index.shape[-1]):
-        column, valid = _wrapped(index[..., i], sizes[i])
-        columns.append(column)
-        inside = valid if inside is None or valid is None else inside & valid
-    return columns, inside
+    return [_wrapped(index[..., i], sizes[i]) for i in range(index.shape[-1])]
 
 
 def _require_within(shape: Sequence[int], sizes: Sequence[int], but: int) -> None:
@@ -96,23 +92,22 @@ def _update(value: mx.array, at: tuple[mx.array, ...], updates: mx.array, how: s
 
 
 def _how(a: Attributes) -> str:
-    return str(a.get("reduction", b"none").decode())
+    return choice(a, "reduction", "none", "add", "mul", "max", "min")
 
 
 def _scatter_nd(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, updates = as_mlx(x[0]), as_mlx(x[2])
-    columns, inside = _columns(x[1], value.shape)
-    return _update(value, tuple(columns), _or_nan(updates, inside), _how(a))
+    return _update(value, tuple(_columns(x[1], value.shape)), updates, _how(a))
 
 
 def _scatter_elements(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, updates = as_mlx(x[0]), as_mlx(x[2])
-    axis = a.get("axis", 0) % value.ndim
-    index, inside = _wrapped(x[1], value.shape[axis])
+    axis = axis_of(a.get("axis", 0), value.ndim)
+    index = _wrapped(x[1], value.shape[axis])
     _require_within(index.shape, value.shape, axis)
     at = [mx.broadcast_to(grid, index.shape) for grid in grids(index.shape)]
     at[axis] = index
-    return _update(value, tuple(at), _or_nan(updates, inside), _how(a))
+    return _update(value, tuple(at), updates, _how(a))
 
 
 def _one_hot(x: Inputs, a: Attributes, n: int) -> mx.array:

@@ -3,7 +3,15 @@
 import mlx.core as mx
 
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, as_mlx, by_channel, ints
+from mlx_entk.onnx.operators.values import (
+    Attributes,
+    Inputs,
+    Operator,
+    as_mlx,
+    axis_of,
+    by_channel,
+    ints,
+)
 
 
 def _normalised(value: mx.array, axes: list[int], epsilon: float) -> mx.array:
@@ -14,7 +22,7 @@ def _normalised(value: mx.array, axes: list[int], epsilon: float) -> mx.array:
 
 def _layer_norm(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
     value = as_mlx(x[0])
-    axes = list(range(a.get("axis", -1) % value.ndim, value.ndim))
+    axes = list(range(axis_of(a.get("axis", -1), value.ndim), value.ndim))
     epsilon = a.get("epsilon", 1e-5)
     mean = mx.mean(value, axis=axes, keepdims=True)
     scale = mx.rsqrt(mx.mean(mx.square(value - mean), axis=axes, keepdims=True) + epsilon)
@@ -26,7 +34,7 @@ def _layer_norm(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
 
 def _rms_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
     value = as_mlx(x[0])
-    axes = list(range(a.get("axis", -1) % value.ndim, value.ndim))
+    axes = list(range(axis_of(a.get("axis", -1), value.ndim), value.ndim))
     square = mx.mean(mx.square(value), axis=axes, keepdims=True)
     return value * mx.rsqrt(square + a.get("epsilon", 1e-5)) * as_mlx(x[1])
 

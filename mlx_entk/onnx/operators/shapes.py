@@ -6,13 +6,18 @@ from itertools import pairwise
 import mlx.core as mx
 import numpy as np
 
+from mlx_entk._memory import default_limit
 from mlx_entk.errors import InputError
+from mlx_entk.onnx.limits import require_room
 from mlx_entk.onnx.operators.values import (
     Attributes,
     Inputs,
     Operator,
     as_mlx,
     axes_of,
+    axis_of,
+    choice,
+    distinct_axes,
     ints,
     mlx_dtype,
 )
@@ -27,7 +32,7 @@ def _reshape(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 def _flatten(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, axis = as_mlx(x[0]), a.get("axis", 1)
-    axis = axis + value.ndim if axis < 0 else axis
+    axis = axis if axis == value.ndim else axis_of(axis, value.ndim)
     return mx.reshape(value, (math.prod(value.shape[:axis]), math.prod(value.shape[axis:])))
 
 
@@ -45,14 +50,18 @@ def _squeeze(x: Inputs, a: Attributes, n: int) -> mx.array:
 def _unsqueeze(x: Inputs, a: Attributes, n: int) -> mx.array:
     value = as_mlx(x[0])
     axes = list(a["axes"]) if "axes" in a else ints(x[1], "axes")
-    rank = value.ndim + len(axes)
-    return mx.expand_dims(value, sorted(axis % rank for axis in axes))
+    return mx.expand_dims(value, sorted(distinct_axes(axes, value.ndim + len(axes))))
 
 
 def _split(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
-    value, axis = as_mlx(x[0]), a.get("axis", 0)
+    value = as_mlx(x[0])
+    axis = axis_of(a.get("axis", 0), value.ndim)
+    if a.get("num_outputs", n) != n:
+        raise InputError(f"num_outputs is {a['num_outputs']}, but there are {n} outputs")
     if len(x) > 1 and x[1] is not None:
         lengths = ints(x[1], "the lengths of a split")
+        if len(lengths) != n:
+            raise InputError(f"{len(lengths)} lengths are given for {n} outputs")
         if min(lengths, default=0) < 0 or sum(lengths) != value.shape[axis]:
             raise InputError(f"parts of {lengths} do not make an axis of {value.shape[axis]}")
     else:
@@ -68,13 +77,15 @@ def _slice(x: Inputs, a: Attributes, n: int) -> mx.array:
     starts, ends = ints(x[1], "starts"), ints(x[2], "ends")
     axes = ints(x[3], "axes") if len(x) > 3 and x[3] is not None else list(range(len(starts)))
     steps = ints(x[4], "steps") if len(x) > 4 and x[4] is not None else [1] * len(starts)
+    axes = distinct_axes(axes, value.ndim)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = value.shape[axis]
         # An end far below zero lets a backward slice reach the first entry.
         stop = None if step < 0 and end < -size else end
-        kept = list(range(size)[start if start >= -size else 0 : stop : step])
-        if kept != list(range(size)):
-            value = mx.take(value, mx.array(kept, dtype=mx.int32), axis=axis)
+        kept = range(size)[start if start >= -size else 0 : stop : step]
+        if kept != range(size):
+            at = mx.arange(kept.start, kept.stop, kept.step, dtype=mx.int32)
+            value = mx.take(value, at, axis=axis)
     return value
 
 
@@ -87,15 +98,26 @@ def _expand(x: Inputs, a: Attributes, n: int) -> mx.array:
 def _pad(x: Inputs, a: Attributes, n: int) -> mx.array:
     value, pads = as_mlx(x[0]), ints(x[1], "pads")
     axes = ints(x[3], "axes") if len(x) > 3 and x[3] is not None else list(range(value.ndim))
-    mode = a.get("mode", b"constant").decode()
+    mode = choice(a, "mode", "constant", "edge", "reflect", "wrap")
+    axes = distinct_axes(axes, value.ndim)
+    if len(pads) != 2 * len(axes):
+        raise InputError(f"{len(pads)} pads are given for {len(axes)} axes")
     widths = [(0, 0)] * value.ndim
     for i, axis in enumerate(axes):
         widths[axis] = (pads[i], pads[i + len(axes)])
+    for (low, high), size in zip(widths, value.shape, strict=True):
+        if -min(low, 0) - min(high, 0) > size:
+            raise InputError(f"pads {(low, high)} cut more than an axis of {size} entries")
+        require_room(
+            4 * (size + max(low, 0) + max(high, 0)), default_limit(), "an axis that is padded"
+        )
     if mode == "edge":
         return mx.pad(value, widths, mode="edge")
     if mode in ("reflect", "wrap"):
         for axis, width in enumerate(widths):
-            at = np.pad(np.arange(value.shape[axis]), width, mode=mode)
+            at = np.pad(
+                np.arange(value.shape[axis]), width, mode="wrap" if mode == "wrap" else "reflect"
+            )
             value = mx.take(value, mx.array(at), axis=axis)
         return value
     for axis, (low, high) in enumerate(widths):  # negative widths cut

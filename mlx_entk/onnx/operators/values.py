@@ -1,6 +1,8 @@
 """What an operator takes and returns, and helpers that several operators share."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import mlx.core as mx
@@ -69,15 +71,73 @@ def ints(value: Value, what: str) -> list[int]:
     return [int(v) for v in np.asarray(value).reshape(-1)]
 
 
+def axis_of(axis: int, rank: int) -> int:
+    """Return an axis counted from the first.
+
+    Raises
+    ------
+    InputError
+        If an array of that many axes does not have it.
+    """
+    if not -rank <= axis < rank:
+        raise InputError(f"axis {axis} of an array of {rank} axes does not exist")
+    return axis + rank if axis < 0 else axis
+
+
+def distinct_axes(axes: Sequence[int], rank: int) -> list[int]:
+    """Return axes counted from the first.
+
+    Raises
+    ------
+    InputError
+        If an array of that many axes lacks one, or one is named twice.
+    """
+    counted = [axis_of(int(axis), rank) for axis in axes]
+    if len(set(counted)) < len(counted):
+        raise InputError(f"axes {list(axes)} name one twice")
+    return counted
+
+
 def axes_of(x: Inputs, a: Attributes, rank: int) -> list[int] | None:
     """Return the axes from the attribute or the second input; None stands for all of them."""
-    if "axes" in a:
-        return [int(axis) % rank for axis in a["axes"]]
-    if len(x) > 1 and x[1] is not None:
-        axes = ints(x[1], "axes")
-        if axes:
-            return [axis % rank for axis in axes]
-    return None
+    axes = a.get("axes") or (ints(x[1], "axes") if len(x) > 1 and x[1] is not None else [])
+    return distinct_axes(axes, rank) if axes else None
+
+
+def choice(a: Attributes, name: str, *known: str) -> str:
+    """Return an attribute that is one of some words, by default the first.
+
+    Raises
+    ------
+    InputError
+        For any other word.
+    """
+    word = str(a.get(name, known[0].encode()).decode())
+    if word not in known:
+        raise InputError(f"{name} {word!r} is unknown: it may be {', '.join(known)}")
+    return word
+
+
+# Where indices that depend on the inputs were inside of what they index, while a graph runs.
+_INSIDE: ContextVar[list[mx.array] | None] = ContextVar("inside", default=None)
+
+
+@contextmanager
+def noting_indices() -> Iterator[list[mx.array]]:
+    """Collect, for every operator that indexes, a scalar: whether all of its indices exist."""
+    noted: list[mx.array] = []
+    token = _INSIDE.set(noted)
+    try:
+        yield noted
+    finally:
+        _INSIDE.reset(token)
+
+
+def note_inside(inside: mx.array) -> None:
+    """Tell the graph that runs where indices existed; MLX itself does not check them."""
+    noted = _INSIDE.get()
+    if noted is not None:
+        noted.append(mx.all(inside))
 
 
 def mlx_dtype(number: int) -> mx.Dtype:

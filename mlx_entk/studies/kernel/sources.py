@@ -66,16 +66,20 @@ def load_model(source: str, weights: Path | None = None) -> nn.Module:
     return model.eval()
 
 
-def import_graph(graph: ModelProto, output: str, parameters: str) -> ParametricFunction:
+def import_graph(
+    graph: ModelProto, output: str, parameters: str, memory_limit: int | None = None
+) -> ParametricFunction:
     """An ONNX model as a function of the parameters that count.
 
     Parameters
     ----------
     output, parameters
         As in ``mlx_entk.studies.kernel.study.KernelConfig``.
+    memory_limit
+        Bytes, as for ``mlx_entk.onnx.importer.load``.
     """
     patterns = parameters.split(",") if parameters else None
-    return from_model(graph, output or None, patterns).parametric()
+    return from_model(graph, output or None, patterns, memory_limit).parametric()
 
 
 def short_digest(arrays: Params) -> str:

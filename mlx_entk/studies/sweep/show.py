@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mlx_entk.plotting import CaptionedFigure, Drawing
+from mlx_entk.plotting.drawing import require_drawable
 from mlx_entk.plotting.style import COLORS, MUTED, new_figure, styled
 from mlx_entk.report import Table, number_cell
 from mlx_entk.runs import Run
@@ -71,6 +72,7 @@ def _figures(results: SweepResults, run: Run) -> Figures:
 def _numbers(rows: Sequence[OfSeed]) -> Drawing:
     """Each headline number by seed, on a scale of its own."""
     names = list(rows[0].figures)
+    require_drawable(len(names) * len(rows), 20_000)
     columns = 4
     lines = -(-len(names) // columns)
     figure, axes = new_figure(2.6 * columns, 1.7 * lines, lines, columns)

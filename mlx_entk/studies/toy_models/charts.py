@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mlx_entk._files import Arrays
 from mlx_entk._linalg import Float64Array
-from mlx_entk.plotting.drawing import Drawing
+from mlx_entk.plotting.drawing import MOST_CELLS, Drawing, require_drawable
 from mlx_entk.plotting.style import (
     COLORS,
     DIVERGING,
@@ -145,6 +145,7 @@ def superposition(W: NDArray[Any]) -> Drawing:
         Of the trained network, shape (m, n).
     """
     figure, (products, bars) = new_figure(8.6, 3.4, 1, 2, width_ratios=(1, 1.35))
+    require_drawable(W.shape[1] ** 2, MOST_CELLS)
     gram = W.T @ W
     bound = float(np.abs(gram).max())
     image = products.imshow(gram, cmap=DIVERGING, vmin=-bound, vmax=bound)
