@@ -144,7 +144,8 @@ def folders_with(root: Path, name: str) -> list[Path]:
 def _entries(folder: Path) -> list[Path]:
     """What lies in a folder; nothing if it cannot be read."""
     try:
-        return [Path(entry.path) for entry in os.scandir(folder)]
+        with os.scandir(folder) as entries:
+            return [Path(entry.path) for entry in entries]
     except OSError:
         return []
 

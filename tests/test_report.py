@@ -40,7 +40,7 @@ def test_the_report_holds_every_figure_and_table(run: Run) -> None:
     page = page_of(run)
 
     names = [path.stem for path in run.figures]
-    assert len(names) == page.count('<svg class="drawing"') == 7
+    assert len(names) == page.count('<svg class="drawing"') == 8
     assert all(f'<figure id="{name}">' in page for name in names)
     for figure in figures(run):
         assert escape(figure.caption) in page

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,30 @@ def test_integers_have_64_bits(text: str) -> None:
     assert parse_json(f"[{2**63 - 1}, {-(2**63)}]") == [2**63 - 1, -(2**63)]
 
 
-def test_folders_within_folders_end_somewhere(tmp_path: Path, mlx_entk: Command) -> None:
-    assert mlx_entk(*TMS, "--out", "run")[0] == 0
-    here = os.open(Path("run"), os.O_RDONLY)
-    for _ in range(1100):
-        os.mkdir("a", dir_fd=here)
-        deeper = os.open("a", os.O_RDONLY, dir_fd=here)
+@pytest.fixture
+def deep() -> Iterator[Callable[[Path], None]]:
+    """Makes 1,100 folders within one another, and removes them: Python's own functions cannot."""
+    made: list[Path] = []
+
+    def make(folder: Path) -> None:
+        made.append(folder / "a")
+        here = os.open(folder, os.O_RDONLY)
+        for _ in range(1100):
+            os.mkdir("a", dir_fd=here)
+            deeper = os.open("a", os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = deeper
         os.close(here)
-        here = deeper
-    os.close(here)
+
+    yield make
+    subprocess.run(["rm", "-rf", *made], check=True)
+
+
+def test_folders_within_folders_end_somewhere(
+    mlx_entk: Command, deep: Callable[[Path], None]
+) -> None:
+    assert mlx_entk(*TMS, "--out", "run")[0] == 0
+    deep(Path("run").resolve())
 
     code, output, _ = mlx_entk("runs", ".")
     assert code == 0
