@@ -253,7 +253,7 @@ def _before(
     """The model before training; None if it is not known."""
     if source is not None and (initial is not None or weights is not None):
         mx.random.seed(0)  # what the factory draws is the same every time
-        return load_model(source, initial)
+        return load_model(source, initial, "--initial")
     if graph is not None and initial is not None:
         return import_graph(read_model(initial, limit), output, parameters, limit)
     return None

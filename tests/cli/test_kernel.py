@@ -129,8 +129,8 @@ def test_every_reduction_has_a_spectrum(
         (("--model", "examples.sparse_parity:nothing"), "cannot be imported: module"),
         (("--model", "examples.sparse_parity"), "write MODULE:FACTORY"),
         (("--model", "examples.sparse_parity:all_strings"), "returned ndarray, not an mlx.nn"),
-        (("--weights", "other.safetensors"), "other.safetensors do not fit"),
-        (("--weights", "text.txt"), "text.txt do not fit"),
+        (("--weights", "other.safetensors"), "other.safetensors does not fit"),
+        (("--weights", "text.txt"), "text.txt does not fit"),
         (("--inputs", "nothing.npz"), "'nothing.npz' does not exist"),
         (("--inputs", "text.txt"), "text.txt is not an .npz of arrays"),
         (("--inputs", "y.npz"), "got an unexpected keyword argument 'y'"),
@@ -354,3 +354,42 @@ def test_what_names_no_code_is_not_repeated_in_a_line_to_paste(
     _, _, errors = mlx_entk("verify", "run", "-q")
 
     assert errors.endswith("run: mlx-entk verify run -q --model MODULE:FACTORY\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--no-controls", "--initial", "weights.safetensors"), "--initial is a control"),
+        (("--initial", "inputs.npz"), "--initial inputs.npz does not fit"),
+        (("--groups", "1-x"), "--groups 1-x: write FIRST-LAST,…"),
+        (("--groups", "5-300"), "modes 5–300: the run has 200 modes"),
+        (("--factors", "--reduction", "full"), "a full kernel is over inputs and classes"),
+    ],
+)
+def test_controls_that_cannot_be_are_refused(
+    kernel: Command, parity: Path, options: tuple[str, ...], message: str
+) -> None:
+    for file in parity.iterdir():
+        Path(file.name).symlink_to(file)
+    given = ("--inputs", "inputs.npz", "--features", "features.npz", "--out", "run")
+
+    code, _, errors = kernel("--model", MODEL, *given, *options)
+
+    assert (code, errors.count("\n")) == (2, 1)
+    assert message in errors
+    assert not Path("run").exists()
+
+
+def test_a_kernel_can_do_without_controls(kernel: Command, parity: Path) -> None:
+    given = ("--inputs", parity / "inputs.npz", "--features", parity / "features.npz")
+    weights = ("--weights", parity / "weights.safetensors")
+
+    code, output, _ = kernel("--model", MODEL, *given, *weights, "--no-controls", "--out", "run")
+
+    assert code == 0
+    results = json.loads(Path("run/results.json").read_text())
+    assert results["controls"]["rows"] == []
+    assert results["cliffs_before"] is None
+    assert all(row["shuffled"] is None for row in results["alignment"])
+    assert "alone" not in output
+    assert not Path("run/kernels-before-training").exists()

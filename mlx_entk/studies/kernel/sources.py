@@ -47,8 +47,10 @@ def load_function(option: str, source: str, form: str) -> Callable[..., Any]:
     return function
 
 
-def load_model(source: str, weights: Path | None = None) -> nn.Module:
+def load_model(source: str, weights: Path | None = None, option: str = "--weights") -> nn.Module:
     """The module that MODULE:FACTORY makes, with weights from a file, in evaluation mode.
+
+    ``option`` is what messages call the file.
 
     Raises
     ------
@@ -62,7 +64,7 @@ def load_model(source: str, weights: Path | None = None) -> nn.Module:
         try:
             model.load_weights(str(weights))
         except Exception as error:  # a damaged archive makes MLX's readers raise almost anything
-            raise InputError(f"--weights {weights} do not fit {source}: {error}") from error
+            raise InputError(f"{option} {weights} does not fit {source}: {error}") from error
     return model.eval()
 
 
