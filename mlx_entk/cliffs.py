@@ -16,8 +16,12 @@ variables of means 1/m, 1/(m − 1), …, 1/(m − k + 1) (Rényi, 1953), which 
 The chance is multiplied with i Σ 1/j over all steps: Bonferroni's bound with weights, so that the
 leading modes, which are what one asks about, do not pay for hundreds of steps in the tail.
 
-k is 90% of m and not half of it, so that neither a few more cliffs nearby nor pairs and
-quadruples of equal eigenvalues, which symmetries make, change the scale much. Eigenvalues of
+k is 90% of m and not half of it, so that a few more cliffs nearby change the scale little, and a
+smooth fall in pairs or quadruples of equal eigenvalues, as symmetries make them, is no cliff. Of
+pairs and quadruples that are independent draws, the chance says too little: their spacings of
+zero are none of the null hypothesis. The spacings to either side are at most an eighth of all,
+since those of a short spectrum, or of the leading eigenvalues alone, fall towards its end.
+Eigenvalues of
 random matrices repel each other, which makes their spacings more regular than the null
 hypothesis has them, so that cliffs are found in them less often.
 """
@@ -99,7 +103,8 @@ def find_cliffs(
     min_drop
         The least λ[i−1]/λ[i].
     neighbourhood, quantile
-        How many spacings to either side give the scale, and the share of them below it.
+        How many spacings to either side give the scale, at most an eighth of all, and the share of
+        them below it.
 
     Raises
     ------
@@ -112,6 +117,7 @@ def find_cliffs(
         raise InputError(f"values rise after number {rises[0]}: pass the largest first")
     logs = np.log(eigenvalues[eigenvalues > max(noise_floor, 0.0)])
     steps = -np.diff(logs)
+    neighbourhood = min(neighbourhood, max(2, logs.size // 8))
     i = np.arange(1, logs.size)
     spacings = i * (logs.size - i) / max(logs.size, 1) * steps
     total = (1 / i).sum()

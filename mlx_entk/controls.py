@@ -20,11 +20,13 @@ from mlx_entk._linalg import (
     FloatArray,
     as_columns,
     as_floats,
+    epsilon_of,
     require_finite,
 )
 from mlx_entk.eigensolvers import jacobian_modes, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment
+from mlx_entk.features.alignment import require_varying
 from mlx_entk.kernel import LayerFactors, activations, half_names
 from mlx_entk.spectrum import Modes, Spectrum, eigendecompose
 from mlx_entk.tracing.functions import Model, Output, Selection, bind
@@ -140,19 +142,33 @@ def scaled(values: ArrayLike, scaling: Scaling) -> Float64Array:
     return np.where(varies, centred / np.where(varies, deviations, 1), 0)
 
 
-def gram_modes(values: ArrayLike) -> Spectrum:
+def gram_modes(values: ArrayLike, epsilon: float | None = None) -> Spectrum:
     """Modes of the Gram matrix H Hᵀ of coordinates H, shape (N, D), above its noise floor.
 
     If N and D are both more than ``4000``, the leading 500 modes alone.
+
+    Parameters
+    ----------
+    values
+        H.
+    epsilon
+        Relative spacing of the type that H was computed in, whatever type it has now; by default
+        that of its type. Rounding of H has singular values of about epsilon · √N · its largest
+        row, whose squares are the floor.
     """
     columns = as_columns(values, "activations")
+    epsilon = epsilon_of(values) if epsilon is None else epsilon
     least = min(columns.shape)
     if least > _DENSE:
         operator = LinearOperator(
             (len(columns),) * 2, matvec=lambda v: columns @ (columns.T @ v), dtype=np.float64
         )
         return top_modes(operator, _LEADING).spectrum
-    return jacobian_modes(columns, least)[0]
+    found = jacobian_modes(columns, least)[0]
+    largest = float(np.einsum("nd,nd->n", columns, columns).max())
+    floor = max(found.noise_floor, 4 * len(columns) * epsilon**2 * largest)
+    kept = int((found.values > floor).sum())
+    return Spectrum(found.values[:kept], found.vectors[:, :kept], floor)
 
 
 def best_group(spectrum: Spectrum, basis: Float64Array, size: int) -> tuple[Modes, float]:
@@ -235,13 +251,15 @@ def align_controls(
         columns = as_columns(values, f"activations {name}")
         require_finite(columns, f"activations {name}")
         for family, basis in bases.items():
+            require_varying(basis, family)
             if len(basis) != len(columns):
                 raise InputError(
                     f"activations {name} are of {len(columns)} inputs, features {family} of "
                     f"{len(basis)}"
                 )
         for scaling in SCALINGS if bases and sizes else ():
-            rows += _align(name, scaling, gram_modes(scaled(columns, scaling)), bases, sizes)
+            spectrum = gram_modes(scaled(columns, scaling), epsilon_of(values))
+            rows += _align(name, scaling, spectrum, bases, sizes)
     return rows
 
 
@@ -285,5 +303,5 @@ def equal_to_activations(factors: Mapping[str, LayerFactors]) -> list[str]:
     return [
         name
         for name, pair in factors.items()
-        if pair.is_product and np.ptp(pair.backward) <= _SAME * np.abs(pair.backward).max()
+        if pair.is_product and np.ptp(pair.backward) <= _SAME * np.abs(pair.backward).max() > 0
     ]

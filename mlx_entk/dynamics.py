@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -209,7 +210,12 @@ def track(
     with_final: dict[str, list[float]] = {kernel: [] for kernel in groups}
     velocities: dict[str, list[float]] = {kernel: [] for kernel in groups}
     measures: list[float] = []
+    if any(later <= earlier for earlier, later in pairwise(epochs)):
+        raise InputError("epochs do not increase: sort them, and pass each once")
     final = kernels_at(epochs[-1])
+    for kernel in groups:
+        if kernel not in final:
+            raise InputError(f"epoch {epochs[-1]} has no kernel {kernel}")
     first: dict[str, FloatArray] = {}
     last: dict[str, FloatArray] = {}
     for done, epoch in enumerate(epochs):
@@ -334,26 +340,43 @@ def transition(epochs: ArrayLike, series: ArrayLike, scale: float = 1.0) -> Tran
         raise InputError(
             f"number of checkpoints is {epochs.size}: a transition needs at least three"
         )
-    corners = [(i, j) for i in range(epochs.size - 1) for j in range(i + 1, epochs.size)]
-    first, second = epochs[np.array(corners)].T[:, :, None]
-    ramps = np.clip((epochs - first) / (second - first), 0, 1)
-    centered = ramps - ramps.mean(axis=1, keepdims=True)
     deviation = series - series.mean()
-    along = centered @ deviation
-    norms = (centered**2).sum(axis=1)
-    best = int(np.argmax(along**2 / norms))
-    slope = along[best] / norms[best]
-    before = series.mean() - slope * ramps[best].mean()
+    gain, first, second, slope, mean = max(
+        (_best_ramp(epochs, i, deviation) for i in range(epochs.size - 1)), key=lambda ramp: ramp[0]
+    )
+    before = series.mean() - slope * mean
     total = float(deviation @ deviation)
-    explained = float(slope * along[best] / total) if total > 0 else 0.0
+    explained = float(gain / total) if total > 0 else 0.0
     return Transition(
-        onset=float(first[best, 0]),
-        completion=float(second[best, 0]),
+        onset=first,
+        completion=second,
         before=float(before),
         after=float(before + slope),
         explained=explained,
         rises=bool(slope >= MIN_RISE * scale and explained >= MIN_EXPLAINED),
     )
+
+
+def _best_ramp(
+    epochs: Float64Array, i: int, deviation: Float64Array
+) -> tuple[float, float, float, float, float]:
+    """Of the ramps that begin at one checkpoint, the one that explains the most of a series.
+
+    Returns
+    -------
+    gain, first, second, slope, mean
+        Sum of squares that it explains, its corners, how far it rises, and its mean as a ramp from
+        0 to 1.
+    """
+    ends = epochs[i + 1 :, None]
+    ramps = np.clip((epochs - epochs[i]) / (ends - epochs[i]), 0, 1)
+    means = ramps.mean(axis=1)
+    centered = ramps - means[:, None]
+    along, norms = centered @ deviation, (centered**2).sum(axis=1)
+    best = int(np.argmax(along**2 / norms))
+    slope = float(along[best] / norms[best])
+    gain = float(slope * along[best])
+    return gain, float(epochs[i]), float(ends[best, 0]), slope, float(means[best])
 
 
 HALF_RISE_RULE = "the first epoch at which a series is halfway from its first value to its largest"

@@ -30,7 +30,7 @@ from mlx_entk._linalg import (
     whole_number,
 )
 from mlx_entk.errors import InputError
-from mlx_entk.spectrum import eigendecompose, noise_floor, square
+from mlx_entk.spectrum import NOT_AN_ENTK, ROUNDING, eigendecompose, noise_floor, square
 
 # The rule of thumb for whether the eNTK describes a network, as used in the author's notebook,
 # which credits a chatbot for it. The paper does not have it.
@@ -191,8 +191,9 @@ def kernel_predictions(
 ) -> Float64Array:
     """K(x, X)(K(X, X) + λ1)⁻¹ y by one solution of the equations, shape (S, q).
 
-    It is what ``predict`` gives for the pure kernel, without a decomposition, for a single ridge:
-    the predictor of the *after kernel* of a network in training (Long, 2021).
+    It is what ``predict`` gives for the pure kernel, without a decomposition, for a single ridge
+    well above the noise floor of the kernel (``predict`` leaves out what lies below): the predictor
+    of the *after kernel* of a network in training (Long, 2021).
 
     Parameters
     ----------
@@ -206,7 +207,8 @@ def kernel_predictions(
     Raises
     ------
     InputError
-        For shapes that do not fit, for NaN or infinite entries, and for a ridge not above 0.
+        For shapes that do not fit, for NaN or infinite entries, for a ridge not above 0, and for a
+        kernel that is not symmetric, or not positive definite with the ridge.
     """
     if not 0 < ridge < np.inf:
         raise InputError(f"ridge is {ridge}: it must be above 0")
@@ -218,11 +220,20 @@ def kernel_predictions(
         raise InputError(
             f"kernels of shapes {K.shape} and {others.shape} are not over the same inputs"
         )
+    if np.abs(K - K.T).max() > ROUNDING * np.abs(K).max():
+        raise InputError("kernel is not symmetric: it is not that of one network")
+    K = (K + K.T) / 2
     mean = float(np.trace(K)) / len(K)
-    if mean <= 0:
+    if not K.any():
         return np.zeros((len(others), y.shape[1]))
     K[np.diag_indices_from(K)] += ridge * mean
-    weights: Float64Array = scipy.linalg.solve(K, y, assume_a="sym")
+    try:
+        weights: Float64Array = scipy.linalg.solve(K, y, assume_a="pos")
+    except scipy.linalg.LinAlgError as error:
+        raise InputError(
+            f"kernel is not positive definite with a ridge of {ridge:g}: {NOT_AN_ENTK}, or the "
+            "ridge is too small"
+        ) from error
     return others @ weights
 
 

@@ -63,19 +63,33 @@ def test_the_chance_is_exact_under_the_null_hypothesis() -> None:
 
 def test_the_chance_is_that_of_an_integral() -> None:
     """P(E ≥ r S) for S the k-th smallest of m exponentials, by drawing them."""
-    values = np.exp(-np.arange(8.0))
-    values[4:] /= 20
-    (cliff,) = find_cliffs(values)
-    assert cliff.before == 4
-    i = np.arange(1, 8)
-    spacings = i * (8 - i) / 8 * -np.diff(np.log(values))
-    around = np.sort(np.delete(spacings, 3))
+    values = np.exp(-np.arange(40.0) / 10)
+    values[20:] /= 3
+    (cliff,) = find_cliffs(values, level=1.0)
+    assert cliff.before == 20
+    i = np.arange(1, 40)
+    spacings = i * (40 - i) / 40 * -np.diff(np.log(values))
+    around = np.sort(np.delete(spacings, 19)[14:24])  # five to either side, an eighth of forty
     k = int(np.ceil(QUANTILE * around.size))
     drawn = np.sort(np.random.default_rng(0).exponential(size=(200_000, around.size)))[:, k - 1]
-    ratio = spacings[3] / around[k - 1]
+    ratio = spacings[19] / around[k - 1]
+    weight = 20 * sum(1 / j for j in range(1, 40))
 
-    weight = 4 * sum(1 / j for j in range(1, 8))
-    assert cliff.p == pytest.approx(weight * np.exp(-ratio * drawn).mean(), rel=0.1)
+    expected = min(1.0, weight * np.exp(-ratio * drawn).mean())
+
+    assert 0 < expected < 1
+    assert cliff.p == pytest.approx(expected, rel=0.1)
+
+
+@pytest.mark.parametrize("n", [10, 20, 30, 50, 70, 100])
+def test_short_and_truncated_power_laws_seldom_have_cliffs(n: int) -> None:
+    """Independent draws of a power law, whose spacings fall towards the end."""
+    generator = np.random.default_rng(n)
+    hits = 0
+    for _ in range(400):
+        short = np.sort(generator.pareto(1.0, n) + 1)[::-1]
+        hits += bool(find_cliffs(short))
+    assert hits / 400 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
 
 def test_pairs_and_quadruples_of_equal_eigenvalues_are_no_cliffs() -> None:
@@ -86,7 +100,7 @@ def test_pairs_and_quadruples_of_equal_eigenvalues_are_no_cliffs() -> None:
 
 
 def test_a_few_cliffs_close_together_do_not_hide_each_other() -> None:
-    values = plateaus((1, 3.0), (4, 2.0), (4, 1.0), (60, 0.0), decay=0.004)
+    values = plateaus((1, 3.0), (4, 2.0), (4, 1.0), (300, 0.0), decay=0.004)
 
     assert before(find_cliffs(values)) == [1, 5, 9]
 

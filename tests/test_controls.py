@@ -18,6 +18,7 @@ from mlx_entk.controls import (
     align_controls,
     best_group,
     controls_of,
+    equal_to_activations,
     gram_modes,
     scaled,
 )
@@ -137,3 +138,28 @@ def test_the_readout_is_told_to_be_its_activations_and_factors_have_rows() -> No
         r for r in found.rows if (r.control, r.scaling) == ("input of layers.2.weight", "raw")
     ]
     assert by_activations.overlap == pytest.approx(raw.overlap, rel=1e-3)
+
+
+def test_rounding_of_activations_is_no_mode() -> None:
+    """Activations of rank 3 in single precision have 3 modes, also once they are centred."""
+    draw = np.random.default_rng(0)
+    exact = draw.standard_normal((300, 3)) @ draw.standard_normal((3, 64)) + 3
+    rounded = exact.astype(np.float32)
+    family = orthonormal_basis(center(draw.standard_normal((300, 10))))
+
+    (row,) = [
+        r for r in align_controls({"h": rounded}, {"f": family}, [20]) if r.scaling == "centred"
+    ]
+
+    assert row.modes == (0, 2)
+    true = orthonormal_basis(center(exact))
+    assert row.overlap == pytest.approx(((true.T @ family) ** 2).sum(), rel=1e-3)
+
+
+def test_a_layer_without_derivatives_is_not_its_activations() -> None:
+    mx.random.seed(0)
+    model = nn.Sequential(nn.Linear(12, 4), nn.ReLU(), nn.Linear(4, 2))
+    model.layers[0].bias = mx.full((4,), -1e3)  # a dead layer
+    x = mx.array(H.astype(np.float32))
+
+    assert "layers.0.weight" not in equal_to_activations(layer_factors(model, x))

@@ -112,7 +112,7 @@ def test_no_families_have_no_overlaps() -> None:
     ("arguments", "message"),
     [
         ({"epochs": []}, "there are no epochs"),
-        ({"groups": {"other": []}}, "epoch 0 has no kernel other"),
+        ({"groups": {"other": []}}, "epoch 1 has no kernel other"),
         ({"groups": {"full": [(2, 3)]}, "top": 9}, "modes 2–3: kernel full has 3 modes"),
         ({"groups": {"full": [(2, 1)]}}, "modes 2–1: a spectrum cut off at top has 3 modes"),
         ({"bases": {"f": np.eye(4)}}, "bases are over 4 inputs, the kernel over 3"),
@@ -263,3 +263,12 @@ def test_tracking_aligns_with_targets_and_with_the_last_kernel() -> None:
     )
     assert followed.measures == pytest.approx([np.trace(k["w"]) for k in kernels.values()])
     assert track(kernels.__getitem__, [0, 30], {"w": []}, {}, 3).with_targets is None
+
+
+def test_epochs_and_kernels_have_to_be_there() -> None:
+    kernels = {0: {"w": np.eye(3)}, 5: {"v": np.eye(3)}}
+    for epochs in ([0, 0], [5, 0]):
+        with pytest.raises(InputError, match="epochs do not increase"):
+            track(kernels.__getitem__, epochs, {"w": []}, {}, 3)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="epoch 5 has no kernel w"):
+        track(kernels.__getitem__, [0, 5], {"w": []}, {}, 3)  # type: ignore[arg-type]

@@ -262,3 +262,12 @@ def test_one_solution_gives_the_predictions_of_the_pure_kernel(ridge: float) -> 
         kernel_predictions(K[:20, :20], K[20:, :20], y, 0)
     with pytest.raises(InputError, match="not over the same inputs"):
         kernel_predictions(K[:20, :20], K[20:, :19], y, ridge)
+
+
+def test_what_is_no_kernel_predicts_nothing() -> None:
+    for K, message in (
+        (np.array([[1.0, 0.5], [0.0, 1.0]]), "not symmetric"),
+        (np.array([[0.0, 1.0], [1.0, 0.0]]), "not positive definite"),
+    ):
+        with pytest.raises(InputError, match=message):
+            kernel_predictions(K, np.ones((3, 2)), np.ones((2, 1)), 1e-2)

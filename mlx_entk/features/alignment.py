@@ -104,9 +104,10 @@ def subspace_overlap(
     d1, d2 = Q.shape[1], F.shape[1]
     if min(d1, d2) == 0:
         raise InputError("an overlap needs at least one mode and one feature that varies")
+    for basis, name in ((Q, "modes"), (F, "features")):
+        if not np.allclose(basis.T @ basis, np.eye(basis.shape[1]), rtol=0, atol=_UNIT):
+            raise InputError(f"{name} are not orthonormal: pass them through orthonormal_basis")
     singular = np.linalg.svd(Q.T @ F, compute_uv=False)
-    if singular[0] > 1 + _UNIT:
-        raise InputError("modes or features are not orthonormal: pass them to orthonormal_basis")
     left = F
     n = len(F)
     if before is not None:
@@ -188,16 +189,23 @@ def align(
     return rows
 
 
+def require_varying(basis: ArrayLike, family: str) -> None:
+    """Raise InputError for the basis of a family that does not vary over the inputs."""
+    if np.shape(basis)[1] == 0:
+        raise InputError(f"features {family} do not vary over the inputs")
+
+
 def _align(
     kernel: str, spectrum: Spectrum, modes: Modes, family: str, basis: Float64Array
 ) -> Alignment:
+    require_varying(basis, family)
     group = spectrum.modes(*modes)
     dimension = min(group.shape[1], basis.shape[1])
     held = group[:, : max(0, spectrum.rank - modes[0])]
     if held.shape[1] == 0:
         return Alignment(kernel, modes, family, 0.0, dimension, 0.0, 0.0, 0.0, (90.0,) * 3)
     found = subspace_overlap(held, basis, spectrum.vectors[:, : modes[0]])
-    angles = found.angles
+    angles = np.concatenate([found.angles, np.full(dimension - found.angles.size, 90.0)])
     return Alignment(
         kernel,
         modes,

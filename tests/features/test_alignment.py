@@ -109,7 +109,7 @@ def test_modes_below_the_noise_floor_hold_nothing() -> None:
         (np.full((3, 1), np.inf), np.eye(3), "3 of 3 inputs .* have NaN or infinite modes"),
         (np.eye(3), 2 * np.eye(3), "features are not orthonormal"),
         (np.zeros((3, 1)), np.eye(3), "modes are not orthonormal"),
-        (np.eye(3)[:, [0, 0]], np.eye(3)[:, :1], "modes or features are not orthonormal"),
+        (np.eye(3)[:, [0, 0]], np.eye(3)[:, :1], "modes are not orthonormal"),
     ],
 )
 def test_overlaps_without_meaning_are_refused(
@@ -247,3 +247,25 @@ def test_shares_say_how_much_of_a_mode_is_one_frequency_of_one_family() -> None:
     assert families == ["n", "sum"]
     expected = np.array([[0, 1], [1, 0], [0.5, 0.5]])
     np.testing.assert_allclose(of_families, expected, atol=1e-12)
+
+
+def test_angles_of_modes_that_are_rounding_are_right() -> None:
+    spectrum = Spectrum(np.array([3.0, 1e-9, 1e-9, 1e-9]), np.eye(4), 1e-8)
+
+    (row,) = align({"w": spectrum}, {"w": [(0, 2)]}, {"f": np.eye(4)[:, :3]})
+
+    assert (row.overlap, row.dimension) == (1, 3)
+    assert row.angles == (0, 90, 90)
+
+
+def test_a_family_that_does_not_vary_is_refused_for_any_kernel() -> None:
+    for values in ([1.0, 0.5, 0.1], [0.0, 0.0, 0.0]):
+        spectrum = Spectrum(np.array(values), np.eye(3), 0.0)
+        with pytest.raises(InputError, match="features c do not vary"):
+            align({"w": spectrum}, {"w": [(0, 1)]}, {"c": np.zeros((3, 0))})
+
+
+def test_modes_that_are_not_orthogonal_have_no_overlap() -> None:
+    F = (np.eye(3)[:, [0]] + np.eye(3)[:, [1]]) / np.sqrt(2)
+    with pytest.raises(InputError, match="modes are not orthonormal"):
+        subspace_overlap(np.eye(3)[:, [0, 0]], F)

@@ -168,7 +168,7 @@ def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64
         ],
         without_mode=[
             WithoutMode(mode=mode, **asdict(held_out(without(mode, mode))))
-            for mode in range(min(SINGLE, size - 1))
+            for mode in range(min(SINGLE, size))
         ],
         all=held_out(range(size)),
     )
@@ -177,9 +177,13 @@ def _by_modes(problem: RegressionProblem, ridge: float, report: NDArray[np.int64
 def _random_group(
     generator: np.random.Generator, size: int, modes: Modes
 ) -> tuple[list[int], list[int]]:
-    """All modes but a random group as large as ``modes``, and that group."""
-    count = modes[1] - modes[0] + 1
-    chosen = generator.choice(min(size, max(HEAD, count)), count, replace=False)
+    """All modes but a random group as large as ``modes`` and outside of it, and that group."""
+    first, last = modes
+    count = last - first + 1
+    outside = [mode for mode in range(min(size, HEAD)) if not first <= mode <= last]
+    # Of a group that leaves too few others, as many of its own as it takes.
+    others = outside if len(outside) >= count else list(range(size))
+    chosen = generator.choice(others, min(count, len(others)), replace=False)
     return sorted(set(range(size)) - {int(mode) for mode in chosen}), sorted(map(int, chosen))
 
 

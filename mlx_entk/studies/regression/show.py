@@ -49,8 +49,8 @@ def regression_tables(regression: Regression) -> list[Table]:
             ("modes", *quality),
             parts,
             "Each group of modes ends at a cliff of the kernel on the training inputs. Random "
-            f"modes: mean and standard deviation of {RANDOM_GROUPS} draws from the leading {HEAD} "
-            "modes.",
+            f"modes: mean and standard deviation of {RANDOM_GROUPS} draws from the other ones of "
+            f"the leading {HEAD}.",
         ),
         *_alignment_tables(regression),
     ]
