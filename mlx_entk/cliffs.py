@@ -21,9 +21,8 @@ smooth fall in pairs or quadruples of equal eigenvalues, as symmetries make them
 pairs and quadruples that are independent draws, the chance says too little: their spacings of
 zero are none of the null hypothesis. The spacings to either side are at most an eighth of all,
 since those of a short spectrum, or of the leading eigenvalues alone, fall towards its end.
-Eigenvalues of
-random matrices repel each other, which makes their spacings more regular than the null
-hypothesis has them, so that cliffs are found in them less often.
+Eigenvalues of random matrices repel each other, which makes their spacings more regular than the
+null hypothesis has them, so that cliffs are found in them less often.
 """
 
 from dataclasses import dataclass

@@ -21,7 +21,6 @@ from mlx_entk._linalg import (
     as_columns,
     as_floats,
     epsilon_of,
-    require_finite,
 )
 from mlx_entk.eigensolvers import jacobian_modes, top_modes
 from mlx_entk.errors import InputError
@@ -249,7 +248,6 @@ def align_controls(
     sizes = sorted(set(sizes))
     for name, values in controls.items():
         columns = as_columns(values, f"activations {name}")
-        require_finite(columns, f"activations {name}")
         for family, basis in bases.items():
             require_varying(basis, family)
             if len(basis) != len(columns):

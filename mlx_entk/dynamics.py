@@ -98,8 +98,8 @@ def _cosine(a: Float64Array, b: Float64Array) -> float:
     return float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b))
 
 
-def target_kernel(targets: ArrayLike) -> Float64Array:
-    """Y Yᵀ of targets Y, shape (N, C), or of N classes, shape (N,), as unit vectors.
+def target_columns(targets: ArrayLike) -> Float64Array:
+    """Targets Y as they are, shape (N, C), or of N classes, shape (N,), as unit vectors.
 
     Raises
     ------
@@ -114,7 +114,12 @@ def target_kernel(targets: ArrayLike) -> Float64Array:
         ):
             raise InputError("targets of shape (N,) must be classes: whole numbers from 0 on")
         values = np.eye(int(values.max(initial=0)) + 1)[values.astype(np.int64)]
-    columns = as_columns(values, "targets")
+    return as_columns(values, "targets")
+
+
+def target_kernel(targets: ArrayLike) -> Float64Array:
+    """Y Yᵀ of targets Y; as for ``target_columns``."""
+    columns = target_columns(targets)
     return columns @ columns.T
 
 
@@ -220,7 +225,7 @@ def track(
     last: dict[str, FloatArray] = {}
     for done, epoch in enumerate(epochs):
         progress("kernels over training", done, len(epochs), f"epoch {epoch}")
-        kernels = kernels_at(epoch)
+        kernels = final if done == len(epochs) - 1 else kernels_at(epoch)
         first = first or kernels
         for kernel, modes_of in groups.items():
             if kernel not in kernels:

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_floats, whole_number
 from mlx_entk.analysis import WHOLE, Families, bases_of, with_whole
-from mlx_entk.dynamics import centred_alignment, kernel_distance, target_kernel
+from mlx_entk.dynamics import (
+    centred_alignment,
+    kernel_distance,
+    target_columns,
+    target_kernel,
+)
 from mlx_entk.errors import InputError
 from mlx_entk.features import FeatureBank
 from mlx_entk.kernel import layerwise_entk
@@ -41,11 +46,9 @@ class _AfterKernel:
             raise InputError(f"held_out are not numbers of the {N} probe inputs, each once")
         if not 1 < len(other) < N:
             raise InputError(f"{len(other)} of {N} inputs are held out: pass 2 to {N - 1}")
-        values = np.asarray(as_floats(targets, "targets"), dtype=np.float64)
-        labels = values.astype(np.int64) if values.ndim == 1 else None
-        if labels is not None:
-            values = np.eye(int(labels.max()) + 1)[labels]
-        return cls(np.setdiff1d(np.arange(N), other), other, values, labels)
+        columns = target_columns(targets)
+        labels = columns.argmax(axis=1) if as_floats(targets, "targets").ndim == 1 else None
+        return cls(np.setdiff1d(np.arange(N), other), other, columns, labels)
 
     def quality(self, kernel: FloatArray) -> dict[str, float | None]:
         """R² on the inputs that are held out, and the accuracy if there are classes.

@@ -266,15 +266,16 @@ def from_model(
         output = (floating or outputs)[0]
     elif output not in outputs:
         raise InputError(f"the model has no output {output!r}: it has {', '.join(outputs)}")
+    nodes = needed(graph.node, [output])
     unknown = sorted(
         {
             f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            for node in needed(graph.node, [output])
+            for node in nodes
             if (node.domain not in ("", "ai.onnx"))
             or (node.op_type not in OPERATORS and node.op_type not in HOST_ONLY)
         }
     )
-    _require_depth(needed(graph.node, [output]))
+    _require_depth(nodes)
     if unknown:
         raise InputError(
             f"ONNX operators without an MLX counterpart: {', '.join(unknown)}; add them to "

@@ -96,11 +96,13 @@ class Split:
     other: NDArray[np.int64]
     seed: int = 0
 
+    def blocks(self, kernel: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """K(X, X) and K(x, X) of a kernel over all inputs, shape (N, N)."""
+        return kernel[np.ix_(self.train, self.train)], kernel[np.ix_(self.other, self.train)]
+
     def modes(self, kernel: FloatArray) -> KernelModes:
         """Modes of a kernel over all inputs, shape (N, N)."""
-        return modes_of_kernel(
-            kernel[np.ix_(self.train, self.train)], kernel[np.ix_(self.other, self.train)]
-        )
+        return modes_of_kernel(*self.blocks(kernel))
 
     def controls(
         self, kernel: FloatArray, initial: FloatArray | None, activations: Float64Array | None

@@ -17,6 +17,7 @@ from mlx_entk.onnx.operators.values import (
     as_mlx,
     by_channel,
     choice,
+    cut,
 )
 
 # Entries of a padded axis, and of a window on it, at most: gradients add up a few of them, and MLX
@@ -132,10 +133,7 @@ def _transposed_convolution(x: Inputs, a: Attributes, n: int) -> mx.array:
     )
     # MLX cuts what a negative width takes off the input before it spreads it by the strides.
     for i, (low, high) in enumerate(widths):
-        size = convolved.shape[2 + i]
-        if low < 0 or high < 0:
-            kept = mx.arange(max(0, -low), size - max(0, -high))
-            convolved = mx.take(convolved, kept, axis=2 + i)
+        convolved = cut(convolved, 2 + i, low, high)
     return _with_bias(convolved, x)
 
 

@@ -17,6 +17,7 @@ from mlx_entk.onnx.operators.values import (
     axes_of,
     axis_of,
     choice,
+    cut,
     distinct_axes,
     ints,
     mlx_dtype,
@@ -120,11 +121,8 @@ def _pad(x: Inputs, a: Attributes, n: int) -> mx.array:
             )
             value = mx.take(value, mx.array(at), axis=axis)
         return value
-    for axis, (low, high) in enumerate(widths):  # negative widths cut
-        if low < 0 or high < 0:
-            size = value.shape[axis]
-            kept = mx.arange(max(0, -low), size - max(0, -high))
-            value = mx.take(value, kept, axis=axis)
+    for axis, (low, high) in enumerate(widths):
+        value = cut(value, axis, low, high)
     positive = [(max(0, low), max(0, high)) for low, high in widths]
     fill = as_mlx(x[2]) if len(x) > 2 and x[2] is not None else mx.array(0, dtype=value.dtype)
     return mx.pad(value, positive, constant_values=fill.reshape(()))

@@ -173,6 +173,14 @@ def grids(shape: Sequence[int], rank: int | None = None) -> list[mx.array]:
     ]
 
 
+def cut(value: mx.array, axis: int, low: int, high: int) -> mx.array:
+    """Take as many entries off both ends of an axis as negative widths say; others do nothing."""
+    if low >= 0 and high >= 0:
+        return value
+    kept = mx.arange(max(0, -low), value.shape[axis] - max(0, -high))
+    return mx.take(value, kept, axis=axis)
+
+
 def by_channel(value: Value, rank: int) -> mx.array:
     """Reshape a number for each channel so that it broadcasts over arrays of that rank."""
     return as_mlx(value).reshape([1, -1, *[1] * (rank - 2)])

@@ -236,15 +236,11 @@ def after_kernel_accuracy(
 ) -> Callable[[dict[str, FloatArray]], float]:
     """A measure of one of some kernels: the test accuracy of ``AFTER_KERNEL_RULE``."""
     targets = np.eye(math.isqrt(len(data.labels)))[data.labels]
+    split = Split(data.train, data.test)
 
     def accuracy(kernels: dict[str, FloatArray]) -> float:
-        K = kernels[kernel]
-        predicted = kernel_predictions(
-            K[np.ix_(data.train, data.train)],
-            K[np.ix_(data.test, data.train)],
-            targets[data.train],
-            AFTER_KERNEL_RIDGE,
-        )
+        train, test = split.blocks(kernels[kernel])
+        predicted = kernel_predictions(train, test, targets[data.train], AFTER_KERNEL_RIDGE)
         return float((predicted.argmax(axis=1) == data.labels[data.test]).mean())
 
     return accuracy

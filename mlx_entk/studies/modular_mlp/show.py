@@ -12,10 +12,9 @@ from mlx_entk.report import Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
+from mlx_entk.studies.modular.figures import training_figures
 from mlx_entk.studies.modular.words import (
-    KERNELS_IN_TRAINING_CAPTION,
     SPECTRA_OVER_TRAINING_CAPTION,
-    grokking_caption,
     rise_cell,
 )
 from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults
@@ -108,14 +107,7 @@ def _disentangled(results: MLPResults) -> Table:
 def _figures(results: MLPResults, run: Run) -> Figures:
     arrays, tracked, p = run.arrays, results.grokking, results.config.p
     shown = min(p * p, 6 * (p - 1))
-    yield CaptionedFigure(
-        "grokking",
-        charts.grokking(run.metrics, tracked, results.controls.best(_main(results))),
-        grokking_caption(tracked),
-    )
-    yield CaptionedFigure(
-        "kernels-in-training", charts.kernels_in_training(tracked), KERNELS_IN_TRAINING_CAPTION
-    )
+    yield from training_figures(run, tracked, results.controls.best(_main(results)))
     yield CaptionedFigure(
         "overlaps-over-training",
         charts.overlaps(tracked, FREQUENCY_FAMILIES),

@@ -346,22 +346,16 @@ def _preactivations(model: QuadraticMLP, inputs: mx.array, p: int) -> Float64Arr
 def headline(results: MLPResults) -> Headline:
     """The numbers by which runs are compared; overlaps in per cent."""
     first, second = expected_groups(results.config.p)
-    percent = {
-        (row.modes, row.family): row.percent for row in results.alignment if row.kernel == WHOLE
-    }
+    rows = {(row.modes, row.family): row for row in results.alignment if row.kernel == WHOLE}
+    margin = results.controls.margin
     onset = results.grokking.onset
-    margins = {
-        (row.modes, row.family): results.controls.margin(row)
-        for row in results.alignment
-        if row.kernel == WHOLE
-    }
     return {
         "test accuracy": 100 * results.accuracy.test,
-        "second group with sum": percent[second, "sum"],
-        "second group with sum, beyond controls": margins[second, "sum"],
-        "second group with difference": percent[second, "difference"],
-        "second group with difference, beyond controls": margins[second, "difference"],
-        "first group with n ∪ m": percent[first, "n ∪ m"],
+        "second group with sum": rows[second, "sum"].percent,
+        "second group with sum, beyond controls": margin(rows[second, "sum"]),
+        "second group with difference": rows[second, "difference"].percent,
+        "second group with difference, beyond controls": margin(rows[second, "difference"]),
+        "first group with n ∪ m": rows[first, "n ∪ m"].percent,
         "steepest overlap": onset.steepest_overlap,
         "steepest test accuracy": onset.steepest_test_accuracy,
     }

@@ -16,10 +16,9 @@ from mlx_entk.report import Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
+from mlx_entk.studies.modular.figures import training_figures
 from mlx_entk.studies.modular.words import (
-    KERNELS_IN_TRAINING_CAPTION,
     SPECTRA_OVER_TRAINING_CAPTION,
-    grokking_caption,
     rise_cell,
 )
 from mlx_entk.studies.modular_transformer.charts import leads, overlap_by_seed
@@ -195,14 +194,7 @@ def _moves(results: TransformerResults) -> Table:
 
 def _figures(results: TransformerResults, run: Run) -> Figures:
     arrays, tracked, keys = run.arrays, results.grokking, results.key_frequencies
-    yield CaptionedFigure(
-        "grokking",
-        charts.grokking(run.metrics, tracked, results.controls.best(_main(results))),
-        grokking_caption(tracked),
-    )
-    yield CaptionedFigure(
-        "kernels-in-training", charts.kernels_in_training(tracked), KERNELS_IN_TRAINING_CAPTION
-    )
+    yield from training_figures(run, tracked, results.controls.best(_main(results)))
     by_source = {"embedding": keys.embedding, "kernel": keys.kernel}
     power = {source: np.asarray(arrays[f"{source} power"]) for source in by_source}
     yield CaptionedFigure(
