@@ -58,7 +58,7 @@ def test_residuals_are_what_they_say(method: Any) -> None:
 
     v, values = modes.spectrum.vectors, modes.spectrum.values
     expected = np.linalg.norm(operator @ v - v * values, axis=0) / values
-    np.testing.assert_allclose(modes.residuals, expected)
+    np.testing.assert_allclose(modes.residuals, expected, atol=1e-15)
     assert (modes.residuals * values).max() <= 1e-3
 
 
@@ -170,8 +170,36 @@ def test_modes_take_few_products() -> None:
 
     top_modes(operator, 20)
 
-    # One round of 41 steps, another, 12 to look for what is missing, and the residuals' 20.
-    assert len(made) < 120
+    # One round of 41 steps, a part of another, and 12 to look for what is missing.
+    assert len(made) < 80
+
+
+def test_a_larger_tolerance_takes_fewer_products() -> None:
+    operator, made = counted(operator_with(np.geomspace(1, 1e-6, 300)) @ np.eye(300))
+
+    exact = top_modes(operator, 20)
+    for_exact = len(made)
+    modes = top_modes(operator, 20, tolerance=0.1)
+
+    # It stops as soon as the modes have converged.
+    assert len(made) - for_exact <= for_exact - 10
+    assert exact.residuals.max() < 1e-3 < modes.residuals.max()
+    assert (modes.residuals * modes.spectrum.values).max() <= 0.1
+
+
+def test_products_have_a_limit_and_residuals_tell_what_they_were_not_enough_for() -> None:
+    matrix = operator_with(np.linspace(1, 0.5, 300)) @ np.eye(300)
+    operator, made = counted(matrix)
+
+    modes = top_modes(operator, 10, products=15)
+
+    assert len(made) == 15
+    v, values = modes.spectrum.vectors, modes.spectrum.values
+    expected = np.linalg.norm(matrix @ v - v * values, axis=0) / values
+    np.testing.assert_allclose(modes.residuals, expected)
+    assert modes.residuals.max() > 0.01
+    with pytest.raises(InputError, match="products is 10: 10 modes need at least 11"):
+        top_modes(operator, 10, products=10)
 
 
 @pytest.mark.parametrize("size", [1, 2, 15, 25])

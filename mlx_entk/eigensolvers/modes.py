@@ -29,8 +29,8 @@ class TopModes:
     spectrum
         The eigenpairs.
     residuals
-        ‖Kv − λv‖/λ for each mode, shape (k,); for modes below the noise floor, the same norm over
-        that floor.
+        ‖Kv − λv‖/λ for each mode, shape (k,), as the solver's products tell it; for modes below
+        the noise floor, the same norm over that floor.
     """
 
     spectrum: Spectrum
@@ -44,6 +44,7 @@ def top_modes(
     method: Method = "lanczos",
     tolerance: float = 1e-5,
     iterations: int = 300,
+    products: int | None = None,
     seed: int = 0,
 ) -> TopModes:
     """Find the k largest eigenpairs of a symmetric positive semidefinite operator.
@@ -67,6 +68,9 @@ def top_modes(
         for ``"subspace"``, ‖Kv − λv‖/λ₀. Products in float32 reach about 1e-6.
     iterations
         The largest number of restarts (Lanczos) or block products (subspace).
+    products
+        For Lanczos, the largest number of products, above k. What has not converged by then is
+        given as it is, which its residual tells. None for as many as it takes.
     seed
         Seed of the random vectors.
 
@@ -92,6 +96,8 @@ def top_modes(
         raise InputError(f"k is {k}: an operator of size {size} has {size} modes, pass 1 to {size}")
     if iterations < 1:
         raise InputError(f"iterations is {iterations}: allow at least one")
+    if products is not None and products <= k:
+        raise InputError(f"products is {products}: {k} modes need at least {k + 1}")
     if not tolerance > 0:
         raise InputError(f"tolerance is {tolerance}: it must be above 0")
     if method not in get_args(Method):
@@ -100,13 +106,13 @@ def top_modes(
     if size <= basis_width(k):
         formed = multiply(np.eye(size))
         require_kernel(formed)
-        multiply = formed.__matmul__
         values, vectors = eigh(formed, k)
+        remainders = np.linalg.norm(formed @ vectors - vectors * values, axis=0)
     else:
         solve = lanczos if method == "lanczos" else subspace_iteration
-        values, vectors = solve(Search(multiply, size, k, tolerance, iterations, generator))
-    differences = np.linalg.norm(multiply(vectors) - vectors * values, axis=0)
+        found = solve(Search(multiply, size, k, tolerance, iterations, products, generator))
+        values, vectors, remainders = found.values, found.vectors, found.remainders
     floor = _NOISE * max(0.0, float(values[0]))
     # For a kernel of zeros both the values and the floor are 0.
-    residuals = differences / np.maximum(values, floor or 1.0)
+    residuals = remainders / np.maximum(values, floor or 1.0)
     return TopModes(Spectrum(values, vectors, floor), residuals)

@@ -1,9 +1,10 @@
-"""The task that ``mlx_entk.eigensolvers.top_modes`` gives to a solver."""
+"""The task that ``mlx_entk.eigensolvers.top_modes`` gives to a solver, and what it gives back."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from mlx_entk._linalg import Float64Array
 from mlx_entk.eigensolvers.operators import Product
 
 
@@ -19,7 +20,7 @@ class Search:
         N, for an operator of shape (N, N).
     k
         How many eigenpairs to find.
-    tolerance, iterations
+    tolerance, iterations, products
         As for ``mlx_entk.eigensolvers.top_modes``.
     generator
         Draws the random vectors.
@@ -30,4 +31,22 @@ class Search:
     k: int
     tolerance: float
     iterations: int
+    products: int | None
     generator: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Solution:
+    """The largest eigenpairs that a solver found.
+
+    Attributes
+    ----------
+    values, vectors
+        Shapes (k,) and (N, k), the largest first.
+    remainders
+        ‖Kv − λv‖ of each, shape (k,).
+    """
+
+    values: Float64Array
+    vectors: Float64Array
+    remainders: Float64Array

@@ -2,19 +2,13 @@
 
 import numpy as np
 
-from mlx_entk._linalg import Float64Array
 from mlx_entk.eigensolvers.operators import require_kernel
-from mlx_entk.eigensolvers.search import Search
+from mlx_entk.eigensolvers.search import Search, Solution
 from mlx_entk.errors import RunFailedError
 
 
-def subspace_iteration(search: Search) -> tuple[Float64Array, Float64Array]:
+def subspace_iteration(search: Search) -> Solution:
     """Find the k largest eigenpairs by subspace iteration on k + 10 vectors with Rayleigh-Ritz.
-
-    Returns
-    -------
-    values, vectors
-        Shapes (k,) and (N, k), the largest first.
 
     Raises
     ------
@@ -32,9 +26,10 @@ def subspace_iteration(search: Search) -> tuple[Float64Array, Float64Array]:
         values, rotation = np.linalg.eigh(projected)
         values, rotation = values[::-1], rotation[:, ::-1]
         vectors = basis @ rotation
-        worst = float(np.linalg.norm(product @ rotation - vectors * values, axis=0)[:k].max())
+        remainders = np.linalg.norm(product @ rotation - vectors * values, axis=0)[:k]
+        worst = float(remainders.max())
         if worst <= search.tolerance * values[0]:
-            return values[:k], vectors[:, :k]
+            return Solution(values[:k], vectors[:, :k], remainders)
         basis = np.linalg.qr(product)[0]
     raise RunFailedError(
         f"subspace iteration reached ‖Kv − λv‖ = {worst:.1e} with λ₀ = {values[0]:.1e} after "

@@ -1,9 +1,9 @@
 """The eNTK as matrix-vector products, for kernels too large to form.
 
 K v = J (Jᵀ v): one reverse-mode product in batches of inputs, summed into a parameter vector,
-and one forward-mode product along it. Memory is that of the parameters and of one batch, time
-about five forward passes a product. This is the NTK-vector product of Novak, Sohl-Dickstein and
-Schoenholz (2022).
+and one forward-mode product along it. This is the NTK-vector product of Novak, Sohl-Dickstein and
+Schoenholz (2022). Activations and whatever else does not depend on v are kept from product to
+product, as far as memory goes, and only those entries are computed that the outputs read.
 """
 
 from itertools import starmap
@@ -14,19 +14,22 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from mlx_entk._memory import format_bytes, limit_of
+from mlx_entk._memory import default_limit, format_bytes, limit_of
 from mlx_entk.distributed import Group, numbers_of_first, share, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.checks import check_model
-from mlx_entk.kernel.forward import Push, find_push
+from mlx_entk.kernel.forward import find_push
+from mlx_entk.kernel.passes import Batch, Passes, PlainPasses, find_passes
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
 from mlx_entk.tracing.functions import Model, Output, Selection, bind
 from mlx_entk.tracing.inputs import Inputs, count, part
-from mlx_entk.tracing.jacobian import Probe, gradient
+from mlx_entk.tracing.jacobian import Probe
 from mlx_entk.tracing.rules import examine
 
 # Inputs a batch: enough to keep a device busy, few enough for the activations of a small model.
 BATCH = 256
+# The share of a memory limit for the inputs of one pass; what products share takes the rest.
+_PASS = 0.4
 
 
 class EntkOperator(LinearOperator):  # type: ignore[misc]
@@ -44,23 +47,24 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
 
     def __init__(
         self,
-        passes: "_Passes",
+        passes: Passes,
         x: Inputs,
         C: int,
         reduction: Reduction,
         batch: int,
+        budget: int,
         group: Group | None,
     ):
-        function = passes.function
         self.batch, self._group = batch, group
-        self._x, self._params, self._C = x, function.params, C
+        self._passes, self._x, self._C = passes, x, C
         self._full = reduction == "full"
         cotangents = cotangents_of(reduction, C)
         if not cotangents.symmetric:
             raise InputError(f"reduction {reduction}: an operator needs a symmetric kernel")
         self._cotangents, N = cotangents.left, count(x)
         self._slices = share([slice(i, i + batch) for i in range(0, N, batch)], group)
-        self._pull, self._push = passes.pull, passes.push
+        self._batches: list[Batch] = []
+        self._budget = budget
         self.products = 0
         size = N * (C if self._full else 1)
         super().__init__(np.dtype(np.float64), (size, size))
@@ -78,36 +82,31 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
 
     def _product(self, outputs: mx.array) -> mx.array:
         """J Jᵀ applied to a value for each output of each input, shape (N, C)."""
-        tangent = [mx.zeros_like(value) for value in self._params.values()]
-        for rows in self._slices:
-            pulled = self._pull(outputs[rows], *part(self._x, rows))
+        if not self._batches:
+            self._prepare()
+        passes, parts = self._passes, list(zip(self._slices, self._batches, strict=True))
+        tangent = [mx.zeros_like(value) for value in passes.function.params.values()]
+        for rows, batch in parts:
+            pulled = passes.pull(outputs[rows], batch)
             tangent = list(starmap(mx.add, zip(tangent, pulled, strict=True)))
             mx.eval(tangent)  # bounds the graph to one batch
         tangent = sum_over(tangent, self._group)
         products = mx.zeros((count(self._x), self._C))
-        for rows in self._slices:
-            products[rows] = self._push(part(self._x, rows), tangent)
+        for rows, batch in parts:
+            products[rows] = passes.push(tangent, batch)
             mx.eval(products)
         return sum_over([products], self._group)[0]
 
+    def _prepare(self) -> None:
+        """Compute what products share, as far as the budget goes."""
+        left = self._budget
+        for rows in self._slices:
+            batch = self._passes.prepare(part(self._x, rows), left)
+            self._batches.append(batch)
+            left -= batch.size
+
     def _adjoint(self) -> "EntkOperator":
         return self
-
-
-class _Passes:
-    """A backward and a forward pass, compiled once for all operators that use them."""
-
-    def __init__(self, push: Push):
-        self.function = function = push.function
-        names = list(function.params)
-
-        def pull(cotangent: mx.array, *inputs: mx.array) -> list[mx.array]:
-            return gradient(function, names, inputs, cotangent)
-
-        def forward(inputs: Inputs, tangent: list[mx.array]) -> mx.array:
-            return push(inputs, names, tangent)
-
-        self.pull, self.push = mx.compile(pull), mx.compile(forward)
 
 
 def entk_operator(
@@ -134,8 +133,9 @@ def entk_operator(
     batch
         Inputs a pass; None for as many as ``memory_limit`` allows, at most ``BATCH``.
     memory_limit
-        Bytes that a pass may take, as a number or as ``"4GB"``, found by trying it on one input,
-        two, four, …
+        Bytes that products may take, as a number or as ``"4GB"``: a part for a pass, found by
+        trying it on one input, four, sixteen, …, and the rest for what products share. None for
+        batches of ``BATCH``, and half of the available memory for what products share.
     group
         Ranks of ``mx.distributed`` that share the batches; every rank makes the same calls and
         gets the same products. A product sends the parameters' and the outputs' size once.
@@ -164,18 +164,22 @@ def entk_operator(
     cotangents_of(reduction, C)
     examined = examine(function, inputs, C)
     probe = Probe.of(examined.function, inputs, C)
-    passes = _Passes(find_push(examined, probe))
+    passes = find_passes(examined, C, probe)
     limit = limit_of(memory_limit)
+    taken = 0
     if batch is None and limit is not None:
-        batch = _batch_within(limit, passes, inputs, C, reduction)
+        batch, taken = _batch_within(limit, passes, inputs, C, reduction)
+    budget = default_limit() if limit is None else max(0, limit - taken)
     (batch,) = numbers_of_first([batch or BATCH], group)
     # A pass is compiled for a size of batch, with the model as it is now: the last may be smaller.
     N = count(inputs)
     for start in {0, (N - 1) // batch * batch}:
         rows = part(inputs, slice(start, start + batch))
-        tried = EntkOperator(passes, rows, C, reduction, batch, None)
+        if not passes.are_right(rows):
+            passes = PlainPasses(find_push(examined, probe))
+        tried = EntkOperator(passes, rows, C, reduction, batch, 0, None)
         _require_symmetry(tried, probe.tolerance)
-    return EntkOperator(passes, inputs, C, reduction, batch, group)
+    return EntkOperator(passes, inputs, C, reduction, batch, budget, group)
 
 
 def _require_symmetry(operator: EntkOperator, tolerance: float) -> None:
@@ -189,12 +193,18 @@ def _require_symmetry(operator: EntkOperator, tolerance: float) -> None:
         )
 
 
-def _batch_within(limit: int, passes: _Passes, x: Inputs, C: int, reduction: Reduction) -> int:
-    """Inputs a pass that keep a product within a limit, by the peaks of passes of a few."""
+def _batch_within(
+    limit: int, passes: Passes, x: Inputs, C: int, reduction: Reduction
+) -> tuple[int, int]:
+    """Inputs a pass that keep a product within a limit, and the bytes that they take.
+
+    Found by the peaks of passes of a few. If one input fits, a part of the limit is left for what
+    products share.
+    """
 
     def peak(inputs: int) -> int:
         size = inputs * C if reduction == "full" else inputs
-        trial = EntkOperator(passes, part(x, slice(inputs)), C, reduction, inputs, None)
+        trial = EntkOperator(passes, part(x, slice(inputs)), C, reduction, inputs, 0, None)
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         trial @ np.ones(size)
@@ -206,13 +216,15 @@ def _batch_within(limit: int, passes: _Passes, x: Inputs, C: int, reduction: Red
             f"a pass of one input takes {format_bytes(taken)}, the limit is {format_bytes(limit)}: "
             "raise the memory limit"
         )
+    allowed = taken + int(_PASS * (limit - taken))
     tried, most = 1, min(BATCH, count(x))
     each = float(taken)
-    while tried < most and taken + each * tried <= limit:  # as far as the last passes tell
-        twice = min(2 * tried, most)
-        more = peak(twice)
-        tried, taken, each = twice, more, max(1.0, (more - taken) / (twice - tried))
-    return max(1, min(most, int(tried + (limit - taken) / each)))
+    while tried < most and taken + 3 * each * tried <= allowed:  # as far as the last passes tell
+        larger = min(4 * tried, most)
+        more = peak(larger)
+        tried, taken, each = larger, more, max(1.0, (more - taken) / (larger - tried))
+    batch = max(1, min(most, int(tried + (allowed - taken) / each)))
+    return batch, int(taken + each * (batch - tried))
 
 
 def _host(values: mx.array) -> NDArray[np.float64]:

@@ -19,10 +19,10 @@ import numpy as np
 from mlx_entk._linalg import as_numpy
 from mlx_entk.kernel.delta import Delta
 from mlx_entk.kernel.factors import Factor
-from mlx_entk.kernel.tail import Tail, dependents, find_bottleneck, find_tail, pull_back
+from mlx_entk.kernel.tail import Tail, find_bottleneck, find_tail, pull_back
 from mlx_entk.kernel.uses import VIEWS, Batch, Use, factor_of
 from mlx_entk.tracing.functions import ParametricFunction
-from mlx_entk.tracing.graph import Graph, Node
+from mlx_entk.tracing.graph import Graph, Node, dependents
 from mlx_entk.tracing.inputs import Inputs, alone, count
 from mlx_entk.tracing.mapping import map_inputs, map_pairs
 from mlx_entk.tracing.primitives import RIGHT

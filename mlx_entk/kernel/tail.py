@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk.tracing.graph import Graph, Node
+from mlx_entk.tracing.graph import Graph, Node, dependents
 from mlx_entk.tracing.primitives import ELEMENTWISE, REDUCE_SUM, REGROUPED, RIGHT
 
 # Primitives linear in every input of theirs together; those linear in any one input while the
@@ -127,15 +127,6 @@ def envelope(base: mx.array) -> mx.array | None:
     if np.abs(by_entry - norms * along).max() > 1e-6 * norms.max():
         return None
     return mx.array(norms.reshape(b.shape[1:]).astype(np.float32))
-
-
-def dependents(graph: Graph, values: Iterable[str], without: str | None = None) -> frozenset[str]:
-    """The values, and all that are computed from them, other than by way of one."""
-    reached = set(values)
-    for node in graph.nodes:
-        if not reached.isdisjoint(node.inputs):
-            reached.update(name for name in node.outputs if name != without)
-    return frozenset(reached)
 
 
 def _acts_elementwise(graph: Graph, node: Node, touched: set[str]) -> bool:

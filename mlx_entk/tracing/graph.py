@@ -5,7 +5,7 @@ arguments. ``mlx_entk.tracing.primitives`` says what each computes, so that the 
 run under any MLX transform, with a perturbation added to any value inside it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,3 +141,22 @@ def record(function: Callable[..., Any], *inputs: mx.array) -> Graph:
     except Exception as error:  # of a model that asks for values, say: whatever its code raises
         raise UntraceableError(str(error) or type(error).__name__) from error
     return graph
+
+
+def dependents(graph: Graph, values: Iterable[str], without: str | None = None) -> frozenset[str]:
+    """The values, and all that are computed from them, other than by way of one."""
+    reached = set(values)
+    for node in graph.nodes:
+        if not reached.isdisjoint(node.inputs):
+            reached.update(name for name in node.outputs if name != without)
+    return frozenset(reached)
+
+
+def needed(nodes: Sequence[Node], outputs: Iterable[str]) -> list[Node]:
+    """Return the nodes that some values are computed by."""
+    names, kept = set(outputs), []
+    for node in reversed(nodes):
+        if not names.isdisjoint(node.outputs):
+            kept.append(node)
+            names.update(node.inputs)
+    return kept[::-1]
