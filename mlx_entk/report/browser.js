@@ -110,7 +110,7 @@
     const order = parts.map((_, t) => t).sort((a, b) => Math.abs(parts[b]) - Math.abs(parts[a]));
     const all = parts.reduce((sum, part) => sum + Math.abs(part), 0);
     order.slice(0, 4).forEach((t, i) => {
-      line.append(i ? ", " : "", make("q", {}, tokens[window][t]), ` ${signed(parts[t], 2)}`);
+      line.append(i ? ", " : "", make("q", {}, tokens[window][t].trim() || "␣"), ` ${signed(parts[t], 2)}`);
     });
     const most = order.slice(0, 4).reduce((sum, t) => sum + Math.abs(parts[t]), 0);
     line.append(` (${percent(most / all)} of the size of all)`);
@@ -324,6 +324,7 @@
     showHistogram(found);
     by("found").hidden = !found;
     by("ends").hidden = Boolean(found);
+    document.body.classList.toggle("searching", Boolean(found));
     if (found) showMatches(found, query);
     else showEnds();
   }
