@@ -249,7 +249,7 @@ def test_tokens_are_coloured_by_sign_and_say_their_part(
 
     assert kinds["plus"] == ["up", "down", "up strong", "", "up", "up strong"]
     assert kinds["minus"] == ["down", "up", "down strong", "", "down", "down strong"]
-    assert "Largest parts: cat +1.2, It +0.60, w0 +0.20" in first.text
+    assert "Largest parts (95% of all by size): cat +1.2, It +0.60, w0 +0.20" in first.text
     token = first.find_element(By.CSS_SELECTOR, ".strong")
     webdriver.ActionChains(browser).move_to_element(token).perform()
     assert text_of(browser, "hint") == "position 3 of 6: +1.20 of +2.00"

@@ -106,14 +106,15 @@
 
   /* In words, for whom colours say nothing: which positions make the score. */
   function made(window, parts) {
-    const line = make("p", { class: "made" }, "Largest parts: ");
     const order = parts.map((_, t) => t).sort((a, b) => Math.abs(parts[b]) - Math.abs(parts[a]));
-    const all = parts.reduce((sum, part) => sum + Math.abs(part), 0);
-    order.slice(0, 4).forEach((t, i) => {
-      line.append(i ? ", " : "", make("q", {}, tokens[window][t].trim() || "␣"), ` ${signed(parts[t], 2)}`);
+    const size = (positions) => positions.reduce((sum, t) => sum + Math.abs(parts[t]), 0);
+    const named = order.slice(0, 4);
+    const line = make("p", { class: "made" },
+      `Largest parts (${percent(size(named) / size(order))} of all by size): `);
+    named.forEach((t, i) => {
+      const token = make("q", {}, tokens[window][t].trim() || "␣");
+      line.append(i ? ", " : "", token, ` ${signed(parts[t], 2)}`);
     });
-    const most = order.slice(0, 4).reduce((sum, t) => sum + Math.abs(parts[t]), 0);
-    line.append(` (${percent(most / all)} of the size of all)`);
     return line;
   }
 
