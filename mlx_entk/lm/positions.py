@@ -171,11 +171,11 @@ def _with_shares(
     stand_ins = []
     try:
         for path, change in changes.items():
-            owner, key = _place(block, path)
+            owner, key = _place(block, path) if path else ([block], 0)
             linear = owner[key]
             if type(linear) is not nn.Linear:
                 raise InputError(
-                    f"{path or 'the layer itself'} is no nn.Linear but {type(linear).__name__}: "
+                    f"{path or 'the layer'} is no nn.Linear but {type(linear).__name__}: "
                     "scores cannot be split by position"
                 )
             replaced.append((owner, key, linear))

@@ -98,7 +98,15 @@ class ModeView:
 
 @dataclass(frozen=True)
 class LayerView:
-    """The modes of one layer, the leading one first."""
+    """The modes of one layer.
+
+    Attributes
+    ----------
+    layer
+        Number of the layer.
+    modes
+        The leading one first.
+    """
 
     layer: int
     modes: Sequence[ModeView]

@@ -140,6 +140,13 @@ def test_weights_that_are_not_used_position_by_position_are_refused(llama: Langu
     with pytest.raises(InputError, match="one array of the shape of each selected weight"):
         split("mlp.down_proj.weight", [mx.ones((24, 16))])
 
+    llama.layers[LAYER]["gain"] = mx.ones(3)
+    try:
+        with pytest.raises(InputError, match=r"the layer is no nn\.Linear but TransformerBlock"):
+            split("gain", [mx.ones(3)])
+    finally:
+        del llama.layers[LAYER]["gain"]
+
     mlp = llama.layers[LAYER]["mlp"]
     linear = mlp["down_proj"]
 
