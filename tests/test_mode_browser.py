@@ -228,6 +228,7 @@ def test_an_address_names_layer_and_mode_and_both_ends_are_shown(
     assert shown(browser, "minus-windows") == named(range(N - 1, N - 9, -1))
     # Five windows are counted at each end: 0 to 4, of which 0 and 4 are followed by was.
     assert "was 2 of 10" in text_of(browser, "plus-words")
+    assert browser.find_element(By.CSS_SELECTOR, "[aria-current]").text == "1\n+ upos=AUX\n5"
     for fragment in ("", "#layer=5&mode=1000", "#layer=<b>"):
         load(browser, page, fragment=fragment)
         assert text_of(browser, "heading") == "Layer 2, mode 0"
@@ -346,9 +347,11 @@ def test_a_label_and_a_next_word_can_be_searched_by_a_click(
 def test_without_shares_it_says_why_there_are_no_colours(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    load(browser, made(tmp_path / "modes.html", changed(shares={}, labels=[])))
+    change = changed(shares={}, labels=[], eigenvalue=2.538e11)
+    load(browser, made(tmp_path / "modes.html", change))
 
     assert text_of(browser, "legend").startswith("Tokens have no colours")
+    assert "2.54e+11" in text_of(browser, "numbers")
     assert text_of(browser, "labels") == "None was chosen for this mode."
     assert browser.find_elements(By.CSS_SELECTOR, ".up, .down") == []
     assert len(shown(browser, "plus-windows")) == 8

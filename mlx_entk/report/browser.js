@@ -18,10 +18,13 @@
     made.append(...children);
     return made;
   };
-  const number = (value, digits = 3) =>
-    Number(value.toPrecision(digits)).toString().replaceAll("-", MINUS);
-  const signed = (value, digits = 3) =>
-    (value > 0 ? "+" : "") + value.toPrecision(digits).replaceAll("-", MINUS);
+  const number = (value, digits = 3) => {
+    const large = Math.abs(value) >= 1e5;
+    const text = large ? value.toExponential(digits - 1) : `${Number(value.toPrecision(digits))}`;
+    return text.replaceAll("-", MINUS);
+  };
+  const signed = (value, digits = 3) => value === 0 ? "0"
+    : (value > 0 ? "+" : "") + value.toPrecision(digits).replaceAll("-", MINUS);
   const percent = (value) => {
     const size = Math.abs(100 * value);
     return `${size < 10 ? number(size, 2) : Math.round(size)}%`;
