@@ -209,6 +209,12 @@ def test_it_renders_without_errors_and_never_wider_than_the_screen(
             "return [document.documentElement.scrollWidth, innerWidth]"
         )
         assert wide <= seen
+        beyond = browser.execute_script(
+            "const edge = document.querySelector('main').getBoundingClientRect().right;"
+            "return [...document.querySelectorAll('main .toolbar *, main #view *')]"
+            ".filter((e) => e.getBoundingClientRect().right > edge).length"
+        )
+        assert beyond == 0
     assert browser.get_log("browser") == []
     assert browser.title == f"Modes <of> {HOSTILE}"  # which the hostile texts would have changed
     assert browser.find_elements(By.CSS_SELECTOR, "main img") == []
