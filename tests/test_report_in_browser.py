@@ -4,10 +4,7 @@ Where there is no Chromium the tests are left out; in CI they have to run.
 """
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,36 +19,15 @@ from mlx_entk.studies import modular_mlp, modular_transformer, toy_models
 from mlx_entk.studies.compare import compare
 from mlx_entk.studies.reporting import write_comparison
 from mlx_entk.studies.running import run_study
+from tests.chromium import LAPTOP, PHONE, chromium, load, needs_chromium
 
-_NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-)
-BROWSER = next(filter(None, map(shutil.which, _NAMES)), None)
-CI = os.environ.get("CI") == "true"
-pytestmark = pytest.mark.skipif(BROWSER is None and not CI, reason="no Chromium on this machine")
-
-LAPTOP, PHONE = 1280, 390
-ARGUMENTS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--no-first-run",
-)  # fmt: skip
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = BROWSER or "chromium"
-    for argument in ARGUMENTS:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = shutil.which("chromedriver")
-    service = webdriver.ChromeService(driver) if driver else None
-    chrome = webdriver.Chrome(options, service)
-    yield chrome
-    chrome.quit()
+    with chromium() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -70,14 +46,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     }
     write_comparison(compare([made["mlp"]] * 2), [made["mlp"]] * 2, folder / "compare.html")
     return made
-
-
-def load(browser: webdriver.Chrome, page: Path, width: int = LAPTOP, scheme: str = "light") -> None:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == PHONE}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-    browser.get(page.as_uri())
 
 
 def hint(browser: webdriver.Chrome) -> str:

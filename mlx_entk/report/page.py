@@ -127,6 +127,22 @@ def write_page(page: Report | Comparison, path: Path) -> None:
     InputError
         If the file cannot be written.
     """
+    template = f"{type(page).__name__.lower()}.html"
+    write_text(path, render(template, ["report.css"], "report.js", page=page))
+
+
+def render(template: str, styles: Sequence[str], script: str, **contents: object) -> str:
+    """Fill a template, with styles and a script of this package inside the page.
+
+    Parameters
+    ----------
+    template
+        Name of a template that extends ``page.html``.
+    styles, script
+        Names of files of this package.
+    contents
+        What the template shows: every text is escaped and made visible, unless it is ``Markup``.
+    """
     environment = Environment(
         loader=PackageLoader("mlx_entk.report"),
         autoescape=True,
@@ -136,10 +152,8 @@ def write_page(page: Report | Comparison, path: Path) -> None:
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
     here = files("mlx_entk.report")
-    style, script = (
-        Markup(here.joinpath(name).read_text(encoding="utf-8"))
-        for name in ("report.css", "report.js")
+    style, code = (
+        Markup("".join(here.joinpath(name).read_text(encoding="utf-8") for name in names))
+        for names in (styles, [script])
     )
-    template = environment.get_template(f"{type(page).__name__.lower()}.html")
-    text = template.render(page=page, style=style, script=script)
-    write_text(path, text)
+    return environment.get_template(template).render(style=style, script=code, **contents)

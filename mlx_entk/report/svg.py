@@ -156,7 +156,7 @@ def _significant(values: Any) -> list[float]:
     return [float(f"{value:.3g}") for value in values]
 
 
-def as_script(hints: Json) -> str:
-    """Hints as JSON that may stand inside a ``<script>`` element."""
-    text = json.dumps(hints, ensure_ascii=False, separators=(",", ":"))
+def as_script(data: Json | list[Json]) -> str:
+    """Data as JSON that may stand inside a ``<script>`` element."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     return text.replace("<", "\\u003c")  # neither </script> nor <!-- has a meaning then
