@@ -1,7 +1,8 @@
 """``mlx-entk lm``: modes of the layers of a language model."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, get_args
 
 import click
 
@@ -9,8 +10,10 @@ from mlx_entk._memory import parse_bytes
 from mlx_entk.distributed import ranks
 from mlx_entk.errors import InputError
 from mlx_entk.lm import contexts as windows
-from mlx_entk.lm.model import SELECTION, load_model
-from mlx_entk.lm.tagging import tag
+from mlx_entk.lm.generation import Bos, beginning, encoder, greedy
+from mlx_entk.lm.model import SELECTION, LanguageModel, load_model
+from mlx_entk.lm.tagging import spacy_tagger, tag
+from mlx_entk.lm.texts import read_texts
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import study_of
 from mlx_entk.studies.estimate import Stage
@@ -27,9 +30,103 @@ from .base import (
 from .display import progress, run_and_show, show, show_estimate, state_of_folder
 from .inputs import parse_numbers
 
+C = TypeVar("C", bound=Callable[..., Any])
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 # Modes that `mlx-entk lm show` prints by default.
 _SHOWN = 10
+
+
+# Before the name of a pipeline of spaCy, as a tagger.
+_SPACY = "spacy:"
+
+texts_option = click.option(
+    "--texts",
+    multiple=True,
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A text file, or a folder of .txt, .md and .txt.gz files; may be given more than once. A "
+    "line <|endoftext|> separates documents inside a file.",
+)
+tagger_option = click.option(
+    "--tagger",
+    metavar="NAME",
+    help="spacy:PIPELINE, for an installed pipeline of spaCy; or MODULE:FUNCTION, which returns "
+    "the words of a text as (start, end, labels) and is imported, first from the working folder, "
+    "and run. By default a small set of rules for English.",
+)
+bos_option = click.option(
+    "--bos",
+    type=click.Choice(get_args(Bos)),
+    default="auto",
+    show_default=True,
+    help="Whether the token that begins a text stands before each window; auto: if the tokenizer "
+    "adds one.",
+)
+
+
+def study_options(command: C) -> C:
+    """Add the options of a study of layers to a command."""
+    for option in reversed(_STUDY_OPTIONS):
+        command = option(command)
+    return command
+
+
+_STUDY_OPTIONS = (
+    click.option("--layers", help="Layers, such as 12-17 or 0,5, or all; by default the last one."),
+    click.option(
+        "--select",
+        "selection",
+        multiple=True,
+        default=SELECTION,
+        show_default=True,
+        help="Weights inside a layer, as a dotted name; may be given more than once, for the "
+        "kernel of all of them.",
+    ),
+    click.option(
+        "--modes",
+        default=LMConfig.modes,
+        show_default=True,
+        help="Number of leading modes to find in each layer.",
+    ),
+    click.option(
+        "--tolerance",
+        default=LMConfig.tolerance,
+        show_default=True,
+        help="Residual ‖Kv − λv‖/λ at which the solver stops.",
+    ),
+    click.option(
+        "--products",
+        type=int,
+        help="The most products that the solver takes for a layer; what has not converged by then "
+        "is shown with its residual. By default as many as it takes.",
+    ),
+    bos_option,
+    click.option(
+        "--initial/--no-initial",
+        default=LMConfig.initial,
+        show_default=True,
+        help="Compare with the same model drawn anew, which takes as long again.",
+    ),
+    click.option(
+        "--splits",
+        default=LMConfig.splits,
+        show_default=True,
+        help="How many times to split the windows in halves.",
+    ),
+    click.option(
+        "--sae",
+        multiple=True,
+        metavar="LAYER=FILE",
+        help="A sparse autoencoder of a layer's output to compare with, as a safetensors file; "
+        "may be given more than once.",
+    ),
+    click.option(
+        "--seed",
+        default=LMConfig.seed,
+        show_default=True,
+        help="Seed of the splits, the random directions, the initialisation and the solver.",
+    ),
+)
 
 
 @click.group(
@@ -48,33 +145,7 @@ _SHOWN = 10
     type=click.Path(path_type=Path),
     help="File of windows that `mlx-entk lm contexts` wrote.",
 )
-@click.option("--layers", help="Layers, such as 12-17 or 0,5; by default the last one.")
-@click.option(
-    "--select",
-    "selection",
-    multiple=True,
-    default=SELECTION,
-    show_default=True,
-    help="Weights inside a layer, as a dotted name; may be given more than once.",
-)
-@click.option(
-    "--modes",
-    default=LMConfig.modes,
-    show_default=True,
-    help="Number of leading modes to find in each layer.",
-)
-@click.option(
-    "--tolerance",
-    default=LMConfig.tolerance,
-    show_default=True,
-    help="Residual at which the solver stops, as a share of the largest eigenvalue.",
-)
-@click.option(
-    "--seed",
-    default=LMConfig.seed,
-    show_default=True,
-    help="Seed of the split into halves, the random directions, the initialisation and the solver.",
-)
+@study_options
 @memory_limit_option
 @click.option("--out", type=_FOLDER, help="Run folder to write.")
 @dry_run_option
@@ -115,7 +186,7 @@ def lm(
     limit = parse_bytes(memory_limit) if memory_limit else None
     rows = windows.read_contexts(contexts)
     loaded = load_model(model)
-    numbers = _parse_layers(layers) if layers else (len(loaded.layers) - 1,)
+    numbers = _parse_layers(layers, loaded) if layers else (len(loaded.layers) - 1,)
     config = prepare(LMConfig(model=model, layers=numbers, **settings), loaded, rows)
     if dry_run:
         state = state_of_folder(STUDY, config, out)
@@ -125,11 +196,13 @@ def lm(
     return None
 
 
-def _parse_layers(text: str) -> tuple[int, ...]:
+def _parse_layers(text: str, model: LanguageModel) -> tuple[int, ...]:
+    if text == "all":
+        return tuple(range(len(model.layers)))
     try:
         return tuple(parse_numbers(text))
     except ValueError as error:
-        raise InputError(f"--layers {text}: write 12-17 or 0,5") from error
+        raise InputError(f"--layers {text}: write 12-17, 0,5 or all") from error
 
 
 @lm.command(
@@ -137,25 +210,35 @@ def _parse_layers(text: str) -> tuple[int, ...]:
     short_help="Cut text into windows, the contexts of `mlx-entk lm`.",
     examples=[
         "mlx-entk lm contexts --model DIR --texts docs/ --count 1024 --window 64 \\\n"
-        "    --out contexts.jsonl"
+        "    --out contexts.jsonl",
+        "mlx-entk lm contexts --model DIR --texts stories.txt.gz --tagger spacy:en_core_web_sm \\\n"
+        "    --balance upos=128 --agree --one-a-document --bos no --out contexts.jsonl",
     ],
 )
 @click.option("--model", required=True, help="Model whose tokenizer to use.")
-@click.option(
-    "--texts",
-    multiple=True,
-    required=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A text file, or a folder of .txt and .md files; may be given more than once.",
-)
+@texts_option
 @click.option("--count", default=1024, show_default=True, help="Number of windows.")
 @click.option("--window", default=64, show_default=True, help="Tokens in each window.")
+@tagger_option
 @click.option(
-    "--tagger",
-    metavar="MODULE:FUNCTION",
-    help="A function that returns the words of a text as (start, end, labels); by default a small "
-    "set of rules for English. It is imported, first from the working folder, and run.",
+    "--balance",
+    metavar="LABEL=COUNT",
+    help="As many windows of each value of a label, such as upos=128, in place of --count: of the "
+    "--values most frequent ones, without punctuation.",
 )
+@click.option(
+    "--values", default=8, show_default=True, help="Number of values that --balance takes."
+)
+@click.option(
+    "--agree",
+    is_flag=True,
+    help="Label the model's own next word, and keep only windows after which it is of the same "
+    "class as the text's.",
+)
+@click.option(
+    "--one-a-document", is_flag=True, help="Draw no more than one window from each document."
+)
+@bos_option
 @click.option("--seed", default=0, show_default=True, help="Seed of the choice of windows.")
 @click.option(
     "--out",
@@ -169,42 +252,45 @@ def contexts_command(
     count: int,
     window: int,
     tagger: str | None,
+    balance: str | None,
+    values: int,
+    agree: bool,
+    one_a_document: bool,
+    bos: Bos,
     seed: int,
     out: Path,
 ) -> None:
     """Cut text into windows that end before a word with known labels, and write them to a file."""
-    if min(count, window) < 1:
-        raise InputError("--count and --window must be at least 1")
-    function = load_function("--tagger", tagger, "MODULE:FUNCTION") if tagger else tag
-    tokenizer = load_model(model).tokenizer
-
-    def encode(text: str) -> list[int]:
-        tokens: list[int] = tokenizer.encode(text, add_special_tokens=False)
-        return tokens
-
+    if min(count, window, values) < 1:
+        raise InputError("--count, --window and --values must be at least 1")
+    quotas = _parse_quotas(balance, values) if balance else None
+    function = _tagger(tagger)
+    loaded = load_model(model)
     with progress() as update:
         rows = windows.build_contexts(
-            _read_texts(texts), encode, function, count=count, window=window, seed=seed,
-            progress=update,
+            read_texts(texts), encoder(loaded), function, count=quotas or count, window=window,
+            one_a_document=one_a_document, seed=seed, progress=update,
+            continued=greedy(loaded, beginning(loaded, bos)) if agree else None,
         )  # fmt: skip
     windows.write_contexts(out, rows)
     show([], contexts=out)
 
 
-def _read_texts(paths: tuple[Path, ...]) -> list[str]:
-    files: list[Path] = []
-    for path in paths:
-        inside = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md"))
-        files += inside if path.is_dir() else [path]
-    if not files:
-        raise InputError(f"there is no .txt or .md file below {', '.join(map(str, paths))}")
-    texts = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"cannot read {file}: {error}") from error
-    return texts
+def _tagger(name: str | None) -> windows.Tagger:
+    """The tagger that a user names; the one by rules if none."""
+    if name is None:
+        return tag
+    if name.startswith(_SPACY):
+        return spacy_tagger(name.removeprefix(_SPACY))
+    function: windows.Tagger = load_function("--tagger", name, "MODULE:FUNCTION")
+    return function
+
+
+def _parse_quotas(text: str, values: int) -> windows.Quotas:
+    label, _, each = text.partition("=")
+    if not label or not each.isdigit() or int(each) < 1:
+        raise InputError(f"--balance {text}: write LABEL=COUNT, such as upos=128")
+    return windows.Quotas(label, int(each), values)
 
 
 @lm.command(

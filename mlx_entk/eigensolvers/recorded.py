@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from mlx_entk._files import read_arrays, write_arrays
+from mlx_entk._files import Arrays, read_arrays, write_arrays
 from mlx_entk._linalg import Float64Array, FloatArray
 from mlx_entk.distributed import Group, from_first, is_first
 from mlx_entk.errors import InputError
@@ -29,11 +29,15 @@ class RecordedOperator(LinearOperator):  # type: ignore[misc]
         Called after each product with the number of products so far.
     group
         Ranks of ``mx.distributed`` that compute the products together; the first one stores them.
+    aside
+        Called after each product that was computed: arrays to store along with it.
 
     Attributes
     ----------
     products
         Number of products so far, read or computed.
+    beside
+        What was stored along with the last product; on ranks beyond the first, nothing.
     """
 
     def __init__(
@@ -42,10 +46,12 @@ class RecordedOperator(LinearOperator):  # type: ignore[misc]
         folder: Path,
         told: Callable[[int], None] = lambda _: None,
         group: Group | None = None,
+        aside: Callable[[], Arrays] = dict,
     ):
         self._operator, self._folder, self._told = operator, folder, told
-        self._group = group
+        self._group, self._aside = group, aside
         self.products = 0
+        self.beside: Arrays = {}
         super().__init__(np.dtype(np.float64), operator.shape)
 
     def _matvec(self, vector: Float64Array) -> Float64Array:
@@ -58,7 +64,8 @@ class RecordedOperator(LinearOperator):  # type: ignore[misc]
         if product is None:
             product = np.asarray(self._operator @ vector, dtype=np.float32)
             if is_first(self._group):
-                write_arrays(path, {"key": np.array(key), "product": product})
+                self.beside = dict(self._aside())
+                write_arrays(path, {"key": np.array(key), "product": product} | self.beside)
         self._told(self.products)
         return product.astype(np.float64)
 
@@ -71,7 +78,9 @@ class RecordedOperator(LinearOperator):  # type: ignore[misc]
             return None
         if str(arrays.get("key")) != key or arrays["product"].shape != (self.shape[0],):
             return None
-        product: FloatArray = arrays["product"]
+        product: FloatArray = arrays.pop("product")
+        del arrays["key"]
+        self.beside = arrays
         return product
 
     def _adjoint(self) -> "RecordedOperator":

@@ -43,6 +43,9 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         How many matrix-vector products were made.
     batch
         Inputs a pass.
+    tangent
+        Jᵀ v of the last product K v, of a reduction by several cotangents for the last of them:
+        one array for each parameter.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         self._batches: list[Batch] = []
         self._budget = budget
         self.products = 0
+        self.tangent: list[mx.array] = []
         size = N * (C if self._full else 1)
         super().__init__(np.dtype(np.float64), (size, size))
 
@@ -90,7 +94,7 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
             pulled = passes.pull(outputs[rows], batch)
             tangent = list(starmap(mx.add, zip(tangent, pulled, strict=True)))
             mx.eval(tangent)  # bounds the graph to one batch
-        tangent = sum_over(tangent, self._group)
+        self.tangent = tangent = sum_over(tangent, self._group)
         products = mx.zeros((count(self._x), self._C))
         for rows, batch in parts:
             products[rows] = passes.push(tangent, batch)

@@ -2,12 +2,14 @@
 
 A row is ``{"tokens": [...], "text": "...", "word": "...", "labels": {"upos": "NOUN"}}``: the
 tokens that a model reads, the end of them as text, the word that follows, and that word's labels.
+It may say which document it comes from (``"document": 12``) and, if the word is the model's own,
+the one that follows in the text (``"text_word": "…"``).
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import mlx.core as mx
@@ -22,10 +24,18 @@ Labels = dict[str, str]
 # From a text to its labelled words in order, each as (first character, end, labels).
 Tagger = Callable[[str], Iterable[tuple[int, int, Labels]]]
 Encode = Callable[[str], Sequence[int]]
+# From windows of tokens to the text with which a model goes on after each of them.
+Continue = Callable[[Sequence[tuple[int, ...]]], Sequence[str]]
 
 # A generous limit on the average characters per token: so much text is encoded for each token of a
 # window.
 _CHARACTERS = 12
+# Windows that a model continues at a time.
+_AT_A_TIME = 64
+# A text with a larger share of the windows is taken as passages, which share no text.
+_LONG = 0.1
+# What the Universal Dependencies call what is no word.
+_NO_WORDS = frozenset({"PUNCT", "SPACE", "SYM", "X"})
 
 
 @dataclass(frozen=True)
@@ -42,12 +52,43 @@ class Context:
         The word that follows; empty if it is unknown.
     labels
         Labels of that word, such as ``{"upos": "NOUN"}``.
+    document
+        Number of the text that the window comes from, or of the passage of a long text; None if
+        it is unknown.
+    text_word
+        The word that follows in the text, if ``word`` is the one that a model follows with.
     """
 
     tokens: tuple[int, ...]
     text: str
     word: str
     labels: Labels
+    document: int | None = None
+    text_word: str = ""
+
+
+@dataclass(frozen=True)
+class Quotas:
+    """As many windows of each value of a label.
+
+    Attributes
+    ----------
+    label
+        Such as ``upos``.
+    each
+        Windows of each value.
+    values
+        How many values: the most frequent ones, other than punctuation, that have so many windows.
+    """
+
+    label: str
+    each: int
+    values: int
+
+    @property
+    def count(self) -> int:
+        """Windows in all."""
+        return self.each * self.values
 
 
 @dataclass(frozen=True)
@@ -56,28 +97,34 @@ class LabelRule:
 
     Attributes
     ----------
-    support
-        The fewest contexts that a label may have in each half.
-    largest_share
-        The largest share of all contexts that a label may have.
-    redundancy
-        The largest Jaccard similarity that a label may have with a more frequent one.
+    windows
+        The fewest windows that a label may have.
+    words
+        The fewest distinct words that it may have, if it is not a word class: a closed class has
+        few by nature.
     largest_word
-        The largest share of a label's contexts that may come from a single word; above it, the
-        label only stands for that word.
+        The largest share of a label's windows that may come from a single word, likewise; above
+        it, the label only stands for that word.
+    largest_share
+        The largest share of all windows that a label may have.
+    redundancy
+        The largest Jaccard similarity that a label may have with a more frequent one of its
+        family: word classes (``upos``), or all others.
     """
 
-    support: int = 10
+    windows: int = 30
+    words: int = 12
+    largest_word: float = 0.5
     largest_share: float = 0.6
     redundancy: float = 0.9
-    largest_word: float = 0.5
 
     def __str__(self) -> str:
         """Describe the rule in words."""
         return (
-            f"at least {self.support} contexts in each half and at most "
-            f"{self.largest_share:.0%} of all, Jaccard similarity with a more frequent label at "
-            f"most {self.redundancy:g}, no single word more than {self.largest_word:.0%} of them"
+            f"at least {self.windows} windows and at most {self.largest_share:.0%} of all, "
+            f"Jaccard similarity with a more frequent label of its family at most "
+            f"{self.redundancy:g}; other than word classes, at least {self.words} distinct words, "
+            f"no single one in more than {self.largest_word:.0%} of the windows"
         )
 
 
@@ -116,10 +163,13 @@ def _parse(where: str, line: str) -> Context:
         raise InputError(f"{where}: tokens is empty")
     if not isinstance(labels, dict) or not all(isinstance(v, str) for v in labels.values()):
         raise InputError(f"{where}: labels is not an object with text values")
-    text, word = row.get("text", ""), row.get("word", "")
-    if not isinstance(text, str) or not isinstance(word, str):
-        raise InputError(f"{where}: text and word must be text")
-    return Context(tuple(tokens), text, word, labels)
+    texts = [row.get(name, "") for name in ("text", "word", "text_word")]
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{where}: text, word and text_word must be text")
+    document = row.get("document")
+    if document is not None and not (type(document) is int and 0 <= document < 2**31):
+        raise InputError(f"{where}: document is not a number from 0")
+    return Context(tuple(tokens), texts[0], texts[1], labels, document, texts[2])
 
 
 def write_contexts(path: Path, contexts: Sequence[Context]) -> None:
@@ -133,8 +183,10 @@ def build_contexts(
     encode: Encode,
     tagger: Tagger,
     *,
-    count: int,
+    count: int | Quotas,
     window: int,
+    one_a_document: bool = False,
+    continued: Continue | None = None,
     seed: int = 0,
     progress: Progress = silent,
 ) -> list[Context]:
@@ -148,8 +200,17 @@ def build_contexts(
         Returns the tokens of a text, without special tokens at its beginning and end.
     tagger
         Labels words; a word that it leaves out does not follow a window.
-    count, window
-        How many windows to draw, and how many tokens each of them has.
+    count
+        How many windows to draw; or quotas, by which as many are drawn of each value of a label,
+        the rarest first.
+    window
+        How many tokens each of them has.
+    one_a_document
+        Whether to draw no more than one from each text.
+    continued
+        How a model goes on after windows. The labels are then those of the model's own next word,
+        tagged in its context, and only windows are drawn of which the text's next word is of the
+        same class (``upos``). That is the protocol of Lin, arXiv 2510.00468v4.
     seed
         Seed of the drawing.
     progress
@@ -166,55 +227,250 @@ def build_contexts(
         If the texts have fewer such windows.
     """
     places = [
-        (i, start, end, labels)
+        _Place(i, start, end, labels)
         for i, text in enumerate(texts)
         for start, end, labels in tagger(text)
         if labels and start > 2 * window
     ]
     order = np.random.default_rng(seed).permutation(len(places))
-    contexts: list[Context] = []
-    seen: set[tuple[int, ...]] = set()
-    for number in order:
-        if len(contexts) == count:
-            break
-        i, start, end, labels = places[int(number)]
-        before = texts[i][max(0, start - _CHARACTERS * window) : start].rstrip()
-        tokens = tuple(int(token) for token in encode(before)[-window:])
-        if len(tokens) < window or tokens in seen:
-            continue
-        seen.add(tokens)
-        contexts.append(Context(tokens, before[-200:], texts[i][start:end], dict(labels)))
+    drawing = _Drawing(texts, encode, tagger, window, one_a_document, continued)
+    drawn = [places[int(number)] for number in order]
+    if isinstance(count, Quotas):
+        return drawing.with_passages(_by_quotas(drawing, drawn, count, progress))
+    contexts = []
+    for context in drawing.draw(drawn):
+        contexts.append(context)
         progress("contexts", len(contexts), count)
-    if len(contexts) < count:
-        raise InputError(
-            f"the texts have {len(contexts)} windows of {window} tokens before a labelled word, "
-            f"but {count} were asked for: give more text"
+        if len(contexts) == count:
+            return drawing.with_passages(contexts)
+    raise InputError(
+        f"the texts have {len(contexts)} windows of {window} tokens before a labelled word, "
+        f"but {count} were asked for: give more text"
+    )
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A labelled word of a text."""
+
+    document: int
+    start: int
+    end: int
+    labels: Labels
+
+
+@dataclass
+class _Drawing:
+    """Windows before places, each set of tokens once."""
+
+    texts: Sequence[str]
+    encode: Encode
+    tagger: Tagger
+    window: int
+    one_a_document: bool
+    continued: Continue | None
+    seen: set[tuple[int, ...]] = field(default_factory=set)
+    documents: set[int] = field(default_factory=set)
+    ends: dict[tuple[int, ...], int] = field(default_factory=dict)
+
+    def draw(self, places: Iterable[_Place]) -> Iterator[Context]:
+        """The windows before places that can be drawn, in order."""
+        waiting: list[tuple[_Place, Context]] = []
+        for place in places:
+            context = self._before(place)
+            if context is None:
+                continue
+            if self.continued is None:
+                if self._take(context):
+                    yield context
+                continue
+            waiting.append((place, context))
+            if len(waiting) == _AT_A_TIME:
+                yield from self._agreed(waiting)
+                waiting = []
+        yield from self._agreed(waiting)
+
+    def _before(self, place: _Place) -> Context | None:
+        if self.one_a_document and place.document in self.documents:
+            return None
+        text = self.texts[place.document]
+        before = text[max(0, place.start - _CHARACTERS * self.window) : place.start].rstrip()
+        tokens = tuple(int(token) for token in self.encode(before)[-self.window :])
+        if len(tokens) < self.window or tokens in self.seen:
+            return None
+        word = text[place.start : place.end]
+        self.ends[tokens] = place.start
+        return Context(tokens, before[-200:], word, dict(place.labels), place.document)
+
+    def _take(self, context: Context) -> bool:
+        """Whether a window is still free; if so, it is taken."""
+        assert context.document is not None
+        taken = self.one_a_document and context.document in self.documents
+        if taken or context.tokens in self.seen:
+            return False
+        self.seen.add(context.tokens)
+        self.documents.add(context.document)
+        return True
+
+    def with_passages(self, contexts: Sequence[Context]) -> list[Context]:
+        """The windows with documents of which none is so long that it cannot be in one half.
+
+        In place of a long document each window has the passage that it belongs to: windows with
+        text in common are of one passage.
+        """
+        windows = Counter(context.document for context in contexts)
+        long = {d for d, number in windows.items() if number > _LONG * len(contexts)}
+        passages: dict[tuple[int, ...], int] = {}
+        latest, reached = len(self.texts) - 1, (-1, 0)  # the last window's document and end
+        ordered = sorted(
+            (context.document, self.ends[context.tokens], context.tokens)
+            for context in contexts
+            if context.document is not None and context.document in long
         )
-    return contexts
+        for document, end, tokens in ordered:
+            if (document, self._start(document, end)) >= reached:
+                latest += 1
+            passages[tokens] = latest
+            reached = (document, end)
+        return [replace(c, document=passages.get(c.tokens, c.document)) for c in contexts]
+
+    def _start(self, document: int, end: int) -> int:
+        """The first character of a window that ends at a place of a document."""
+        text = self.texts[document]
+        least, most = max(0, end - _CHARACTERS * self.window), end
+        while most - least > 1:  # the shortest text with so many tokens
+            middle = (least + most) // 2
+            if len(self.encode(text[middle:end].rstrip())) >= self.window:
+                least = middle
+            else:
+                most = middle
+        return least
+
+    def _agreed(self, waiting: Sequence[tuple[_Place, Context]]) -> Iterator[Context]:
+        """Those whose class is that of the word with which the model goes on."""
+        if not waiting or self.continued is None:
+            return
+        going_on = self.continued([context.tokens for _, context in waiting])
+        for (place, context), continuation in zip(waiting, going_on, strict=True):
+            before = self.texts[place.document][: place.start].rstrip()
+            found = _first_word(before, continuation, self.tagger)
+            if found is None or found[1].get("upos") != context.labels.get("upos"):
+                continue
+            if self._take(context):
+                yield replace(context, word=found[0], labels=found[1], text_word=context.word)
 
 
-def tokens_of(contexts: Sequence[Context]) -> mx.array:
-    """Return the tokens of the windows, int32 of shape (N, T)."""
-    return mx.array(np.array([context.tokens for context in contexts], dtype=np.int32))
+def _first_word(before: str, continuation: str, tagger: Tagger) -> tuple[str, Labels] | None:
+    """The word that a continuation begins with, and its labels; None if it is cut or unlabelled."""
+    whole = before + continuation
+    for start, end, labels in tagger(whole):
+        if start >= len(before):
+            complete = end < len(whole) and not whole[len(before) : start].strip()
+            return (whole[start:end], dict(labels)) if complete else None
+    return None
 
 
-def halves(count: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split the numbers of the contexts at random: half to choose modes on, half to report on."""
-    first, second = np.array_split(np.random.default_rng(seed).permutation(count), 2)
-    return np.sort(first), np.sort(second)
+def _by_quotas(
+    drawing: _Drawing, places: Sequence[_Place], quotas: Quotas, progress: Progress
+) -> list[Context]:
+    """As many windows of each value, of the rarest value first."""
+    by_value: dict[str, list[_Place]] = {}
+    for place in places:
+        value = place.labels.get(quotas.label)
+        if value is not None and value not in _NO_WORDS:
+            by_value.setdefault(value, []).append(place)
+    frequent = sorted(by_value, key=lambda value: (-len(by_value[value]), value))
+    chosen, others = frequent[: quotas.values][::-1], frequent[quotas.values :]
+    full: dict[str, list[Context]] = {}
+    while chosen:
+        value = chosen.pop(0)
+        drawn: list[Context] = []
+        for context in drawing.draw(by_value[value]):
+            # The model's own word may have another value of a label other than its class.
+            if context.labels.get(quotas.label) == value:
+                drawn.append(context)
+            if len(drawn) == quotas.each:
+                full[value] = drawn
+                break
+            progress("contexts", sum(map(len, full.values())) + len(drawn), quotas.count)
+        else:
+            drawing.documents -= {c.document for c in drawn if c.document is not None}
+            drawing.seen -= {context.tokens for context in drawn}
+            chosen += others[:1]
+            others = others[1:]
+    if len(full) < quotas.values:
+        raise InputError(
+            f"{len(full)} values of {quotas.label} have {quotas.each} windows of "
+            f"{drawing.window} tokens, but {quotas.values} were asked for: give more text, or ask "
+            "for fewer"
+        )
+    progress("contexts", quotas.count, quotas.count)
+    return [context for value in full for context in full[value]]
 
 
-def indicators(
-    contexts: Sequence[Context], train: NDArray[np.int64], test: NDArray[np.int64], rule: LabelRule
-) -> dict[str, NDArray[np.bool_]]:
+def tokens_of(contexts: Sequence[Context], ahead: Sequence[int] = ()) -> mx.array:
+    """Return the tokens of the windows, int32 of shape (N, T), with some ahead of each."""
+    return mx.array(np.array([(*ahead, *context.tokens) for context in contexts], dtype=np.int32))
+
+
+def documents_of(contexts: Sequence[Context]) -> NDArray[np.int64]:
+    """Return a number for the document of each window; an unknown one is a document of its own."""
+    first = 1 + max((c.document for c in contexts if c.document is not None), default=-1)
+    numbers = [first + i if c.document is None else c.document for i, c in enumerate(contexts)]
+    return np.unique(numbers, return_inverse=True)[1].astype(np.int64)
+
+
+def splits(
+    contexts: Sequence[Context], count: int, seed: int, stratify: str = "upos"
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Split the numbers of the contexts in halves: to choose modes on, and to report on.
+
+    All windows of a document are in one half, and each value of a label is in both halves as
+    evenly as documents allow.
+
+    Parameters
+    ----------
+    contexts
+        The contexts.
+    count
+        How many splits to draw.
+    seed
+        Seed of the drawing.
+    stratify
+        Name of the label.
+    """
+    documents = documents_of(contexts)
+    values = [context.labels.get(stratify, "") for context in contexts]
+    members: dict[int, list[int]] = {}
+    for i, document in enumerate(documents):
+        members.setdefault(int(document), []).append(i)
+    drawn = []
+    for generator in np.random.default_rng(seed).spawn(count):
+        halves: tuple[list[int], list[int]] = ([], [])
+        counts = (Counter[str](), Counter[str]())
+        for document in generator.permutation(len(members)):
+            windows = members[int(document)]
+            # Where it makes the values more even; by the sizes of the halves, or chance, if equal.
+            lacks = [
+                (sum(side[values[i]] for i in windows), len(half), generator.random())
+                for side, half in zip(counts, halves, strict=True)
+            ]
+            at = int(lacks[1] < lacks[0])
+            halves[at].extend(windows)
+            counts[at].update(values[i] for i in windows)
+        drawn.append(
+            (np.sort(np.array(halves[0], np.int64)), np.sort(np.array(halves[1], np.int64)))
+        )
+    return drawn
+
+
+def indicators(contexts: Sequence[Context], rule: LabelRule) -> dict[str, NDArray[np.bool_]]:
     """Return which contexts have each label that the rule keeps, the most frequent label first.
 
     Parameters
     ----------
     contexts
-        N contexts.
-    train, test
-        Numbers of the contexts in each half.
+        N contexts. If the words of some are unknown, the rule's conditions on words do not count.
     rule
         The rule.
 
@@ -223,19 +479,39 @@ def indicators(
     dict
         A mask of shape (N,) for each label, under ``name=value``.
     """
+    known = all(context.word for context in contexts)
     masks: dict[str, NDArray[np.bool_]] = {}
     for label, mask in sorted(_masks(contexts), key=lambda item: (-item[1].sum(), item[0])):
-        if min(mask[train].sum(), mask[test].sum()) < rule.support:
+        if mask.sum() < rule.windows or mask.mean() > rule.largest_share:
             continue
-        if mask.mean() > rule.largest_share:
-            continue
+        is_class = label.startswith("upos=")
         words = Counter(contexts[int(i)].word.lower() for i in np.flatnonzero(mask))
-        if "" not in words and max(words.values()) > rule.largest_word * mask.sum():
+        stands_for_few = len(words) < rule.words or max(words.values()) > (
+            rule.largest_word * mask.sum()
+        )
+        if known and not is_class and stands_for_few:
             continue
-        if any(_jaccard(mask, other) > rule.redundancy for other in masks.values()):
+        if any(
+            _jaccard(mask, other) > rule.redundancy
+            for name, other in masks.items()
+            if name.startswith("upos=") == is_class
+        ):
             continue
         masks[label] = mask
     return masks
+
+
+def in_every_half(
+    labels: Mapping[str, NDArray[np.bool_]],
+    halves: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]],
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the labels that some windows of every half have, and some have not."""
+    sides = [half for split in halves for half in split]
+    return {
+        label: mask
+        for label, mask in labels.items()
+        if all(0 < mask[s].sum() < len(s) for s in sides)
+    }
 
 
 def _masks(contexts: Sequence[Context]) -> Iterator[tuple[str, NDArray[np.bool_]]]:

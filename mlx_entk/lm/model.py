@@ -30,10 +30,13 @@ class LanguageModel:
         The module of mlx-lm: called on tokens (B, T), it returns logits (B, T, V).
     tokenizer
         An object with ``encode`` and ``decode``, or None.
+    notes
+        What was done to the weights when they were loaded, in sentences.
     """
 
     module: nn.Module
     tokenizer: Any = None
+    notes: tuple[str, ...] = ()
 
     @property
     def layers(self) -> list[nn.Module]:

@@ -1,14 +1,16 @@
 """Word classes of English from a small set of rules, for use without a tagger.
 
 Closed classes come from lists, open ones from endings; a word that neither covers is left out. The
-names are those of Universal Dependencies. The rules make mistakes (``-ing`` may be a noun): to use
-your own tagger, pass a function of a text that yields the same as ``tag``.
+names are those of Universal Dependencies. The rules make mistakes (``-ing`` may be a noun):
+``spacy_tagger`` is a trained one, and any function of a text will do that yields the same as
+``tag``.
 """
 
 import re
 from collections.abc import Iterator
 
-from mlx_entk.lm.contexts import Labels
+from mlx_entk.errors import InputError
+from mlx_entk.lm.contexts import Labels, Tagger
 
 _CLOSED: dict[str, str] = {
     "DET": "a an the this that these those each every any some no another such",
@@ -67,3 +69,35 @@ def labels_of(word: str) -> Labels:
         if lower.endswith(ending) and len(lower) >= len(ending) + 3:
             return dict(of_ending)
     return {}
+
+
+def spacy_tagger(pipeline: str) -> Tagger:
+    """Return a tagger by a pipeline of spaCy, with word classes and morphology.
+
+    Parameters
+    ----------
+    pipeline
+        Name of an installed package, such as ``en_core_web_sm``.
+
+    Raises
+    ------
+    InputError
+        If spaCy or the pipeline is missing.
+    """
+    try:
+        import spacy
+    except ImportError as error:
+        raise InputError("tagging by spaCy needs it: pip install spacy") from error
+    if not spacy.util.is_package(pipeline):
+        raise InputError(
+            f"spaCy has no installed pipeline {pipeline}: python -m spacy download {pipeline}"
+        )
+    tagged = spacy.load(pipeline, disable=["ner", "parser", "lemmatizer"])
+
+    def by_spacy(text: str) -> Iterator[tuple[int, int, Labels]]:
+        for token in tagged(text):
+            if token.pos_ not in ("", "SPACE"):
+                labels = {"upos": token.pos_, **token.morph.to_dict()}
+                yield token.idx, token.idx + len(token), labels
+
+    return by_spacy

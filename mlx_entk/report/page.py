@@ -76,6 +76,8 @@ class Report:
         The table at the top.
     command
         The command that repeats the run.
+    pages
+        Pages beside this one: the name of the file, and the text of the link.
     figures, tables
         Figures and tables, in the order in which they are shown.
     """
@@ -84,6 +86,7 @@ class Report:
     summary: str
     overview: Table
     command: str
+    pages: Sequence[tuple[str, str]]
     figures: Sequence[PlacedFigure]
     tables: Sequence[Table]
 

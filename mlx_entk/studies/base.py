@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
@@ -63,6 +64,29 @@ def _no_figures(runs: Any) -> Figures:
 
 
 @dataclass(frozen=True)
+class FurtherPage:
+    """A page beside the report of a run, which the report links to.
+
+    Attributes
+    ----------
+    file
+        Its name in the run folder, with ``.html`` at the end.
+    text
+        What the link says.
+    write
+        Writes it to a path.
+    """
+
+    file: str
+    text: str
+    write: Callable[[Path], None]
+
+
+def _no_pages(results: Any, run: Run) -> list[FurtherPage]:
+    return []
+
+
+@dataclass(frozen=True)
 class Show(Generic[R]):
     """How the results of a study are shown.
 
@@ -76,6 +100,8 @@ class Show(Generic[R]):
         Every figure of a finished run with its caption, drawn one at a time.
     details
         Tables for the report alone.
+    pages
+        Pages beside the report.
     over_seeds
         Figures of several runs, given by seed, that differ in their seed alone.
     """
@@ -84,6 +110,7 @@ class Show(Generic[R]):
     tables: Callable[[R], list[Table]]
     figures: Callable[[R, Run], Figures]
     details: Callable[[R, Run], list[Table]] = _no_tables
+    pages: Callable[[R, Run], list[FurtherPage]] = _no_pages
     over_seeds: Callable[[Mapping[int, R]], Figures] = _no_figures
 
 

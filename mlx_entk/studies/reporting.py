@@ -81,12 +81,16 @@ def _report(run: Run) -> Report:
         figure.drawing.settle()
         run.save_figure(figure.name, figure.drawing)
         placed.append(place(figure))
+    further = show.pages(results, run)
+    for page in further:
+        page.write(run.file(page.file))
     sessions = run.sessions
     return Report(
         title=f"{study.title}: {run.path.resolve().name}",
         summary=" ".join(show.summary(results)),
         overview=overview,
         command=sessions[0].command,
+        pages=[(page.file, page.text) for page in further],
         figures=placed,
         tables=[*rest, _provenance_table(sessions)],
     )

@@ -2,12 +2,15 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator
 
 from mlx_entk._files import Arrays, read_arrays, write_arrays
 from mlx_entk._linalg import Float64Array
@@ -21,15 +24,17 @@ from mlx_entk.lm.model import (
     layer_function,
     square_root_of_readout,
 )
+from mlx_entk.lm.positions import position_shares
 from mlx_entk.lm.scoring import mode_scores
 from mlx_entk.progress import Progress
+from mlx_entk.report import ends
 from mlx_entk.studies.language_model.records import LMConfig
 
 # Inputs of a forward pass that is not differentiated.
 FORWARD = 32
 # Of the memory limit, the part for one pass; the cached stream and the solver's vectors take the
 # rest.
-_PASS = 0.5
+_PASS = 0.7
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,11 @@ class LayerModes:
         Of each input by each mode, shape (N, k).
     shares
         Of the square norm of each mode, what the scores explain, shape (k,).
+    ends
+        Numbers of the inputs at the ends of each mode, shape (k, e).
+    positions
+        What each position of these inputs adds to their scores, shape (m, e, T), for the leading
+        m modes: those above the noise floor, or none if the weights do not let scores be split.
     products
         Matrix-vector products, read from disk or made.
     seconds
@@ -56,6 +66,8 @@ class LayerModes:
     residuals: Float64Array
     scores: Float64Array
     shares: Float64Array
+    ends: NDArray[np.int64]
+    positions: Float64Array
     products: int
     seconds: float
     batch: int
@@ -78,6 +90,8 @@ class LayerModes:
             residuals=arrays["residuals"],
             scores=arrays["scores"],
             shares=arrays["shares"],
+            ends=arrays["ends"],
+            positions=arrays["positions"],
             products=int(arrays["products"]),
             seconds=float(arrays["seconds"]),
             batch=int(arrays["batch"]),
@@ -111,7 +125,9 @@ class LayerSolver:
     progress: Progress
     group: Group | None
 
-    def modes(self, name: str, layer: int, make: Callable[[], LanguageModel]) -> LayerModes | None:
+    def modes(
+        self, name: str, layer: int, make: Callable[[], LanguageModel], explained: bool
+    ) -> LayerModes | None:
         """The modes of a layer, from their file if that is there.
 
         Parameters
@@ -120,6 +136,8 @@ class LayerSolver:
             Of the model, which tells its files from those of another.
         make
             Gives the model if it is needed.
+        explained
+            Whether to split the scores at the ends of each mode by position.
 
         Returns
         -------
@@ -129,32 +147,102 @@ class LayerSolver:
         done, products = self.folder / f"{name}-{layer}.npz", self.folder / f"{name}-{layer}"
         if first_says(done.exists(), self.group):
             return _stored(done) if is_first(self.group) else None
-        config, stage, start = self.config, f"{name}, layer {layer}", time.perf_counter()
-        operator = layer_operator(make(), config, layer, self.tokens, self.memory_limit, self.group)
+        config, stage = self.config, f"{name}, layer {layer}"
+        model = make()
+        hidden = hidden_before(model, self.tokens, layer, FORWARD)
+        readout = square_root_of_readout(model.unembedding)
+        operator = layer_operator(
+            model, config, layer, hidden, readout, self.memory_limit, self.group
+        )
 
         def told(products: int) -> None:
             # How many it takes in the end is not known.
             self.progress(stage, products, products + 1, "products")
 
-        recorded = RecordedOperator(operator, products, told, self.group)
-        solved = top_modes(recorded, config.modes, tolerance=config.tolerance, seed=config.seed)
+        start = time.perf_counter()
+        aside = partial(_tangent, operator) if explained else dict
+        recorded = RecordedOperator(operator, products, told, self.group, aside)
+        watched = _Watched(recorded)
+        solved = top_modes(
+            watched, config.modes, tolerance=config.tolerance, products=config.products,
+            seed=config.seed,
+        )  # fmt: skip
+        seconds = (time.perf_counter() - start) / max(operator.products, 1)
         self.progress(stage, recorded.products, recorded.products, "products")
         if not is_first(self.group):
             return None
         N = self.tokens.shape[0]
         reduced = [mode_scores(vector, N) for vector in solved.spectrum.vectors.T]
+        scores = np.stack([mode.scores for mode in reduced], axis=1)
+        at_ends = [[i for end in ends(of_mode) for i in end] for of_mode in scores.T]
+        positions: list[Float64Array] = []
+        for number, tangent in enumerate(watched.tangents(solved.spectrum.vectors)):
+            value = float(solved.spectrum.values[number])
+            if not explained or value <= solved.spectrum.noise_floor:
+                break
+            numbers = mx.array(at_ends[number])
+            try:
+                split = position_shares(
+                    model, layer, config.selection, hidden[numbers], readout,
+                    mx.array(reduced[number].direction.astype(np.float32)),
+                    [array / value for array in tangent], FORWARD,
+                )  # fmt: skip
+            except InputError:  # weights other than a linear module's: shown without
+                break
+            positions.append(np.array(split, dtype=np.float64))
+            self.progress(f"{stage}, positions", number + 1, config.modes)
         modes = LayerModes(
             values=solved.spectrum.values,
             residuals=solved.residuals,
-            scores=np.stack([mode.scores for mode in reduced], axis=1),
+            scores=scores,
             shares=np.array([mode.share for mode in reduced]),
+            ends=np.array(at_ends, np.int64),
+            positions=np.array(positions).reshape(
+                len(positions), len(at_ends[0]), self.tokens.shape[1]
+            ),
             products=recorded.products,
-            seconds=(time.perf_counter() - start) / max(operator.products, 1),
+            seconds=seconds,
             batch=operator.batch,
         )
         write_arrays(done, modes.as_arrays())
         shutil.rmtree(products, ignore_errors=True)
         return modes
+
+
+class _Watched(LinearOperator):  # type: ignore[misc]
+    """An operator whose vectors are kept, with what each is pulled back to."""
+
+    def __init__(self, recorded: RecordedOperator):
+        self._recorded = recorded
+        self._vectors: list[NDArray[np.float32]] = []
+        self._pulled: list[Arrays] = []
+        super().__init__(np.dtype(np.float64), recorded.shape)
+
+    def _matvec(self, vector: Float64Array) -> Float64Array:
+        product: Float64Array = self._recorded @ vector
+        self._vectors.append(vector.reshape(-1).astype(np.float32))
+        self._pulled.append(self._recorded.beside)
+        return product
+
+    def _adjoint(self) -> "_Watched":
+        return self
+
+    def tangents(self, modes: Float64Array) -> Iterator[list[mx.array]]:
+        """Jᵀ v of modes, shape (N, k), which are combinations of the vectors so far."""
+        vectors = np.stack(self._vectors, axis=1)
+        along = vectors.T @ modes.astype(np.float32)
+        parts = np.linalg.lstsq(vectors.T @ vectors, along, rcond=1e-6)[0]
+        for column in parts.T:
+            yield [
+                mx.array(
+                    sum(c * arrays[name] for c, arrays in zip(column, self._pulled, strict=True))
+                )
+                for name in sorted(self._pulled[0])
+            ]
+
+
+def _tangent(operator: EntkOperator) -> Arrays:
+    return {f"tangent{i:03d}": np.array(array) for i, array in enumerate(operator.tangent)}
 
 
 def _stored(path: Path) -> LayerModes:
@@ -169,12 +257,14 @@ def layer_operator(
     model: LanguageModel,
     config: LMConfig,
     layer: int,
-    tokens: mx.array,
+    hidden: mx.array,
+    readout: mx.array,
     memory_limit: int,
     group: Group | None = None,
 ) -> EntkOperator:
-    """S^{1/2} J Jᵀ S^{1/2} of a layer, with J of the last hidden state and S of the unembedding."""
-    hidden = hidden_before(model, tokens, layer, FORWARD)
-    root = square_root_of_readout(model.unembedding)
-    function = layer_function(model, layer, config.selection, root)
+    """S^{1/2} J Jᵀ S^{1/2} of a layer, with J of the last hidden state and S of the unembedding.
+
+    ``hidden`` is what the layer reads, and ``readout`` is S^{1/2}.
+    """
+    function = layer_function(model, layer, config.selection, readout)
     return entk_operator(function, hidden, memory_limit=int(_PASS * memory_limit), group=group)

@@ -3,18 +3,35 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_entk._files import read_json, write_json
+from mlx_entk.errors import InputError
+from mlx_entk.lm.generation import Bos
 from mlx_entk.lm.model import SELECTION
-from mlx_entk.lm.scoring import LabelScores
+from mlx_entk.lm.scoring import LabelScores, Macro
 from mlx_entk.runs import Run
 
 # Kinds of directions that are compared, the first of which the study is about.
 ENTK = "eNTK"
-# The controls without a kernel: of the stream after the layer, and of the logits.
-PCA, PCA_RAW, PCA_STANDARDISED = "PCA", "PCA, raw", "PCA, standardised"
-PCA_OF_LOGITS = "PCA of the logits"
-RANDOM, ENTK_AT_INITIALISATION = "random", "eNTK at initialisation"
-CONTROLS = (PCA, PCA_RAW, PCA_STANDARDISED, PCA_OF_LOGITS)
-METHODS = (ENTK, *CONTROLS, RANDOM, ENTK_AT_INITIALISATION)
+# The controls without a kernel: of the stream after the layer, of what the weight multiplies, of
+# what the unembedding reads, and of the logits.
+PCA, PCA_RAW = "PCA of the output", "PCA of the output, raw"
+PCA_STANDARDISED = "PCA of the output, standardised"
+PCA_NORMALISED = "PCA of the output, RMS-normalised"
+PCA_OF_INPUT = "PCA of the weight's input, standardised"
+PCA_OF_FINAL, PCA_OF_LOGITS = "PCA of the final state", "PCA of the logits"
+PCAS = (
+    PCA, PCA_RAW, PCA_STANDARDISED, PCA_NORMALISED, PCA_OF_INPUT, PCA_OF_FINAL, PCA_OF_LOGITS,
+)  # fmt: skip
+RANDOM, ENTK_AT_INITIALISATION = "random directions", "eNTK at initialisation"
+SHUFFLED = "eNTK, labels shuffled"
+PROBE, SAE = "linear probe", "sparse autoencoder"
+METHODS = (ENTK, *PCAS, RANDOM, ENTK_AT_INITIALISATION, SHUFFLED, PROBE, SAE)
+
+# Families of labels.
+PARTS_OF_SPEECH, MORPHOLOGY = "part of speech", "morphology"
+
+
+_TOKENS = "tokens.json"
 
 
 @dataclass(frozen=True)
@@ -32,11 +49,24 @@ class LMConfig:
     modes
         How many of each layer.
     tolerance
-        Residual ‖Kv − λv‖/λ₀ at which the solver stops.
+        Residual ‖Kv − λv‖/λ at which the solver stops, with λ₀/100 in place of λ for modes below
+        it.
+    products
+        The most products that the solver takes for a layer; None for as many as it takes.
+    bos
+        Whether the token that begins a text stands before each window: ``auto``, ``yes``, ``no``.
+    initial
+        Whether to compare with the same model drawn anew.
+    splits
+        Into halves: to choose directions on, and to judge them on.
+    sae
+        Files of sparse autoencoders, each as ``LAYER=FILE``.
     seed
-        Of the halves, the random directions, the initialisation and the solver.
-    contexts, weights
+        Of the splits, the random directions, the initialisation and the solver.
+    contexts, weights, autoencoders
         Digests, filled in by ``mlx_entk.studies.language_model.study.prepare``.
+    ahead
+        Tokens before each window, filled in likewise.
     """
 
     model: str
@@ -44,9 +74,16 @@ class LMConfig:
     selection: tuple[str, ...] = SELECTION
     modes: int = 25
     tolerance: float = 1e-3
+    products: int | None = None
+    bos: Bos = "auto"
+    initial: bool = True
+    splits: int = 20
+    sae: tuple[str, ...] = ()
     seed: int = 0
     contexts: str = ""
     weights: str = ""
+    autoencoders: str = ""
+    ahead: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +104,8 @@ class LayerResults:
         Seconds of each.
     batch
         Inputs of one pass.
+    initial_residual
+        The largest residual of the modes at initialisation; None without them.
     scores
         How well directions tell labels, by the kind of directions, one of ``METHODS``.
     """
@@ -78,22 +117,19 @@ class LayerResults:
     products: int
     product_seconds: float
     batch: int
+    initial_residual: float | None
     scores: dict[str, LabelScores]
 
-    @property
-    def best_control(self) -> str:
-        """The control without a kernel that tells labels best."""
-        return max(CONTROLS, key=lambda name: self.scores[name].average_precision.mean)
+    def best_control(self, family: str) -> str:
+        """The principal directions that tell the labels of a family best."""
+        return max(
+            (name for name in PCAS if name in self.scores),
+            key=lambda name: self.scores[name].macros[family].average_precision.mean,
+        )
 
-    @property
-    def margin(self) -> float:
-        """Mean average precision of the eNTK's modes beyond that of the best control."""
-        return self.precision - self.scores[self.best_control].average_precision.mean
-
-    @property
-    def precision(self) -> float:
-        """Mean average precision of the eNTK's modes over the labels."""
-        return self.scores[ENTK].average_precision.mean
+    def macro(self, method: str, family: str) -> Macro:
+        """How well a kind of directions tells the labels of a family."""
+        return self.scores[method].macros[family]
 
 
 @dataclass(frozen=True)
@@ -103,13 +139,23 @@ class LMResults:
     Attributes
     ----------
     inputs, window
-        Windows, and tokens of each.
+        Windows, and tokens of each, without what stands before it.
+    documents
+        Texts that the windows come from.
+    perplexity
+        Median over the windows.
+    tokenizer_adds_bos
+        Whether the tokenizer begins a text with a token of its own.
     label_rule
         Which labels are scored.
     labels
         In how many windows each label follows, the most frequent first.
+    families
+        The labels of each family, of those families that have any.
     forward_seconds
         Seconds of one forward pass of the whole model over all windows.
+    notes
+        What was done to the model's weights when they were loaded.
     layers
         In the order of the configuration.
     """
@@ -117,15 +163,25 @@ class LMResults:
     config: LMConfig
     inputs: int
     window: int
+    documents: int
+    perplexity: float
+    tokenizer_adds_bos: bool
     label_rule: str
     labels: dict[str, int]
+    families: dict[str, list[str]]
     forward_seconds: float
+    notes: list[str]
     layers: list[LayerResults]
 
     @property
     def best(self) -> LayerResults:
-        """The layer whose eNTK modes tell labels best."""
-        return max(self.layers, key=lambda row: row.precision)
+        """The layer whose modes tell labels best on the halves on which they were chosen."""
+        return max(self.layers, key=lambda row: row.scores[ENTK].chosen_precision)
+
+    @property
+    def family(self) -> str:
+        """The family that results are summed up by: the first one that has labels."""
+        return next(iter(self.families))
 
     @property
     def label_shares(self) -> dict[str, float]:
@@ -136,3 +192,23 @@ class LMResults:
 def contexts_file(run: Run) -> Path:
     """Where a run keeps its contexts."""
     return run.file("contexts.jsonl")
+
+
+def write_token_texts(run: Run, texts: dict[str, str]) -> None:
+    """Keep the text of each token of the contexts, by its number, in a run."""
+    write_json(run.file(_TOKENS), dict(texts))
+
+
+def read_token_texts(run: Run) -> dict[str, str]:
+    """Read what ``write_token_texts`` wrote; without the file, of a model without a tokenizer, {}.
+
+    Raises
+    ------
+    InputError
+        If the file holds something else.
+    """
+    path = run.file(_TOKENS)
+    texts = read_json(path) if path.exists() else {}
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
+        raise InputError(f"{path} does not hold the texts of tokens: remove it")
+    return {number: str(text) for number, text in texts.items()}

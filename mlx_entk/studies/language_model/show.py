@@ -1,64 +1,95 @@
 """How a language model is shown: its sentences, tables, windows and captioned figures."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk._linalg import Float64Array
 from mlx_entk.lm.contexts import read_contexts
-from mlx_entk.lm.scoring import Interval, LabelScore
+from mlx_entk.lm.scoring import LabelScore, Macro
 from mlx_entk.plotting import CaptionedFigure
-from mlx_entk.report import Table
+from mlx_entk.report import (
+    FoundLabel,
+    LayerView,
+    ModeBrowser,
+    ModeView,
+    Table,
+    Window,
+    write_browser,
+)
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Figures, Show
+from mlx_entk.studies.base import Figures, FurtherPage, Show
 from mlx_entk.studies.language_model import charts
 from mlx_entk.studies.language_model.records import (
     ENTK,
-    ENTK_AT_INITIALISATION,
+    METHODS,
+    PROBE,
     RANDOM,
     LayerResults,
     LMResults,
     contexts_file,
+    read_token_texts,
 )
 
 # Modes of each layer whose windows the report shows, and windows at each end.
 _WINDOW_MODES, _WINDOWS = 5, 3
+# Labels of a mode that its page names.
+_LABELS = 5
 
 
 def _summary(results: LMResults) -> tuple[str, str]:
-    best = results.best
-    control = best.best_control
-    others = ", ".join(
-        f"{best.scores[method].average_precision.mean:.3f} by {method}"
-        for method in (control, RANDOM, ENTK_AT_INITIALISATION)
-    )
+    row, family = results.best, results.family
+    macro = row.macro(ENTK, family)
+    chosen = "" if len(results.layers) == 1 else ", chosen on the halves that it is not judged on,"
     return (
-        f"Over {results.inputs:,} windows, the modes of {len(results.layers)} layers were compared "
-        f"with {len(results.labels)} labels of the next word.",
-        f"They tell the labels best in layer {best.layer}: mean average precision "
-        f"{best.precision:.3f}, compared with {others}. {_beyond(best)}",
+        f"Over {results.inputs:,} windows, the modes of {_count(len(results.layers), 'layer')} "
+        f"were compared with {_count(len(results.labels), 'label')} of the next word.",
+        f"In layer {row.layer}{chosen} they tell the labels of {family} with mean average "
+        f"precision {macro.average_precision.mean:.3f}. {difference_sentence(row, family)}"
+        + _bos_sentence(results),
     )
 
 
-def _beyond(row: LayerResults) -> str:
-    """Whether the eNTK is ahead of the best control without a kernel, by their intervals."""
-    entk, control = row.scores[ENTK], row.scores[row.best_control]
-    low, high = entk.average_precision.interval
-    of_control = control.average_precision.interval
-    if low > of_control[1]:
-        return f"The eNTK is ahead of {row.best_control}, the best control without a kernel."
-    if high < of_control[0]:
-        return f"{row.best_control}, which needs no kernel, is ahead of the eNTK."
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def difference_sentence(row: LayerResults, family: str) -> str:
+    """Say how the eNTK's modes compare with the best principal directions, as far as is shown."""
+    control = row.best_control(family)
+    ahead = row.macro(control, family).precision_ahead
+    assert ahead is not None
+    low, high = ahead.interval
+    interval = f"{signed(ahead.mean)}, 95% interval {signed(low)} to {signed(high)}"
+    if low > 0:
+        return f"They tell more than {control}, the best control without a kernel ({interval})."
+    if high < 0:
+        return f"{control}, which needs no kernel, tells more than they do ({interval})."
     return (
-        f"The 95% intervals of the eNTK and of {row.best_control}, the best control without a "
-        "kernel, overlap."
+        f"That they tell more or less than {control}, the best control without a kernel, is not "
+        f"shown ({interval})."
+    )
+
+
+def signed(value: float) -> str:
+    """A difference with its sign."""
+    return f"{value:+.3f}".replace("-", "−")
+
+
+def _bos_sentence(results: LMResults) -> str:
+    if not results.tokenizer_adds_bos or results.config.ahead:
+        return ""
+    return (
+        " The windows lack the token that the model's tokenizer begins a text with; the median "
+        f"perplexity of a window is {results.perplexity:.0f}."
     )
 
 
 def _tables(results: LMResults) -> list[Table]:
-    by_label = [_labels_of_layer(results, row) for row in results.layers]
-    return [_overview(results), _scores(results), *by_label]
+    by_layer = [table for row in results.layers for table in _of_layer(results, row)]
+    return [_overview(results), *by_layer]
 
 
 def _overview(results: LMResults) -> Table:
@@ -69,55 +100,74 @@ def _overview(results: LMResults) -> Table:
             f"{row.values[0]:.3g}",
             f"{row.values[-1]:.3g}",
             f"{max(row.residuals):.0e}",
+            "–" if row.initial_residual is None else f"{row.initial_residual:.0e}",
             str(row.products),
             f"{row.product_seconds:.2f}",
-            f"{row.product_seconds / results.forward_seconds:.1f}",
+            f"{row.product_seconds / results.forward_seconds:.2f}",
             f"{np.median(row.shares):.0%}",
         )
         for row in results.layers
     ]
+    ahead = f", {len(config.ahead)} token before each" if config.ahead else ""
     return Table(
         f"{config.model}: {config.modes} modes by {', '.join(config.selection)}",
-        ("layer", "largest", "smallest", "residual", "products", "seconds", "forwards", "share"),
+        (
+            "layer", "largest", "smallest", "residual", "at initialisation", "products", "seconds",
+            "forwards", "share",
+        ),
         rows,
-        f"{results.inputs} windows of {results.window} tokens. Largest and smallest eigenvalue; "
-        "the largest residual ‖Kv − λv‖/λ; matrix-vector products, the seconds of each, and that "
-        "as a multiple of one forward pass of the whole model; the median share of a mode's norm "
-        "that its scores of the inputs explain.",
-    )
+        f"{results.inputs} windows of {results.window} tokens{ahead}, from "
+        f"{_count(results.documents, 'document')}; median perplexity {results.perplexity:.1f}. "
+        "Largest and smallest eigenvalue; the largest residual ‖Kv − λv‖/λ of the modes, and of "
+        "those of the model drawn anew; matrix-vector products, the seconds of each, and that as a "
+        "multiple of one forward pass of the whole model; the median share of a mode's norm that "
+        f"its scores of the inputs explain.{''.join(f' {note}.' for note in results.notes)}",
+    )  # fmt: skip
 
 
-def _scores(results: LMResults) -> Table:
-    def cell(scored: Interval) -> str:
-        low, high = scored.interval
-        return f"{scored.mean:.3f} [{low:.3f}, {high:.3f}]"
+def _of_layer(results: LMResults, row: LayerResults) -> list[Table]:
+    return [_methods(results, row), _labels(results, row)]
 
+
+def _methods(results: LMResults, row: LayerResults) -> Table:
+    families = list(results.families)
+
+    def cells(macro: Macro) -> tuple[str, ...]:
+        ahead = macro.precision_ahead
+        return (
+            f"{macro.average_precision.mean:.3f} ± {macro.average_precision.deviation:.3f}",
+            f"{macro.auroc.mean:.3f} ± {macro.auroc.deviation:.3f}",
+            "–" if ahead is None
+            else f"{signed(ahead.mean)} [{', '.join(map(signed, ahead.interval))}]",
+        )  # fmt: skip
+
+    heads = [
+        f"{family}: {what}"
+        for family in families
+        for what in ("average precision", "AUROC", "eNTK ahead by")
+    ]
+    labels = ", ".join(f"{len(members)} of {name}" for name, members in results.families.items())
     return Table(
-        f"{len(results.labels)} labels of the next word, mean over them",
-        ("layer", "directions", "average precision", "AUROC", "enrichment"),
+        f"Layer {row.layer}: how well directions tell labels of the next word",
+        ("directions", *heads),
         [
-            (
-                str(row.layer),
-                method,
-                cell(scores.average_precision),
-                cell(scores.auroc),
-                f"{np.mean([label.enrichment for label in scores.labels]):.2f}",
-            )
-            for row in results.layers
-            for method, scores in row.scores.items()
+            (method, *(cell for family in families for cell in cells(row.macro(method, family))))
+            for method in METHODS
+            if method in row.scores
         ],
-        "Direction and sign of each label are chosen by average precision on one half of the "
-        "windows. The numbers are of the other half; in brackets, 95% of its bootstrap resamples. "
-        "Enrichment: share of the label among as many leading windows as have it, over its share "
-        "among all. PCA: of the stream after the layer, centred, as it is (raw) and with every "
-        f"coordinate standardised; and of the logits, centred. Labels: {results.label_rule}.",
+        f"Means over labels ({labels}). Direction and sign of each label are chosen by average "
+        "precision on one half of the windows and judged on the other: mean over "
+        f"{results.config.splits} splits ± standard deviation between them. eNTK ahead by: the "
+        "difference in average precision, and in brackets the middle 95% of it over resamples of "
+        "documents, each with a choice of its own. All windows of a document are in one half. The "
+        "linear probe is told the labels of its half. Labels: " + results.label_rule + ".",
     )
 
 
-def _labels_of_layer(results: LMResults, row: LayerResults) -> Table:
+def _labels(results: LMResults, row: LayerResults) -> Table:
     by_method = {
-        method: {scored.label: scored for scored in scores.labels}
-        for method, scores in row.scores.items()
+        method: {scored.label: scored for scored in row.scores[method].labels}
+        for method in (ENTK, row.best_control(results.family), RANDOM, PROBE)
     }
     return Table(
         f"Average precision by label, layer {row.layer}",
@@ -132,7 +182,7 @@ def _labels_of_layer(results: LMResults, row: LayerResults) -> Table:
             for label, share in results.label_shares.items()
         ],
         "Share: of all windows, which is what a score without information would reach. Mode: of "
-        "the eNTK, with its sign.",
+        "the eNTK, the one chosen most often, with its sign.",
     )
 
 
@@ -144,15 +194,15 @@ def _figures(results: LMResults, run: Run) -> Figures:
     yield CaptionedFigure(
         "lm-scores",
         charts.scores_by_layer(results),
-        "How well directions tell labels of the next word apart: the mean over the labels, with "
-        "95% bootstrap intervals. The eNTK's modes are worth their cost if they lie above the "
-        "other directions by more than the bars. The dotted line is the value of a score without "
-        "information.",
+        "How well directions tell labels of the next word apart: the mean over the labels and over "
+        "splits; bars are the standard deviation between splits. Whether the eNTK's modes are "
+        "ahead of other directions is told by the table's intervals, not by these bars. The dotted "
+        "line is the value of a score without information.",
     )
     yield CaptionedFigure(
         "lm-labels",
         charts.labels_of_best_layer(results),
-        "The average precision of the modes of the best layer, alongside the other directions; the "
+        "The average precision of the modes of the chosen layer, alongside other directions; the "
         "tick is the label's share. The layer knows labels whose dots lie far to the right of "
         "their tick.",
     )
@@ -172,6 +222,56 @@ def _details(results: LMResults, run: Run) -> list[Table]:
             results, run, row.layer, range(min(_WINDOW_MODES, len(row.values))), _WINDOWS
         )
     ]
+
+
+def _pages(results: LMResults, run: Run) -> list[FurtherPage]:
+    def write(path: Path) -> None:
+        write_browser(_browser(results, run), path)
+
+    return [FurtherPage("modes.html", "Browse the modes, with the windows at their ends", write)]
+
+
+def _browser(results: LMResults, run: Run) -> ModeBrowser:
+    config = results.config
+    contexts = read_contexts(contexts_file(run))
+    texts = read_token_texts(run)
+
+    def shown(tokens: Sequence[int]) -> list[str]:
+        return [texts.get(str(token), f"<{token}>") for token in tokens]
+
+    windows = [
+        Window(shown([*config.ahead, *context.tokens]), context.word, context.labels)
+        for context in contexts
+    ]
+    return ModeBrowser(
+        f"Modes of {config.model}",
+        f"{config.modes} modes of each layer's kernel by {', '.join(config.selection)}, over "
+        f"{results.inputs:,} windows of {results.window} tokens.",
+        windows,
+        [_layer_view(row, run) for row in results.layers],
+    )
+
+
+def _layer_view(row: LayerResults, run: Run) -> LayerView:
+    scores = run.arrays[f"scores/layer-{row.layer}"]
+    at_ends = run.arrays[f"ends/layer-{row.layer}"]
+    positions = run.arrays[f"positions/layer-{row.layer}"]
+    told = sorted(row.scores[ENTK].labels, key=lambda label: -label.average_precision)
+    modes = []
+    for number, value in enumerate(row.values):
+        labels = [
+            FoundLabel(label.label, label.sign, label.average_precision)
+            for label in told
+            if label.direction == number
+        ]
+        shares = {}
+        if number < len(positions):
+            pairs = zip(at_ends[number].tolist(), positions[number], strict=True)
+            shares = {window: of_window.tolist() for window, of_window in pairs}
+        modes.append(
+            ModeView(number, value, row.shares[number], labels[:_LABELS], scores[:, number], shares)
+        )
+    return LayerView(row.layer, modes)
 
 
 def window_tables(
@@ -222,4 +322,4 @@ def _leading_windows(
     return order[::-1][:count], order[:count]
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details)
+SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details, pages=_pages)

@@ -5,14 +5,14 @@ the last position by the layer's weights and S = UᵀU of the unembedding U, has
 the layerwise eNTK of the logits (Lin, arXiv 2510.00468v4, section on language models).
 """
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk._files import Arrays, digest
+from mlx_entk._files import Arrays, digest, digest_of_file
 from mlx_entk._linalg import Float64Array
 from mlx_entk._memory import default_limit
 from mlx_entk._parameters import flatten_tree
@@ -22,41 +22,67 @@ from mlx_entk.errors import InputError
 from mlx_entk.lm.contexts import (
     Context,
     LabelRule,
-    halves,
+    documents_of,
+    in_every_half,
     indicators,
+    splits,
     tokens_of,
     write_contexts,
 )
+from mlx_entk.lm.generation import adds_bos, beginning, perplexities
 from mlx_entk.lm.model import (
     LanguageModel,
-    hidden_after,
     hidden_before,
     initialised,
     layer_function,
     square_root_of_readout,
 )
-from mlx_entk.lm.scoring import principal_scores, random_scores, score_labels
+from mlx_entk.lm.probes import judge_probes
+from mlx_entk.lm.sae import SparseAutoencoder, read_autoencoder
+from mlx_entk.lm.scoring import (
+    Half,
+    LabelScores,
+    Mask,
+    Scorer,
+    principal_scores,
+    random_scores,
+)
+from mlx_entk.lm.streams import Streams, last_streams
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Headline
 from mlx_entk.studies.estimate import Stage, seconds_of
-from mlx_entk.studies.language_model.layers import FORWARD, LayerSolver, layer_operator
+from mlx_entk.studies.language_model.layers import (
+    FORWARD,
+    LayerModes,
+    LayerSolver,
+    layer_operator,
+)
 from mlx_entk.studies.language_model.records import (
     ENTK,
     ENTK_AT_INITIALISATION,
+    MORPHOLOGY,
+    PARTS_OF_SPEECH,
     PCA,
+    PCA_NORMALISED,
+    PCA_OF_FINAL,
+    PCA_OF_INPUT,
     PCA_OF_LOGITS,
     PCA_RAW,
     PCA_STANDARDISED,
+    PROBE,
     RANDOM,
+    SAE,
+    SHUFFLED,
     LayerResults,
     LMConfig,
     LMResults,
     contexts_file,
+    write_token_texts,
 )
 
-# Products that the solver takes for each mode, about.
-_PRODUCTS_PER_MODE = 2.4
+# Products that the solver takes for each mode, about, if it may take as many as it needs.
+_PRODUCTS_PER_MODE = 3.0
 
 # The models whose modes are found.
 _TRAINED, _INITIAL = "trained", "initialisation"
@@ -72,7 +98,8 @@ def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context])
     ------
     InputError
         For layers or weights that the model does not have, tokens outside its vocabulary, too
-        few contexts for the modes, or labels of which none passes the rule.
+        few contexts for the modes, labels of which none passes the rule, or a sparse autoencoder
+        that does not fit.
     """
     for layer in config.layers:
         layer_function(model, layer, config.selection, None)
@@ -80,6 +107,10 @@ def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context])
         raise InputError("there are no layers: name at least one")
     if not 0 < config.modes < len(contexts):
         raise InputError(f"modes is {config.modes}: {len(contexts)} contexts have fewer")
+    if config.products is not None and config.products <= config.modes:
+        raise InputError(f"products is {config.products}: it must be above {config.modes} modes")
+    if config.splits < 2:
+        raise InputError(f"splits is {config.splits}: at least 2 are needed")
     largest = max(max(context.tokens) for context in contexts)
     vocabulary = model.unembedding.shape[0]
     if largest >= vocabulary:
@@ -87,16 +118,38 @@ def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context])
             f"contexts has token {largest}, but the model has {vocabulary} tokens: the contexts "
             "were made with another tokenizer"
         )
-    train, test = halves(len(contexts), config.seed)
-    if not indicators(contexts, train, test, LabelRule()):
-        raise InputError(f"contexts has no label to score: a label needs {LabelRule()}")
+    if not _labels(config, contexts)[0]:
+        raise InputError(
+            f"contexts has no label to score: a label needs {LabelRule()}, and windows of several "
+            "documents"
+        )
+    autoencoders = _autoencoders(config, model)
     tokens = {"tokens": tokens_of(contexts)}
     labels = {str(i): mx.array(list(str(c.labels).encode())) for i, c in enumerate(contexts)}
     return replace(
         config,
         contexts=digest(tokens | labels)[:16],
         weights=digest(flatten_tree(model.module.parameters()))[:16],
+        autoencoders=" ".join(digest_of_file(path)[:16] for path, _ in autoencoders.values()),
+        ahead=beginning(model, config.bos),
     )
+
+
+def _autoencoders(
+    config: LMConfig, model: LanguageModel
+) -> dict[int, tuple[Path, SparseAutoencoder]]:
+    """Sparse autoencoders by layer."""
+    found = {}
+    for text in config.sae:
+        number, _, file = text.partition("=")
+        if not number.isdigit() or int(number) not in config.layers:
+            raise InputError(
+                f"sae is {text}: write LAYER=FILE, with one of the layers "
+                f"{', '.join(map(str, config.layers))}"
+            )
+        width = model.unembedding.shape[1]
+        found[int(number)] = Path(file), read_autoencoder(Path(file), width)
+    return found
 
 
 def compute(
@@ -128,38 +181,45 @@ def compute(
         None on the ranks beyond the first, which only help to find the modes.
     """
     limit = default_limit() if memory_limit is None else memory_limit
-    tokens = tokens_of(contexts)
+    tokens = tokens_of(contexts, config.ahead)
     if is_first(group):
         write_contexts(contexts_file(run), contexts)
+        write_token_texts(run, _token_texts(model, tokens))
     folder = run.file(PRODUCTS)
     solver = LayerSolver(config, tokens, folder, limit, progress, group)
-    models: dict[str, Callable[[], LanguageModel]] = {
-        _TRAINED: lambda: model,
-        _INITIAL: lambda: initialised(model, config.seed),
-    }
-    rule = LabelRule()
-    train, test = halves(len(contexts), config.seed)
-    labels = indicators(contexts, train, test, rule)
-    state, forward_seconds = _last_state(model, tokens)
-    # Their principal directions are those of the logits themselves.
-    logits = scaled(state @ np.array(square_root_of_readout(model.unembedding)), "centred")
-    layers: list[LayerResults] = []
-    arrays: Arrays = {}
+    found: dict[int, tuple[LayerModes, LayerModes | None]] = {}
     for layer in config.layers:
-        trained, initial = (solver.modes(name, layer, make) for name, make in models.items())
-        if trained is None or initial is None:
-            continue  # this rank only helps
-        progress(f"labels, layer {layer}", 0, 1)
-        stream = _stream_after(model, tokens, layer)
-        scores = {
-            ENTK: trained.scores,
-            PCA: principal_scores(scaled(stream, "centred"), config.modes),
-            PCA_RAW: principal_scores(stream, config.modes),
-            PCA_STANDARDISED: principal_scores(scaled(stream, "standardised"), config.modes),
-            PCA_OF_LOGITS: principal_scores(logits, config.modes),
-            RANDOM: random_scores(stream, config.modes, config.seed),
-            ENTK_AT_INITIALISATION: initial.scores,
-        }
+        trained = solver.modes(_TRAINED, layer, lambda: model, explained=True)
+        initial = (
+            solver.modes(_INITIAL, layer, lambda: initialised(model, config.seed), explained=False)
+            if config.initial
+            else None
+        )
+        if trained is not None:
+            found[layer] = trained, initial
+    if not is_first(group):
+        return None  # this rank only helped
+
+    labels, halves = _labels(config, contexts)
+    families = _families(list(labels))
+    documents = documents_of(contexts)
+    scorer = Scorer.of(labels, families, halves, documents, config.seed)
+    streams = last_streams(model, tokens, config.layers, config.selection, FORWARD, progress)
+    perplexity = perplexities(model, tokens, len(config.ahead))
+    logits = streams.final @ np.array(square_root_of_readout(model.unembedding), dtype=np.float64)
+    autoencoders = _autoencoders(config, model)
+    layers: list[LayerResults] = []
+    arrays: Arrays = {"perplexity": perplexity}
+    for number, (layer, (trained, initial)) in enumerate(found.items()):
+        progress("labels", number, len(found))
+        directions = _directions(config, streams, layer, logits, trained, initial)
+        scores = _scored(scorer, directions, config.seed)
+        output = scaled(streams.outputs[layer], "standardised")
+        scores[PROBE] = scorer.summarised(judge_probes(output, scorer.masks, halves))
+        if layer in autoencoders:
+            latents = autoencoders[layer][1].scores(streams.outputs[layer])
+            if latents.shape[1]:
+                scores[SAE] = scorer.summarised(scorer.judge_once(latents, signs=(1,)))
         layers.append(
             LayerResults(
                 layer=layer,
@@ -169,27 +229,102 @@ def compute(
                 products=trained.products,
                 product_seconds=trained.seconds,
                 batch=trained.batch,
-                scores={
-                    method: score_labels(of_method, labels, train, test, config.seed)
-                    for method, of_method in scores.items()
-                },
+                initial_residual=None if initial is None else float(initial.residuals.max()),
+                scores=scores,
             )
         )
         arrays[f"values/layer-{layer}"] = trained.values
         arrays[f"scores/layer-{layer}"] = trained.scores
-        progress(f"labels, layer {layer}", 1, 1)
-    if not is_first(group):
-        return None
+        arrays[f"ends/layer-{layer}"] = trained.ends
+        arrays[f"positions/layer-{layer}"] = trained.positions
+    progress("labels", len(found), len(found))
     results = LMResults(
         config=config,
         inputs=len(contexts),
-        window=tokens.shape[1],
-        label_rule=str(rule),
+        window=len(contexts[0].tokens),
+        documents=len(set(documents.tolist())),
+        perplexity=float(np.median(perplexity)),
+        tokenizer_adds_bos=adds_bos(model),
+        label_rule=str(LabelRule()),
         labels={label: int(mask.sum()) for label, mask in labels.items()},
-        forward_seconds=forward_seconds,
+        families=families,
+        forward_seconds=streams.seconds,
+        notes=list(model.notes),
         layers=layers,
     )
     return results, arrays
+
+
+def _labels(
+    config: LMConfig, contexts: Sequence[Context]
+) -> tuple[dict[str, Mask], list[tuple[Half, Half]]]:
+    """The labels to score, and the splits."""
+    halves = splits(contexts, config.splits, config.seed)
+    return in_every_half(indicators(contexts, LabelRule()), halves), halves
+
+
+def _token_texts(model: LanguageModel, tokens: mx.array) -> dict[str, str]:
+    """The text of each token that occurs, with its spaces; nothing without a tokenizer."""
+    if model.tokenizer is None:
+        return {}
+    occurring = np.unique(np.array(tokens)).tolist()
+    return {str(token): str(model.tokenizer.decode([token])) for token in occurring}
+
+
+def _families(labels: Sequence[str]) -> dict[str, list[str]]:
+    """Labels by family: word classes, and all others."""
+    classes = [label for label in labels if label.startswith("upos=")]
+    others = [label for label in labels if label not in classes]
+    families = {PARTS_OF_SPEECH: classes, MORPHOLOGY: others}
+    return {name: members for name, members in families.items() if members}
+
+
+def _directions(
+    config: LMConfig,
+    streams: Streams,
+    layer: int,
+    logits: Float64Array,
+    trained: LayerModes,
+    initial: LayerModes | None,
+) -> dict[str, Float64Array]:
+    """Scores of the windows along each kind of directions, shape (N, k) each."""
+    output = streams.outputs[layer]
+    norms = np.sqrt((output**2).mean(axis=1, keepdims=True))
+    normalised = output / np.where(norms > 0, norms, 1)
+
+    def principal(values: Float64Array) -> Float64Array:
+        return principal_scores(values, config.modes)
+
+    directions = {
+        ENTK: trained.scores,
+        PCA_RAW: principal(output),
+        PCA: principal(scaled(output, "centred")),
+        PCA_STANDARDISED: principal(scaled(output, "standardised")),
+        PCA_NORMALISED: principal(scaled(normalised, "centred")),
+        PCA_OF_FINAL: principal(scaled(streams.final, "centred")),
+        # Of S^½h, whose principal directions are those of the logits.
+        PCA_OF_LOGITS: principal(scaled(logits, "centred")),
+        RANDOM: random_scores(output, config.modes, config.seed),
+    }
+    if layer in streams.inputs:
+        directions[PCA_OF_INPUT] = principal(scaled(streams.inputs[layer], "standardised"))
+    if initial is not None:
+        directions[ENTK_AT_INITIALISATION] = initial.scores
+    return directions
+
+
+def _scored(
+    scorer: Scorer, directions: Mapping[str, Float64Array], seed: int
+) -> dict[str, LabelScores]:
+    """How well each kind of directions tells labels, and how far the eNTK's lie ahead."""
+    about = scorer.judge(directions[ENTK])
+    scores = {ENTK: scorer.summarised(*about)}
+    for name, values in directions.items():
+        if name != ENTK:
+            scores[name] = scorer.summarised(*scorer.judge(values), about)
+    shuffled = scorer.shuffled(seed)
+    scores[SHUFFLED] = shuffled.summarised(shuffled.judge_once(directions[ENTK]))
+    return scores
 
 
 def estimate(
@@ -199,42 +334,29 @@ def estimate(
     contexts: Sequence[Context],
     memory_limit: int | None = None,
 ) -> list[Stage]:
-    """What ``compute`` would take on this device, by one product of the first layer."""
+    """What ``compute`` would take on this device, by products of the first layer on some inputs."""
     limit = default_limit() if memory_limit is None else memory_limit
-    tokens = tokens_of(contexts)[:FORWARD]
-    operator = layer_operator(model, config, min(config.layers), tokens, limit)
+    tokens = tokens_of(contexts, config.ahead)[:FORWARD]
+    layer = min(config.layers)
+    hidden = hidden_before(model, tokens, layer, FORWARD)
+    readout = square_root_of_readout(model.unembedding)
+    operator = layer_operator(model, config, layer, hidden, readout, limit)
     vector = np.ones(operator.shape[0])
     operator @ vector  # compiles
     one = seconds_of(lambda: operator @ vector) * len(contexts) / tokens.shape[0]
-    products = round(_PRODUCTS_PER_MODE * config.modes) * len(config.layers) * 2
-    return [Stage("products, trained and at initialisation", products, products * one, limit)]
-
-
-def _stream_after(model: LanguageModel, tokens: mx.array, layer: int) -> Float64Array:
-    """The residual stream after a layer at the last position, shape (N, d)."""
-    parts = []
-    for start in range(0, tokens.shape[0], FORWARD):
-        hidden = hidden_before(model, tokens[start : start + FORWARD], layer, FORWARD)
-        parts.append(np.array(hidden_after(model, hidden, layer), dtype=np.float64))
-    return np.concatenate(parts)
-
-
-def _last_state(model: LanguageModel, tokens: mx.array) -> tuple[Float64Array, float]:
-    """The last hidden state at the last position, shape (N, d), and the seconds that it takes."""
-    start = time.perf_counter()
-    parts = []
-    for begin in range(0, tokens.shape[0], FORWARD):
-        hidden = model.hidden(tokens[begin : begin + FORWARD])
-        mx.eval(hidden)
-        parts.append(np.array(hidden.astype(mx.float32), dtype=np.float64))
-    return np.concatenate(parts), time.perf_counter() - start
+    each = config.products or round(_PRODUCTS_PER_MODE * config.modes)
+    models = 2 if config.initial else 1
+    what = "products, trained and at initialisation" if config.initial else "products"
+    products = each * len(config.layers) * models
+    return [Stage(what, products, products * one, limit)]
 
 
 def headline(results: LMResults) -> Headline:
     """The numbers of a run by which it is compared with others: mean average precisions."""
     numbers: Headline = {}
     for row in results.layers:
-        for method, scores in row.scores.items():
-            numbers[f"layer {row.layer}, {method}"] = scores.average_precision.mean
-        numbers[f"layer {row.layer}, eNTK beyond the best PCA"] = row.margin
+        for family in results.families:
+            for method, scores in row.scores.items():
+                mean = scores.macros[family].average_precision.mean
+                numbers[f"layer {row.layer}, {family}, {method}"] = mean
     return numbers
