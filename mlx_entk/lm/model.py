@@ -13,6 +13,7 @@ import numpy as np
 from mlx_entk import _linalg as linalg
 from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
+from mlx_entk.lm.gguf import read_gguf
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
 # Weights of a layer to differentiate by unless others are selected: those with which its MLP writes
@@ -68,7 +69,7 @@ class LanguageModel:
 
 
 def load_model(source: str) -> LanguageModel:
-    """Load a model with mlx-lm, from a folder or by a hub id, in single precision.
+    """Load a model from a folder, by a hub id or from a GGUF file, in single precision.
 
     Code that the model's files bring is never run.
 
@@ -81,6 +82,8 @@ def load_model(source: str) -> LanguageModel:
         from mlx_lm import load
     except ImportError as error:
         raise InputError("language models need the extra lm: pip install 'mlx-entk[lm]'") from error
+    if source.endswith(".gguf"):
+        return prepared(*read_gguf(Path(source)))
     if Path(source).exists() and not (Path(source) / "config.json").exists():
         raise InputError(f"{source} is not a model folder: it has no config.json")
     try:
