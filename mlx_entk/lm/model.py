@@ -1,8 +1,9 @@
 """Causal language models of mlx-lm, cut at a layer: the layers below run once and are cached."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_entk import _linalg as linalg
+from mlx_entk._memory import default_limit, format_bytes, limit_of
 from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
+from mlx_entk.lm.gguf import read_gguf
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
 # Weights of a layer to differentiate by unless others are selected: those with which its MLP writes
@@ -22,7 +25,7 @@ SELECTION = ("mlp.down_proj.weight",)
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal language model in single precision.
+    """A causal language model in single precision, as ``prepared`` makes it.
 
     Attributes
     ----------
@@ -30,48 +33,59 @@ class LanguageModel:
         The module of mlx-lm: called on tokens (B, T), it returns logits (B, T, V).
     tokenizer
         An object with ``encode`` and ``decode``, or None.
+    layers
+        The blocks along the residual stream, in order.
+    unembedding
+        U of shape (V, d): the logits are U times the last hidden state, a constant factor
+        included, plus a constant, and then soft-capped if ``cap`` says so.
+    bias
+        That constant, shape (V,), or None.
+    cap
+        The logits are cap · tanh(z / cap) of the linear ones z; None if they are z.
     notes
-        What was done to the weights when they were loaded, in sentences.
+        Sentences on what was changed while the model was loaded.
     """
 
     module: nn.Module
-    tokenizer: Any = None
+    tokenizer: Any
+    layers: list[nn.Module]
+    unembedding: mx.array
+    bias: mx.array | None
+    cap: float | None
+    _head: "_Place"
+    _places: "list[list[_Place]]"
+    _returned: list[int]  # how many values each layer returns in a tuple, or 0
     notes: tuple[str, ...] = ()
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        """The blocks along the residual stream, in order."""
-        layers: list[nn.Module] = self.module.layers
-        return layers
-
-    @property
-    def unembedding(self) -> mx.array:
-        """U of shape (V, d): the logits are U times the last hidden state.
-
-        Raises
-        ------
-        InputError
-            If the model has no such matrix, or has it quantised.
-        """
-        inner = self.module.model
-        for owner, name in (
-            (self.module, "lm_head"), (inner, "embed_tokens"), (inner, "wte"),
-        ):  # fmt: skip
-            if name in owner:
-                weight: mx.array = owner[name].weight
-                if not mx.issubdtype(weight.dtype, mx.floating):
-                    raise InputError(f"{name} is quantised: use the model in full precision")
-                return weight
-        raise InputError(f"no unembedding is known for {type(self.module).__module__}")
 
     def hidden(self, tokens: mx.array) -> mx.array:
         """Return what the unembedding reads at the last position, shape (B, d)."""
-        state: mx.array = self.module.model(tokens)[:, -1]
-        return state
+        return self._states(tokens)[:, -1]
+
+    def _states(self, tokens: mx.array) -> mx.array:
+        """What the unembedding reads, shape (B, T, d)."""
+        with _standing_in([(self._head, _HeadRecorder(self._head.module))]):
+            try:
+                self.module(tokens)
+            except _ReachedError as reached:
+                return reached.hidden
+        raise InputError("the model does not run its unembedding")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a module is held: in another one by its name, or in a list by its number."""
+
+    container: Any
+    key: Any
+
+    @property
+    def module(self) -> nn.Module:
+        module: nn.Module = self.container[self.key]
+        return module
 
 
 def load_model(source: str) -> LanguageModel:
-    """Load a model with mlx-lm, from a folder or by a hub id, in single precision.
+    """Load a model from a folder, by a hub id or from a GGUF file, in single precision.
 
     Code that the model's files bring is never run.
 
@@ -84,6 +98,8 @@ def load_model(source: str) -> LanguageModel:
         from mlx_lm import load
     except ImportError as error:
         raise InputError("language models need the extra lm: pip install 'mlx-entk[lm]'") from error
+    if source.endswith(".gguf"):
+        return prepared(*read_gguf(Path(source)))
     if Path(source).exists() and not (Path(source) / "config.json").exists():
         raise InputError(f"{source} is not a model folder: it has no config.json")
     try:
@@ -96,46 +112,215 @@ def load_model(source: str) -> LanguageModel:
 
 
 def prepared(module: nn.Module, tokenizer: Any = None) -> LanguageModel:
-    """Set a module of mlx-lm to single precision and check it for ``LanguageModel``.
+    """Set a module of mlx-lm to single precision and find the parts of ``LanguageModel`` in it.
+
+    The unembedding is the weight that the module really multiplies its last hidden state by. What
+    happens to the logits after it is measured: made-up logits in its place show a factor and a cap.
 
     Raises
     ------
     InputError
-        If its logits are not an unembedding times its last hidden state.
+        If the parts are not found, or the logits are another function of the last hidden state.
     """
     module.eval()
     module.set_dtype(mx.float32)
-    model = LanguageModel(module, tokenizer)
-    probe = mx.arange(4)[None]
+    name = type(module).__module__
     try:
-        hidden = model.hidden(probe)
-    except (AttributeError, IndexError, TypeError) as error:
+        logits = module(_PROBE)
+        mx.eval(logits)
+        layers = list(module.layers)
+    except Exception as error:  # of the architecture's own code, which has no common base
         raise InputError(
-            f"{type(module).__module__} gives no last hidden state ({error}): its architecture "
-            "is not supported"
+            f"{name} does not run on tokens, or names no layers ({error}): its architecture is not "
+            "supported"
         ) from error
-    U = model.unembedding
-    logits = module(probe)[:, -1]
-    same_width = hidden.ndim == 2 and hidden.shape[-1] == U.shape[-1]
-    if not same_width or not mx.allclose(hidden @ U.T, logits, rtol=1e-3, atol=1e-3):
+    found = _places(module)
+    places = [found.get(id(layer), []) for layer in layers]
+    if not layers or not all(places):
+        raise InputError(f"{name} does not say where its layers are: it is not supported")
+    head, state, weight, bias = _unembedding(module, found, logits)
+    scale, cap = _of_logits(module, head, logits.shape)
+    linear = scale * (state @ weight.T + (0 if bias is None else bias))
+    expected = linear if cap is None else cap * mx.tanh(linear / cap)
+    if not _close(expected, logits):
+        raise _nonlinear(name)
+    return LanguageModel(
+        module, tokenizer, layers, weight if scale == 1 else scale * weight,
+        None if bias is None else scale * bias, cap, head, places, _returned(module, places),
+    )  # fmt: skip
+
+
+_PROBE = mx.arange(1, 7)[None]  # short, and without a token twice
+
+
+def _nonlinear(name: str) -> InputError:
+    return InputError(
+        f"the logits of {name} are not a linear function of its last hidden state, nor one that is "
+        "soft-capped: its architecture is not supported"
+    )
+
+
+def _close(value: mx.array, expected: mx.array) -> bool:
+    """Whether two results are equal up to rounding in single precision."""
+    if value.shape != expected.shape:
+        return False
+    size = mx.maximum(mx.abs(expected).max(), 1e-6)
+    return bool((mx.abs(value - expected).max() <= 1e-3 * size).item())
+
+
+def _places(module: nn.Module) -> dict[int, list[_Place]]:
+    """Where each module below is held, by its identity."""
+    found: dict[int, list[_Place]] = {}
+    seen = set()
+    waiting: list[Any] = [module]
+    while waiting:
+        container = waiting.pop()
+        if id(container) in seen:
+            continue
+        seen.add(id(container))
+        pairs = container.items() if isinstance(container, dict) else enumerate(container)
+        for key, value in list(pairs):
+            if isinstance(value, nn.Module):
+                found.setdefault(id(value), []).append(_Place(container, key))
+            if isinstance(value, dict | list):
+                waiting.append(value)
+    return found
+
+
+def _unembedding(
+    module: nn.Module, found: dict[int, list[_Place]], logits: mx.array
+) -> tuple[_Place, mx.array, mx.array, mx.array | None]:
+    """Where the unembedding is, what it reads (B, T, d), its weight (V, d) and bias (V,)."""
+    calls: list[tuple[_Place, mx.array]] = []
+    candidates = [
+        (place, _HeadRecorder(place.module, calls, place))
+        for places in found.values()
+        for place in places
+        if getattr(place.module.get("weight"), "shape", (0,))[0] == logits.shape[-1]
+    ]
+    with _standing_in(candidates):
+        module(_PROBE)
+    if not calls:
+        raise InputError(f"no unembedding is known for {type(module).__module__}")
+    head, state = calls[-1]
+    weight = head.module["weight"]
+    if not mx.issubdtype(weight.dtype, mx.floating):
         raise InputError(
-            f"the logits of {type(module).__module__} are not a linear function of its last "
-            "hidden state: its architecture is not supported"
+            f"{head.key} is quantised: use the model in full precision, or load it with "
+            "dequantise=True"
         )
-    return model
+    if weight.ndim != 2 or state.ndim != 3 or state.shape[-1] != weight.shape[-1]:
+        raise _nonlinear(type(module).__module__)
+    return head, state, weight, head.module.get("bias")
+
+
+def _returned(module: nn.Module, places: list[list[_Place]]) -> list[int]:
+    """How many values each layer returns in a tuple; 0 for one alone, and for what does not run."""
+    counts: dict[int, int] = {}
+
+    def count(number: int, output: Any) -> None:
+        counts[number] = len(output) if isinstance(output, tuple) else 0
+
+    with _standing_in(
+        (place, _Observed(place.module, partial(count, number)))
+        for number, held in enumerate(places)
+        for place in held
+    ):
+        module(_PROBE)
+    return [counts.get(number, 0) for number in range(len(places))]
+
+
+def _of_logits(
+    module: nn.Module, head: _Place, shape: tuple[int, ...]
+) -> tuple[float, float | None]:
+    """The factor and the cap by which the module makes logits of what its unembedding gives."""
+
+    def after(values: mx.array) -> mx.array:
+        with _standing_in([(head, _HeadGiven(head.module, values))]):
+            outputs: mx.array = module(_PROBE)
+        return outputs
+
+    # Values of every size from 1e-2 to 1e6 and both signs, each in several places.
+    size = int(np.prod(shape))
+    exponents = mx.array(np.random.default_rng(0).uniform(-2, 6, size).astype(np.float32))
+    signs = mx.where(mx.arange(size) % 2 == 0, 1.0, -1.0)
+    values = (signs * mx.power(10.0, exponents)).reshape(shape)
+    outputs = after(values)
+    if outputs.shape != values.shape or not mx.isfinite(outputs).all():
+        raise _nonlinear(type(module).__module__)
+    small = mx.full(shape, 1e-3)
+    scale = float(after(small)[0, 0, 0]) / 1e-3
+    scale = 1.0 if abs(scale - 1) < 1e-5 else scale
+    relative = mx.abs(outputs / (scale * values) - 1).max() if scale else mx.array(1.0)
+    if relative < 1e-4:
+        return scale, None
+    cap = float(mx.abs(outputs).max())
+    if scale <= 0 or not _close(cap * mx.tanh(scale * values / cap), outputs):
+        raise _nonlinear(type(module).__module__)
+    return scale, cap
 
 
 class _Given:
     """Stands in for a layer whose output is already known."""
 
-    def __init__(self, layer: nn.Module, hidden: mx.array):
-        self._layer, self._hidden = layer, hidden
+    def __init__(self, layer: nn.Module, hidden: mx.array, returned: int = 0):
+        self._layer, self._hidden, self._returned = layer, hidden, returned
 
-    def __call__(self, *arguments: Any, **options: Any) -> mx.array:
-        return self._hidden
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if not self._returned:
+            return self._hidden
+        # What else it returns is not cached: ``layer_function`` checks that nothing needs it.
+        return (self._hidden, *[None] * (self._returned - 1))
 
     def __getattr__(self, name: str) -> Any:  # a model may ask for the kind of a layer
         return getattr(self._layer, name)
+
+    def __contains__(self, name: str) -> bool:  # or for what is in it
+        return name in self._layer
+
+
+class _Observed(_Given):
+    """Runs a layer and shows what it returns."""
+
+    def __init__(self, layer: nn.Module, show: Callable[[Any], None]):
+        self._layer, self._show = layer, show
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        output = self._layer(*arguments, **options)
+        self._show(output)
+        return output
+
+
+class _HeadGiven(_Given):
+    """Stands in for an unembedding whose output is already known, not for the embedding it is."""
+
+    def __call__(self, first: mx.array, *arguments: Any, **options: Any) -> Any:
+        if not mx.issubdtype(first.dtype, mx.floating):
+            return self._layer(first, *arguments, **options)
+        return self.as_linear(first)
+
+    def as_linear(self, hidden: mx.array) -> mx.array:
+        return self._hidden
+
+
+class _HeadRecorder(_HeadGiven):
+    """Records what an unembedding reads; without a list, stops the model with it."""
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        calls: list[tuple[_Place, mx.array]] | None = None,
+        place: _Place | None = None,
+    ):
+        self._layer, self._calls, self._place = layer, calls, place
+
+    def as_linear(self, hidden: mx.array) -> mx.array:
+        if self._calls is None or self._place is None:
+            raise _ReachedError(hidden)
+        self._calls.append((self._place, hidden))
+        embedding = isinstance(self._layer, nn.Embedding | nn.QuantizedEmbedding)
+        outputs: mx.array = (self._layer.as_linear if embedding else self._layer)(hidden)
+        return outputs
 
 
 class _Recorder(_Given):
@@ -144,8 +329,8 @@ class _Recorder(_Given):
     def __init__(self, layer: nn.Module):
         self._layer = layer
 
-    def __call__(self, hidden: mx.array, *arguments: Any, **options: Any) -> mx.array:
-        raise _ReachedError(hidden)
+    def __call__(self, *arguments: Any, **options: Any) -> mx.array:
+        raise _ReachedError(_stream(arguments, options)[1])
 
 
 class _ReachedError(Exception):
@@ -153,15 +338,47 @@ class _ReachedError(Exception):
         self.hidden = hidden
 
 
+def _stream(arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[int | str, mx.array]:
+    """Which argument of a layer is the residual stream, and its value."""
+    named = [*enumerate(arguments), *options.items()]
+    for key, value in named:
+        if isinstance(value, mx.array) and value.ndim == 3:
+            return key, value
+    raise InputError("a layer of the model reads no residual stream: it is not supported")
+
+
 @contextmanager
-def _replaced(layers: list[Any], stand_ins: Sequence[Any]) -> Iterator[None]:
-    """Replace the first layers in the model's own list by stand-ins, and restore them later."""
-    originals = layers[: len(stand_ins)]
-    layers[: len(stand_ins)] = stand_ins
+def _standing_in(pairs: Iterable[tuple[_Place, Any]]) -> Iterator[None]:
+    """Put stand-ins where modules are held, and the modules back later."""
+    originals = []
     try:
+        for place, stand_in in pairs:
+            originals.append((place, place.container[place.key]))
+            # As an item: the attributes of a module that are no arrays are kept elsewhere.
+            place.container[place.key] = stand_in
         yield
     finally:
-        layers[: len(stand_ins)] = originals
+        for place, original in reversed(originals):
+            place.container[place.key] = original
+
+
+def _below(model: LanguageModel, layer: int, hidden: mx.array) -> list[_Given]:
+    """Stand-ins for the layers below one, all of which give what it reads."""
+    return [
+        _Given(lower, hidden, returned)
+        for lower, returned in zip(model.layers[:layer], model._returned, strict=False)
+    ]
+
+
+@contextmanager
+def _replaced(model: LanguageModel, stand_ins: Sequence[Any]) -> Iterator[None]:
+    """Replace the first layers by stand-ins wherever the model holds them."""
+    with _standing_in(
+        (place, stand_in)
+        for places, stand_in in zip(model._places, stand_ins, strict=False)
+        for place in places
+    ):
+        yield
 
 
 def hidden_before(model: LanguageModel, tokens: mx.array, layer: int, batch: int) -> mx.array:
@@ -185,10 +402,10 @@ def hidden_before(model: LanguageModel, tokens: mx.array, layer: int, batch: int
     """
     recorder = _Recorder(model.layers[layer])
     parts = []
-    with _replaced(model.layers, [*model.layers[:layer], recorder]):
+    with _replaced(model, [*model.layers[:layer], recorder]):
         for start in range(0, tokens.shape[0], batch):
             try:
-                model.module.model(tokens[start : start + batch])
+                model.module(tokens[start : start + batch])
             except _ReachedError as reached:
                 parts.append(reached.hidden)
                 mx.eval(parts[-1])
@@ -218,10 +435,10 @@ def hidden_after(model: LanguageModel, hidden: mx.array, layer: int) -> mx.array
         If the model does not run that layer.
     """
     block = model.layers[layer]
-    below = [_Given(lower, hidden) for lower in model.layers[:layer]]
-    with _replaced(model.layers, [*below, _Through(block, hidden, stop=True)]):
+    below = _below(model, layer, hidden)
+    with _replaced(model, [*below, _Through(block, hidden, stop=True)]):
         try:
-            model.module.model(mx.zeros(hidden.shape[:2], dtype=mx.int32))
+            model.module(mx.zeros(hidden.shape[:2], dtype=mx.int32))
         except _ReachedError as reached:
             return reached.hidden[:, -1]
     raise InputError(f"layer {layer} does not run when the model does")
@@ -234,9 +451,19 @@ def initialised(model: LanguageModel, seed: int) -> LanguageModel:
     """
     module = model.module
     mx.random.seed(seed)
-    fresh = type(module)(module.args)  # type: ignore[call-arg]
-    if "lm_head" in fresh and "lm_head" not in module:  # tied while the weights were loaded
-        fresh.sanitize({})
+    arguments = getattr(module, "args", None) or getattr(module, "config", None)
+    fresh: nn.Module = type(module)(arguments)  # type: ignore[call-arg]
+    present = flatten_tree(module.parameters()).keys()
+    for name in flatten_tree(fresh.parameters()).keys() - present:
+        # An unembedding of its own, which the module lost when it was tied by its weights.
+        owner = fresh
+        *path, parameter = name.split(".")
+        if parameter != "weight" or not path:
+            continue
+        for part in path[:-1]:
+            owner = owner[int(part)] if isinstance(owner, list) else owner[part]
+        if isinstance(owner, dict):
+            owner.pop(path[-1], None)
     return prepared(fresh, model.tokenizer)
 
 
@@ -254,7 +481,9 @@ def layer_function(
     selection
         Dotted names inside the layer, such as ``mlp.down_proj.weight``.
     readout
-        Symmetric matrix to multiply the state by, shape (d, d), or None.
+        Symmetric matrix to multiply the state by, shape (d, d), or None. One for each input, as
+        ``readout_roots`` gives them for soft-capped logits, is passed as a second input of shape
+        (N, d, d) instead.
 
     Returns
     -------
@@ -265,7 +494,8 @@ def layer_function(
     Raises
     ------
     InputError
-        If the model lacks the layer or a name, or the weights are quantised.
+        If the model lacks the layer or a name, the weights are quantised, or the model cannot be
+        cut at the layer: on a short text, it does not reproduce its own last hidden state.
     """
     if not 0 <= layer < len(model.layers):
         raise InputError(f"the model has layers 0 to {len(model.layers) - 1}, not {layer}")
@@ -284,20 +514,41 @@ def layer_function(
             )
     params = {f"layers.{layer}.{name}": own[name] for name in selection}
 
-    def apply(values: Params, hidden: mx.array) -> mx.array:
+    def final(values: Params, hidden: mx.array) -> mx.array:
         chosen = {name: values[f"layers.{layer}.{name}"] for name in selection}
         block.update(unflatten_tree(chosen))
-        tokens = mx.zeros(hidden.shape[:2], dtype=mx.int32)  # only their shape matters
+        tokens = mx.zeros(hidden.shape[:2], dtype=mx.int32)  # only their shape matters, see below
         first = _Through(block, hidden)
-        below = [_Given(lower, hidden) for lower in model.layers[:layer]]
         try:
-            with _replaced(model.layers, [*below, first]):
-                state: mx.array = model.module.model(tokens)[:, -1]
+            with _replaced(model, [*_below(model, layer, hidden), first]):
+                state = model.hidden(tokens)
         finally:  # a transform may have left tracers in the block
             block.update(unflatten_tree({name: own[name] for name in selection}))
+        return state
+
+    def apply(values: Params, hidden: mx.array, *roots: mx.array) -> mx.array:
+        state = final(values, hidden)
+        for root in roots:
+            state = (state[:, None] @ root)[:, 0]
         return state if readout is None else state @ readout
 
+    _require_cut(model, layer, partial(final, params))
     return from_flat(apply, params)
+
+
+def _require_cut(model: LanguageModel, layer: int, cut: Callable[[mx.array], mx.array]) -> None:
+    """Refuse a layer whose output, and the rest of the model, need more than its input."""
+    message = (
+        f"layer {layer} of {type(model.module).__module__} cannot be cut: other layers need more "
+        "than the stream that it reads and writes"
+    )
+    try:
+        state = cut(hidden_before(model, _PROBE, layer, 1))
+        same = _close(state, model.hidden(_PROBE))
+    except Exception as error:  # of the architecture's own code, which has no common base
+        raise InputError(f"{message} ({error})") from error
+    if not same:
+        raise InputError(message)
 
 
 class _Through(_Given):
@@ -307,10 +558,15 @@ class _Through(_Given):
         super().__init__(layer, hidden)
         self._stop = stop
 
-    def __call__(self, *arguments: Any, **options: Any) -> mx.array:
-        output: mx.array = self._layer(self._hidden, *arguments[1:], **options)
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        key, _ = _stream(arguments, options)
+        if isinstance(key, int):
+            arguments = (*arguments[:key], self._hidden, *arguments[key + 1 :])
+        else:
+            options = {**options, key: self._hidden}
+        output = self._layer(*arguments, **options)
         if self._stop:
-            raise _ReachedError(output)
+            raise _ReachedError(output[0] if isinstance(output, tuple) else output)
         return output
 
 
@@ -331,3 +587,48 @@ def square_root_of_readout(unembedding: mx.array) -> mx.array:
     values, vectors = linalg.eigh(U.T @ U)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     return mx.array(root.astype(np.float32))
+
+
+def readout_roots(
+    model: LanguageModel, states: mx.array, memory_limit: int | str | None = None
+) -> mx.array:
+    """Compute the square root by which the last hidden state is read out as logits.
+
+    Parameters
+    ----------
+    model
+        The model.
+    states
+        Last hidden states h, shape (N, d); they count only if the logits are soft-capped.
+    memory_limit
+        Bytes that the result may take, as a number or text such as ``4GB``; None is half of the
+        available memory.
+
+    Returns
+    -------
+    mx.array
+        ``square_root_of_readout(model.unembedding)``, shape (d, d), if the logits are linear. Else
+        the roots of Uᵀ diag(c'(z)²) U for each input, shape (N, d, d), float32, where z = U h + b
+        and c' is the derivative of the cap.
+
+    Raises
+    ------
+    InputError
+        If the result does not fit in the limit.
+    """
+    if model.cap is None:
+        return square_root_of_readout(model.unembedding)
+    N, d = states.shape
+    limit = limit_of(memory_limit) or default_limit()
+    if 4 * N * d * d > limit:
+        raise InputError(
+            f"the readouts of {N} inputs would take {format_bytes(4 * N * d * d)}, more than the "
+            f"memory limit of {format_bytes(limit)}: the logits are soft-capped, so that each "
+            "input has its own"
+        )
+    roots = []
+    for state in states:
+        z = model.unembedding @ state + (0 if model.bias is None else model.bias)
+        slope = 1 - mx.square(mx.tanh(z / model.cap))
+        roots.append(square_root_of_readout(slope[:, None] * model.unembedding))
+    return mx.stack(roots)
