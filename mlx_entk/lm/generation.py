@@ -70,15 +70,13 @@ def greedy(model: LanguageModel, ahead: tuple[int, ...]) -> Continue:
     """
     from mlx_lm.models.cache import make_prompt_cache
 
-    U = model.unembedding
-
     def continued(windows: Sequence[tuple[int, ...]]) -> list[str]:
         cache = make_prompt_cache(model.module)
         tokens = mx.array([[*ahead, *window] for window in windows])
         new: list[mx.array] = []
         for _ in range(_TOKENS):
-            state = model.module.model(tokens, cache=cache)[:, -1]
-            tokens = mx.argmax(state @ U.T, axis=-1, keepdims=True)
+            state = model.states(tokens, cache=cache)[:, -1]
+            tokens = mx.argmax(model.logits(state), axis=-1, keepdims=True)
             mx.eval(tokens)
             new.append(tokens)
         decode = model.tokenizer.decode
@@ -113,11 +111,11 @@ def perplexities(
         Shape (N,): exp of the mean negative log-likelihood of each window's tokens, the first one
         left out if nothing stands before it.
     """
-    U, found = model.unembedding, []
+    found = []
     first = max(1, ahead)
     for start in range(0, tokens.shape[0], batch):
         rows = tokens[start : start + batch]
-        logits = model.module.model(rows)[:, first - 1 : -1] @ U.T
+        logits = model.logits(model.states(rows)[:, first - 1 : -1])
         chosen = mx.take_along_axis(logits, rows[:, first:, None], axis=-1).squeeze(-1)
         losses = (mx.logsumexp(logits, axis=-1) - chosen).mean(axis=-1)
         found.append(np.array(mx.exp(losses), dtype=np.float64))

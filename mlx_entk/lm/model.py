@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,16 +59,23 @@ class LanguageModel:
 
     def hidden(self, tokens: mx.array) -> mx.array:
         """Return what the unembedding reads at the last position, shape (B, d)."""
-        return self._states(tokens)[:, -1]
+        return self.states(tokens)[:, -1]
 
-    def _states(self, tokens: mx.array) -> mx.array:
-        """What the unembedding reads, shape (B, T, d)."""
+    def states(self, tokens: mx.array, **options: Any) -> mx.array:
+        """Return what the unembedding reads, shape (B, T, d); options are for the module's call."""
         with _standing_in([(self._head, _HeadRecorder(self._head.module))]):
             try:
-                self.module(tokens)
+                self.module(tokens, **options)
             except _ReachedError as reached:
                 return reached.hidden
         raise InputError("the model does not run its unembedding")
+
+    def logits(self, states: mx.array) -> mx.array:
+        """Return the logits of what the unembedding reads, shape (…, V)."""
+        z = states @ self.unembedding.T
+        if self.bias is not None:
+            z = z + self.bias
+        return z if self.cap is None else self.cap * mx.tanh(z / self.cap)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_entk._linalg import Float64Array
-from mlx_entk.lm.model import LanguageModel
+from mlx_entk.lm.model import LanguageModel, _Place, _standing_in
 from mlx_entk.progress import Progress, silent
 from mlx_entk.tracing.functions import resolve
 
@@ -69,9 +68,10 @@ def last_streams(
     final: list[Float64Array] = []
     N = tokens.shape[0]
     start = time.perf_counter()
-    with _listening(model, layers, paths) as taken:
+    taken: dict[tuple[int, str], mx.array] = {}
+    with _standing_in(_listeners(model, layers, paths, taken)):
         for begin in range(0, N, batch):
-            state = model.module.model(tokens[begin : begin + batch])[:, -1]
+            state = model.hidden(tokens[begin : begin + batch])
             mx.eval(state, list(taken.values()))
             final.append(_host(state))
             for key, value in taken.items():
@@ -113,30 +113,23 @@ class _Listener:
     def __getattr__(self, name: str) -> Any:  # a model may ask for the kind of a layer
         return getattr(self._module, name)
 
-    def __getitem__(self, name: str) -> Any:
-        return self._module[name]
+    def __contains__(self, name: str) -> bool:  # or for what is in it
+        return name in self._module
 
 
-@contextmanager
-def _listening(
-    model: LanguageModel, layers: Sequence[int], paths: Sequence[str]
-) -> Iterator[dict[tuple[int, str], mx.array]]:
-    """Put listeners in the place of layers and linear modules inside, and take them out later."""
-    taken: dict[tuple[int, str], mx.array] = {}
-    replaced: list[tuple[Any, Any, Any]] = []
-    try:
-        for layer in layers:
-            blocks: list[Any] = model.layers
-            block = blocks[layer]
-            for path in filter(None, paths):
-                owner, leaf = resolve(block, *path.rpartition(".")[::2])
-                key = int(leaf) if isinstance(owner, list) else leaf
-                if isinstance(owner[key], nn.Linear):
-                    replaced.append((owner, key, owner[key]))
-                    owner[key] = _Listener(owner[key], taken, (layer, path))
-            replaced.append((blocks, layer, block))
-            blocks[layer] = _Listener(block, taken, (layer, ""))
-        yield taken
-    finally:
-        for owner, key, module in reversed(replaced):
-            owner[key] = module
+def _listeners(
+    model: LanguageModel,
+    layers: Sequence[int],
+    paths: Sequence[str],
+    taken: dict[tuple[int, str], mx.array],
+) -> Iterator[tuple[_Place, _Listener]]:
+    """Listeners for layers and for linear modules inside, and where they stand."""
+    for layer in layers:
+        block = model.layers[layer]
+        for path in filter(None, paths):
+            owner, leaf = resolve(block, *path.rpartition(".")[::2])
+            place = _Place(owner, int(leaf) if isinstance(owner, list) else leaf)
+            if isinstance(place.module, nn.Linear):
+                yield place, _Listener(place.module, taken, (layer, path))
+        for place in model._places[layer]:
+            yield place, _Listener(block, taken, (layer, ""))

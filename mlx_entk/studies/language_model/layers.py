@@ -22,6 +22,7 @@ from mlx_entk.lm.model import (
     LanguageModel,
     hidden_before,
     layer_function,
+    readout_roots,
     square_root_of_readout,
 )
 from mlx_entk.lm.positions import position_shares
@@ -150,7 +151,7 @@ class LayerSolver:
         config, stage = self.config, f"{name}, layer {layer}"
         model = make()
         hidden = hidden_before(model, self.tokens, layer, FORWARD)
-        readout = square_root_of_readout(model.unembedding)
+        readout = readout_of(model, self.tokens, self.memory_limit)
         operator = layer_operator(
             model, config, layer, hidden, readout, self.memory_limit, self.group
         )
@@ -178,7 +179,7 @@ class LayerSolver:
         positions: list[Float64Array] = []
         for number, tangent in enumerate(watched.tangents(solved.spectrum.vectors)):
             value = float(solved.spectrum.values[number])
-            if not explained or value <= solved.spectrum.noise_floor:
+            if not explained or readout.ndim > 2 or value <= solved.spectrum.noise_floor:
                 break
             numbers = mx.array(at_ends[number])
             try:
@@ -264,7 +265,19 @@ def layer_operator(
 ) -> EntkOperator:
     """S^{1/2} J Jᵀ S^{1/2} of a layer, with J of the last hidden state and S of the unembedding.
 
-    ``hidden`` is what the layer reads, and ``readout`` is S^{1/2}.
+    ``hidden`` is what the layer reads, and ``readout`` is S^{1/2}, or that of each input.
     """
-    function = layer_function(model, layer, config.selection, readout)
-    return entk_operator(function, hidden, memory_limit=int(_PASS * memory_limit), group=group)
+    limit = int(_PASS * memory_limit)
+    if readout.ndim == 2:
+        function = layer_function(model, layer, config.selection, readout)
+        return entk_operator(function, hidden, memory_limit=limit, group=group)
+    function = layer_function(model, layer, config.selection, None)
+    return entk_operator(function, (hidden, readout), memory_limit=limit, group=group)
+
+
+def readout_of(model: LanguageModel, tokens: mx.array, memory_limit: int) -> mx.array:
+    """S^{1/2}, shape (d, d); of soft-capped logits that of each input, shape (N, d, d)."""
+    if model.cap is None:
+        return square_root_of_readout(model.unembedding)
+    parts = [model.hidden(tokens[i : i + FORWARD]) for i in range(0, tokens.shape[0], FORWARD)]
+    return readout_roots(model, mx.concatenate(parts), memory_limit // 4)

@@ -57,6 +57,7 @@ from mlx_entk.studies.language_model.layers import (
     LayerModes,
     LayerSolver,
     layer_operator,
+    readout_of,
 )
 from mlx_entk.studies.language_model.records import (
     ENTK,
@@ -101,10 +102,10 @@ def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context])
         few contexts for the modes, labels of which none passes the rule, or a sparse autoencoder
         that does not fit.
     """
-    for layer in config.layers:
-        layer_function(model, layer, config.selection, None)
     if not config.layers:
         raise InputError("there are no layers: name at least one")
+    for layer in config.layers:
+        layer_function(model, layer, config.selection, None)
     if not 0 < config.modes < len(contexts):
         raise InputError(f"modes is {config.modes}: {len(contexts)} contexts have fewer")
     if config.products is not None and config.products <= config.modes:
@@ -339,7 +340,7 @@ def estimate(
     tokens = tokens_of(contexts, config.ahead)[:FORWARD]
     layer = min(config.layers)
     hidden = hidden_before(model, tokens, layer, FORWARD)
-    readout = square_root_of_readout(model.unembedding)
+    readout = readout_of(model, tokens, limit)
     operator = layer_operator(model, config, layer, hidden, readout, limit)
     vector = np.ones(operator.shape[0])
     operator @ vector  # compiles
