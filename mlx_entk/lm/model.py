@@ -12,10 +12,11 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_entk import _linalg as linalg
-from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk._memory import available_bytes, default_limit, format_bytes, limit_of
 from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
 from mlx_entk.lm.gguf import read_gguf
+from mlx_entk.lm.rope import require_rope, rope_changes
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
 # Weights of a layer to differentiate by unless others are selected: those with which its MLP writes
@@ -91,31 +92,68 @@ class _Place:
         return module
 
 
-def load_model(source: str) -> LanguageModel:
+def load_model(source: str, dequantise: bool = False) -> LanguageModel:
     """Load a model from a folder, by a hub id or from a GGUF file, in single precision.
 
     Code that the model's files bring is never run.
 
+    Parameters
+    ----------
+    source
+        The folder or file, or the name on the hub.
+    dequantise
+        Whether to turn quantised weights of MLX into float32; else they are refused where they
+        are needed in full precision. Those of a GGUF file are always dequantised.
+
     Raises
     ------
     InputError
-        If mlx-lm is missing or cannot load the model, or ``prepared`` refuses it.
+        If mlx-lm is missing or cannot load the model, the module's rotary positions are not those
+        of its configuration, or ``prepared`` refuses it.
     """
     try:
         from mlx_lm import load
     except ImportError as error:
         raise InputError("language models need the extra lm: pip install 'mlx-entk[lm]'") from error
     if source.endswith(".gguf"):
-        return prepared(*read_gguf(Path(source)))
+        model = prepared(*read_gguf(Path(source)))
+        return replace(model, notes=("weights of a GGUF file were dequantised to float32",))
     if Path(source).exists() and not (Path(source) / "config.json").exists():
         raise InputError(f"{source} is not a model folder: it has no config.json")
+    options: dict[str, Any] = {
+        "tokenizer_config": {"trust_remote_code": False},
+        "trust_remote_code": False,
+    }
     try:
-        module, tokenizer = load(
-            source, tokenizer_config={"trust_remote_code": False}, trust_remote_code=False
-        )[:2]
+        loaded: Any = load(source, lazy=True, return_config=True, **options)
+        module, tokenizer, configuration = loaded
+        if changes := rope_changes(configuration):
+            module, tokenizer = load(source, lazy=True, model_config=changes, **options)[:2]
     except Exception as error:  # from many libraries, whose errors have no common base
         raise InputError(f"mlx-lm cannot load {source}: {error}") from error
-    return prepared(module, tokenizer)
+    require_rope(module, configuration, source)
+    notes: tuple[str, ...] = ()
+    if dequantise and _dequantise(module):
+        notes = ("quantised weights were dequantised to float32",)
+    return replace(prepared(module, tokenizer), notes=notes)
+
+
+def _dequantise(module: nn.Module) -> bool:
+    """Replace quantised parts of a module by those they approximate; say whether there were any."""
+    from mlx_lm.models.switch_layers import QuantizedSwitchLinear
+    from mlx_lm.utils import dequantize_model
+
+    kinds = (nn.QuantizedLinear, nn.QuantizedEmbedding, QuantizedSwitchLinear)
+    quantised = [part for _, part in module.named_modules() if isinstance(part, kinds)]
+    needed = sum(part.weight.size * 32 // part.bits * 4 for part in quantised)
+    if needed > available_bytes():
+        raise InputError(
+            f"the dequantised weights need {format_bytes(needed)}, and "
+            f"{format_bytes(available_bytes())} are available"
+        )
+    module.set_dtype(mx.float32)  # the scales first: products of them in half precision are coarse
+    dequantize_model(module)
+    return bool(quantised)
 
 
 def prepared(module: nn.Module, tokenizer: Any = None) -> LanguageModel:
@@ -135,29 +173,28 @@ def prepared(module: nn.Module, tokenizer: Any = None) -> LanguageModel:
     try:
         logits = module(_PROBE)
         mx.eval(logits)
-        layers = list(module.layers)
     except Exception as error:  # of the architecture's own code, which has no common base
         raise InputError(
-            f"{name} does not run on tokens, or names no layers ({error}): its architecture is not "
-            "supported"
+            f"{name} gives no logits of tokens ({error}): its architecture is not supported"
         ) from error
     found = _places(module)
-    places = [found.get(id(layer), []) for layer in layers]
-    if not layers or not all(places):
-        raise InputError(f"{name} does not say where its layers are: it is not supported")
     head, state, weight, bias = _unembedding(module, found, logits)
     scale, cap = _of_logits(module, head, logits.shape)
     linear = scale * (state @ weight.T + (0 if bias is None else bias))
     expected = linear if cap is None else cap * mx.tanh(linear / cap)
     if not _close(expected, logits):
         raise _nonlinear(name)
+    layers = list(getattr(module, "layers", ()))
+    places = [found.get(id(layer), []) for layer in layers]
+    if not layers or not all(places):
+        raise InputError(f"{name} does not say where its layers are: it is not supported")
     return LanguageModel(
         module, tokenizer, layers, weight if scale == 1 else scale * weight,
         None if bias is None else scale * bias, cap, head, places, _returned(module, places),
     )  # fmt: skip
 
 
-_PROBE = mx.arange(1, 7)[None]  # short, and without a token twice
+_PROBE = mx.arange(4)[None]  # in every vocabulary, and without a token twice
 
 
 def _nonlinear(name: str) -> InputError:
@@ -208,7 +245,10 @@ def _unembedding(
     with _standing_in(candidates):
         module(_PROBE)
     if not calls:
-        raise InputError(f"no unembedding is known for {type(module).__module__}")
+        raise InputError(
+            f"{type(module).__module__} gives no last hidden state (no weight makes logits of it): "
+            "its architecture is not supported"
+        )
     head, state = calls[-1]
     weight = head.module["weight"]
     if not mx.issubdtype(weight.dtype, mx.floating):
@@ -347,7 +387,7 @@ class _ReachedError(Exception):
 
 def _stream(arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[int | str, mx.array]:
     """Which argument of a layer is the residual stream, and its value."""
-    named = [*enumerate(arguments), *options.items()]
+    named: list[tuple[int | str, Any]] = [*enumerate(arguments), *options.items()]
     for key, value in named:
         if isinstance(value, mx.array) and value.ndim == 3:
             return key, value
@@ -460,17 +500,10 @@ def initialised(model: LanguageModel, seed: int) -> LanguageModel:
     mx.random.seed(seed)
     arguments = getattr(module, "args", None) or getattr(module, "config", None)
     fresh: nn.Module = type(module)(arguments)  # type: ignore[call-arg]
-    present = flatten_tree(module.parameters()).keys()
-    for name in flatten_tree(fresh.parameters()).keys() - present:
-        # An unembedding of its own, which the module lost when it was tied by its weights.
-        owner = fresh
-        *path, parameter = name.split(".")
-        if parameter != "weight" or not path:
-            continue
-        for part in path[:-1]:
-            owner = owner[int(part)] if isinstance(owner, list) else owner[part]
-        if isinstance(owner, dict):
-            owner.pop(path[-1], None)
+    own = dict(module.named_modules())
+    for path, part in fresh.named_modules():
+        if "lm_head" in part and path in own and "lm_head" not in own[path]:
+            part.sanitize({})  # tied while the weights were loaded
     return prepared(fresh, model.tokenizer)
 
 
@@ -517,7 +550,8 @@ def layer_function(
     for name in selection:
         if not mx.issubdtype(own[name].dtype, mx.floating):
             raise InputError(
-                f"{name} of layer {layer} is quantised: use the model in full precision"
+                f"{name} of layer {layer} is quantised: use the model in full precision, or load "
+                "it with dequantise=True"
             )
     params = {f"layers.{layer}.{name}": own[name] for name in selection}
 

@@ -153,7 +153,6 @@ def tiny_module(name: str, **changes: Any) -> nn.Module:
 
 # Refused by name, and why: later layers read tokens or values of earlier ones again.
 REFUSED: dict[str, dict[str, Any]] = {
-    "gemma4": {},
     "rwkv7": {"a_low_rank_dim": 4, "v_low_rank_dim": 4, "gate_low_rank_dim": 4,
               "decay_low_rank_dim": 4},
     "talkie": {},

@@ -17,7 +17,7 @@ TOKENS = mx.array(np.random.default_rng(0).integers(0, VOCABULARY, (2, 9)))
 def some_matrix(model: LanguageModel, layer: int) -> str:
     """The name of the last matrix of a layer, of those that do not only choose experts."""
     own = flatten_tree(model.layers[layer].parameters())
-    matrices = [name for name, value in own.items() if value.ndim == 2]
+    matrices = [name for name, value in own.items() if value.ndim == 2 and name.endswith("weight")]
     return [name for name in matrices if not name.endswith(("gate.weight", "router.weight"))][-1]
 
 

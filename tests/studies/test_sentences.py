@@ -12,15 +12,16 @@ from mlx_entk.cliffs import Cliff
 from mlx_entk.controls import OUTPUTS, ControlAlignment, Controls
 from mlx_entk.dynamics import Transition
 from mlx_entk.features import Alignment
-from mlx_entk.lm.scoring import Interval, LabelScores
+from mlx_entk.lm.scoring import Difference, Estimate, LabelScores, Macro
 from mlx_entk.studies.kernel import STUDY as KERNEL
 from mlx_entk.studies.kernel.study import KernelAlignment, KernelConfig, KernelResults
 from mlx_entk.studies.language_model.records import (
+    ENTK,
     METHODS,
     PCA_STANDARDISED,
     LayerResults,
 )
-from mlx_entk.studies.language_model.show import _beyond
+from mlx_entk.studies.language_model.show import difference_sentence
 from mlx_entk.studies.modular.words import grokking_caption
 from mlx_entk.studies.modular_mlp import STUDY as MLP
 from mlx_entk.studies.modular_mlp import MLPConfig, MLPResults
@@ -263,20 +264,25 @@ def test_what_a_kernel_is_not_compared_with_is_not_claimed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("entk", "control", "said"),
+    ("interval", "said"),
     [
-        ((0.50, 0.60), (0.30, 0.40), "The eNTK is ahead of PCA, standardised"),
-        ((0.50, 0.60), (0.55, 0.65), "intervals of the eNTK and of PCA, standardised"),
-        ((0.50, 0.60), (0.65, 0.75), "PCA, standardised, which needs no kernel, is ahead"),
+        ((0.01, 0.05), "They tell more than PCA of the output, standardised, the best control"),
+        ((-0.02, 0.05), "That they tell more or less than PCA of the output, standardised, the"),
+        ((-0.05, -0.01), "PCA of the output, standardised, which needs no kernel, tells more"),
     ],
 )
-def test_a_language_models_modes_are_ahead_only_beyond_the_intervals(
-    entk: tuple[float, float], control: tuple[float, float], said: str
+def test_a_language_models_modes_tell_more_only_where_the_paired_interval_says_so(
+    interval: tuple[float, float], said: str
 ) -> None:
-    def scored(ends: tuple[float, float]) -> LabelScores:
-        return LabelScores([], Interval(sum(ends) / 2, ends), Interval(0.5, (0.4, 0.6)))
+    def scored(mean: float, ahead: Difference | None) -> LabelScores:
+        macro = Macro(Estimate(mean, 0.01), Estimate(0.8, 0.01), ahead, ahead)
+        return LabelScores([], {"part of speech": macro}, mean)
 
-    scores = {method: scored((0.1, 0.2)) for method in METHODS}
-    scores |= {METHODS[0]: scored(entk), PCA_STANDARDISED: scored(control)}
+    difference = Difference(sum(interval) / 2, interval)
+    far = Difference(0.3, (0.25, 0.35))
+    scores = {method: scored(0.2, far) for method in METHODS}
+    scores |= {ENTK: scored(0.5, None), PCA_STANDARDISED: scored(0.48, difference)}
 
-    assert said in _beyond(LayerResults(3, [], [], [], 1, 1.0, 1, scores))
+    row = LayerResults(3, [], [], [], 1, 1.0, 1, None, scores)
+
+    assert difference_sentence(row, "part of speech").startswith(said)
