@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 import click
 
 from mlx_entk._memory import parse_bytes
-from mlx_entk.distributed import ranks
+from mlx_entk.distributed import first_says, is_first, ranks
 from mlx_entk.errors import InputError
 from mlx_entk.lm import contexts as windows
 from mlx_entk.lm.generation import Bos, beginning, encoder, greedy
@@ -72,7 +72,11 @@ def study_options(command: C) -> C:
 
 
 _STUDY_OPTIONS = (
-    click.option("--layers", help="Layers, such as 12-17 or 0,5, or all; by default the last one."),
+    click.option(
+        "--layers",
+        help="Layers, such as 12-17 or 0,5, or all; by default the last one, and of `paper` the "
+        "last but one.",
+    ),
     click.option(
         "--select",
         "selection",
@@ -129,6 +133,13 @@ _STUDY_OPTIONS = (
 )
 
 
+dequantise_option = click.option(
+    "--dequantise",
+    is_flag=True,
+    help="Turn a model's quantised weights into single precision.",
+)
+
+
 @click.group(
     cls=Group,
     short_help="Find what a language model's layers know of the next word.",
@@ -139,7 +150,8 @@ _STUDY_OPTIONS = (
         "mlx-entk lm show runs/lm --layer 16",
     ],
 )
-@click.option("--model", help="Folder or hub id of a model that mlx-lm can load.")
+@click.option("--model", help="Folder or hub id of a model that mlx-lm can load, or a .gguf file.")
+@dequantise_option
 @click.option(
     "--contexts",
     type=click.Path(path_type=Path),
@@ -154,6 +166,7 @@ def lm(
     context: click.Context,
     /,
     model: str | None,
+    dequantise: bool,
     contexts: Path | None,
     layers: str | None,
     memory_limit: str | None,
@@ -173,7 +186,16 @@ def lm(
     if context.invoked_subcommand is not None:
         refuse_before_subcommand(
             context,
-            [*settings, "model", "contexts", "layers", "memory_limit", "out", "dry_run"],
+            [
+                *settings,
+                "model",
+                "dequantise",
+                "contexts",
+                "layers",
+                "memory_limit",
+                "out",
+                "dry_run",
+            ],
         )
         return None
     for name, value in {"--model": model, "--contexts": contexts, "--out": out}.items():
@@ -185,7 +207,7 @@ def lm(
     group = ranks()
     limit = parse_bytes(memory_limit) if memory_limit else None
     rows = windows.read_contexts(contexts)
-    loaded = load_model(model)
+    loaded = load_model(model, dequantise)
     numbers = _parse_layers(layers, loaded) if layers else (len(loaded.layers) - 1,)
     config = prepare(LMConfig(model=model, layers=numbers, **settings), loaded, rows)
     if dry_run:
@@ -215,7 +237,12 @@ def _parse_layers(text: str, model: LanguageModel) -> tuple[int, ...]:
         "    --balance upos=128 --agree --one-a-document --bos no --out contexts.jsonl",
     ],
 )
-@click.option("--model", required=True, help="Model whose tokenizer to use.")
+@click.option(
+    "--model",
+    required=True,
+    help="Model whose tokenizer to use, and whose next word --agree takes.",
+)
+@dequantise_option
 @texts_option
 @click.option("--count", default=1024, show_default=True, help="Number of windows.")
 @click.option("--window", default=64, show_default=True, help="Tokens in each window.")
@@ -248,6 +275,7 @@ def _parse_layers(text: str, model: LanguageModel) -> tuple[int, ...]:
 )
 def contexts_command(
     model: str,
+    dequantise: bool,
     texts: tuple[Path, ...],
     count: int,
     window: int,
@@ -265,7 +293,7 @@ def contexts_command(
         raise InputError("--count, --window and --values must be at least 1")
     quotas = _parse_quotas(balance, values) if balance else None
     function = _tagger(tagger)
-    loaded = load_model(model)
+    loaded = load_model(model, dequantise)
     with progress() as update:
         rows = windows.build_contexts(
             read_texts(texts), encoder(loaded), function, count=quotas or count, window=window,
@@ -274,6 +302,87 @@ def contexts_command(
         )  # fmt: skip
     windows.write_contexts(out, rows)
     show([], contexts=out)
+
+
+@lm.command(
+    "paper",
+    short_help="Repeat the published protocol on a model and texts of your own.",
+    examples=[
+        "mlx-entk lm paper --model gemma-3-270m.gguf --texts stories.txt.gz \\\n"
+        "    --tagger spacy:en_core_web_sm --bos no --out runs/paper"
+    ],
+)
+@click.option(
+    "--model",
+    required=True,
+    help="Folder or hub id of a model that mlx-lm can load, or a .gguf file.",
+)
+@dequantise_option
+@texts_option
+@tagger_option
+@click.option("--window", default=64, show_default=True, help="Tokens in each window.")
+@click.option(
+    "--each", default=128, show_default=True, help="Windows of each of the --values word classes."
+)
+@click.option("--values", default=8, show_default=True, help="Number of word classes.")
+@study_options
+@memory_limit_option
+@click.option("--out", required=True, type=_FOLDER, help="Run folder to write.")
+def paper_command(
+    model: str,
+    dequantise: bool,
+    texts: tuple[Path, ...],
+    tagger: str | None,
+    window: int,
+    each: int,
+    values: int,
+    layers: str | None,
+    memory_limit: str | None,
+    out: Path,
+    products: int | None,
+    **settings: Any,
+) -> None:
+    """Repeat the protocol of Lin, arXiv 2510.00468v4: windows, modes, labels and controls.
+
+    Draws one window from each document, as many of each word class, where the class of the
+    model's own next word is that of the text's, and studies the last layer but one, unless
+    --layers names others, with two products for each mode, unless --products says otherwise. The
+    windows are kept beside the run folder, in OUT-contexts.jsonl: the same command goes on from
+    there.
+    """
+    if min(window, each, values) < 1:
+        raise InputError("--window, --each and --values must be at least 1")
+    group = ranks()
+    limit = parse_bytes(memory_limit) if memory_limit else None
+    loaded = load_model(model, dequantise)
+    kept = out.with_name(f"{out.name}-contexts.jsonl")
+    quotas = windows.Quotas("upos", each, values)
+    if not first_says(kept.exists(), group):
+        ahead = beginning(loaded, settings["bos"])
+        with progress() as update:
+            drawn = windows.build_contexts(
+                read_texts(texts), encoder(loaded), _tagger(tagger), count=quotas, window=window,
+                one_a_document=True, continued=greedy(loaded, ahead), seed=settings["seed"],
+                progress=update,
+            )  # fmt: skip
+        if is_first(group):
+            windows.write_contexts(kept, drawn)
+    rows = windows.read_contexts(kept)
+    if (len(rows), len(rows[0].tokens)) != (quotas.count, window):
+        raise InputError(
+            f"{kept} has {len(rows)} windows of {len(rows[0].tokens)} tokens, not {quotas.count} "
+            f"of {window}: remove it, or choose another --out"
+        )
+    last_but_one = max(0, len(loaded.layers) - 2)
+    numbers = _parse_layers(layers, loaded) if layers else (last_but_one,)
+    config = prepare(
+        LMConfig(
+            model=model, layers=numbers, products=products or 2 * settings["modes"], **settings
+        ),
+        loaded,
+        rows,
+    )
+    run_and_show(STUDY, config, out, group, model=loaded, contexts=rows, memory_limit=limit)
 
 
 def _tagger(name: str | None) -> windows.Tagger:

@@ -7,7 +7,7 @@ both directions share what is kept.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import mlx.core as mx
@@ -40,29 +40,31 @@ class Linearised:
     derivative: Graph
 
     @classmethod
-    def of(cls, function: ParametricFunction, x: Inputs, C: int) -> "Linearised":
-        """Trace a function on inputs of these shapes.
+    def of(cls, function: ParametricFunction, x: Inputs, C: int, lean: bool) -> "Linearised":
+        """Trace the derivative of a function on inputs of these shapes.
+
+        Parameters
+        ----------
+        function, x, C
+            The function, its inputs and the number of its outputs.
+        lean
+            Whether its graph tells its whole derivative, so that the graph may be pruned to what
+            the outputs read. Otherwise the derivative is the function's own.
 
         Raises
         ------
         UntraceableError
             If MLX cannot report the function or its gradient as a graph of known primitives.
         """
-        names, number = list(function.params), len(x)
+        number = len(x)
         placeholders = [
             mx.zeros(array.shape, array.dtype) for array in (*x, *function.params.values())
         ]
-
-        def outputs(*given: mx.array) -> mx.array:
-            return function.apply(dict(zip(names, given[number:], strict=True)), *given[:number])
-
-        primal = record(outputs, *placeholders)
-        require_known(primal)
-        lean = pruned(primal)
+        outputs = _pruned(function, number, placeholders) if lean else _of_all(function, number)
 
         def pull(cotangent: mx.array, *given: mx.array) -> Arrays:
             def of_params(*params: mx.array) -> mx.array:
-                return lean.run([*given[:number], *params], instead=RIGHT)[lean.outputs[0]]
+                return outputs(*given[:number], *params)
 
             pulled: Arrays = mx.vjp(of_params, list(given[number:]), [cotangent])[1]
             return pulled
@@ -103,6 +105,26 @@ class Linearised:
         ones = mx.ones(self.derivative.shapes[self.derivative.inputs[0]])
         changes: mx.array = mx.vjp(pull, [ones], list(tangents))[1][0]
         return changes
+
+
+def _of_all(function: ParametricFunction, number: int) -> Callable[..., mx.array]:
+    """A function of its inputs, so many, and then its parameters in order."""
+    names = list(function.params)
+
+    def outputs(*given: mx.array) -> mx.array:
+        return function.apply(dict(zip(names, given[number:], strict=True)), *given[:number])
+
+    return outputs
+
+
+def _pruned(
+    function: ParametricFunction, number: int, placeholders: Sequence[mx.array]
+) -> Callable[..., mx.array]:
+    """The same by its graph on inputs of some shapes, without what the outputs do not read."""
+    graph = record(_of_all(function, number), *placeholders)
+    require_known(graph)
+    graph = pruned(graph)
+    return lambda *given: graph.run(given, instead=RIGHT)[graph.outputs[0]]
 
 
 def run(graph: Graph, inputs: Sequence[mx.array]) -> Arrays:

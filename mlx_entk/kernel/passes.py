@@ -70,15 +70,15 @@ class Passes(Protocol):
 
 
 def find_passes(examined: Examined, C: int, probe: Probe) -> Passes:
-    """Linearised passes if the function's graph tells its whole derivative, else plain ones.
+    """Linearised passes if the function and its derivative can be traced, else plain ones.
 
     Raises
     ------
     InputError
         If plain ones are needed and MLX has no right forward rule for the function.
     """
-    if examined.graph is not None and not examined.hidden:
-        passes = LinearPasses(examined.function, C, probe.tolerance)
+    if examined.graph is not None:
+        passes = LinearPasses(examined.function, C, probe.tolerance, lean=not examined.hidden)
         if passes.are_right(probe.x):
             return passes
     return PlainPasses(find_push(examined, probe))
@@ -124,15 +124,18 @@ class LinearPasses:
     Parameters
     ----------
     function
-        Its graph tells its whole derivative.
+        The function.
     C
         Its outputs.
     tolerance
         How far gradients may be from those of the function.
+    lean
+        Whether its graph tells its whole derivative; see ``Linearised.of``.
     """
 
-    def __init__(self, function: ParametricFunction, C: int, tolerance: float):
-        self.function, self._C, self._tolerance = function, C, tolerance
+    def __init__(self, function: ParametricFunction, C: int, tolerance: float, lean: bool):
+        self.function, self._C = function, C
+        self._tolerance, self._lean = tolerance, lean
         self._compiled: dict[tuple[object, ...], _Compiled] = {}
 
     def prepare(self, x: Inputs, budget: int) -> Batch:
@@ -186,7 +189,7 @@ class LinearPasses:
     def _of(self, x: Inputs) -> "_Compiled":
         key = tuple((array.shape, array.dtype) for array in x)
         if key not in self._compiled:
-            self._compiled[key] = _Compiled(Linearised.of(self.function, x, self._C))
+            self._compiled[key] = _Compiled(Linearised.of(self.function, x, self._C, self._lean))
         return self._compiled[key]
 
     def _through(self, batch: Batch, stage: int) -> Batch:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class LanguageModel:
         That constant, shape (V,), or None.
     cap
         The logits are cap · tanh(z / cap) of the linear ones z; None if they are z.
+    places
+        Where the module holds each of the layers: in one place or in several.
     notes
         Sentences on what was changed while the model was loaded.
     """
@@ -53,8 +55,8 @@ class LanguageModel:
     unembedding: mx.array
     bias: mx.array | None
     cap: float | None
-    _head: "_Place"
-    _places: "list[list[_Place]]"
+    _head: "Place"
+    places: "list[list[Place]]"
     _returned: list[int]  # how many values each layer returns in a tuple, or 0
     notes: tuple[str, ...] = ()
 
@@ -64,7 +66,7 @@ class LanguageModel:
 
     def states(self, tokens: mx.array, **options: Any) -> mx.array:
         """Return what the unembedding reads, shape (B, T, d); options are for the module's call."""
-        with _standing_in([(self._head, _HeadRecorder(self._head.module))]):
+        with standing_in([(self._head, _HeadRecorder(self._head.module))]):
             try:
                 self.module(tokens, **options)
             except _ReachedError as reached:
@@ -80,7 +82,7 @@ class LanguageModel:
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a module is held: in another one by its name, or in a list by its number."""
 
     container: Any
@@ -88,6 +90,7 @@ class _Place:
 
     @property
     def module(self) -> nn.Module:
+        """What is held there."""
         module: nn.Module = self.container[self.key]
         return module
 
@@ -212,9 +215,9 @@ def _close(value: mx.array, expected: mx.array) -> bool:
     return bool((mx.abs(value - expected).max() <= 1e-3 * size).item())
 
 
-def _places(module: nn.Module) -> dict[int, list[_Place]]:
+def _places(module: nn.Module) -> dict[int, list[Place]]:
     """Where each module below is held, by its identity."""
-    found: dict[int, list[_Place]] = {}
+    found: dict[int, list[Place]] = {}
     seen = set()
     waiting: list[Any] = [module]
     while waiting:
@@ -225,24 +228,24 @@ def _places(module: nn.Module) -> dict[int, list[_Place]]:
         pairs = container.items() if isinstance(container, dict) else enumerate(container)
         for key, value in list(pairs):
             if isinstance(value, nn.Module):
-                found.setdefault(id(value), []).append(_Place(container, key))
+                found.setdefault(id(value), []).append(Place(container, key))
             if isinstance(value, dict | list):
                 waiting.append(value)
     return found
 
 
 def _unembedding(
-    module: nn.Module, found: dict[int, list[_Place]], logits: mx.array
-) -> tuple[_Place, mx.array, mx.array, mx.array | None]:
+    module: nn.Module, found: dict[int, list[Place]], logits: mx.array
+) -> tuple[Place, mx.array, mx.array, mx.array | None]:
     """Where the unembedding is, what it reads (B, T, d), its weight (V, d) and bias (V,)."""
-    calls: list[tuple[_Place, mx.array]] = []
+    calls: list[tuple[Place, mx.array]] = []
     candidates = [
         (place, _HeadRecorder(place.module, calls, place))
         for places in found.values()
         for place in places
         if getattr(place.module.get("weight"), "shape", (0,))[0] == logits.shape[-1]
     ]
-    with _standing_in(candidates):
+    with standing_in(candidates):
         module(_PROBE)
     if not calls:
         raise InputError(
@@ -261,14 +264,14 @@ def _unembedding(
     return head, state, weight, head.module.get("bias")
 
 
-def _returned(module: nn.Module, places: list[list[_Place]]) -> list[int]:
+def _returned(module: nn.Module, places: list[list[Place]]) -> list[int]:
     """How many values each layer returns in a tuple; 0 for one alone, and for what does not run."""
     counts: dict[int, int] = {}
 
     def count(number: int, output: Any) -> None:
         counts[number] = len(output) if isinstance(output, tuple) else 0
 
-    with _standing_in(
+    with standing_in(
         (place, _Observed(place.module, partial(count, number)))
         for number, held in enumerate(places)
         for place in held
@@ -278,12 +281,12 @@ def _returned(module: nn.Module, places: list[list[_Place]]) -> list[int]:
 
 
 def _of_logits(
-    module: nn.Module, head: _Place, shape: tuple[int, ...]
+    module: nn.Module, head: Place, shape: tuple[int, ...]
 ) -> tuple[float, float | None]:
     """The factor and the cap by which the module makes logits of what its unembedding gives."""
 
     def after(values: mx.array) -> mx.array:
-        with _standing_in([(head, _HeadGiven(head.module, values))]):
+        with standing_in([(head, _HeadGiven(head.module, values))]):
             outputs: mx.array = module(_PROBE)
         return outputs
 
@@ -356,8 +359,8 @@ class _HeadRecorder(_HeadGiven):
     def __init__(
         self,
         layer: nn.Module,
-        calls: list[tuple[_Place, mx.array]] | None = None,
-        place: _Place | None = None,
+        calls: list[tuple[Place, mx.array]] | None = None,
+        place: Place | None = None,
     ):
         self._layer, self._calls, self._place = layer, calls, place
 
@@ -395,7 +398,7 @@ def _stream(arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[int | 
 
 
 @contextmanager
-def _standing_in(pairs: Iterable[tuple[_Place, Any]]) -> Iterator[None]:
+def standing_in(pairs: Iterable[tuple[Place, Any]]) -> Iterator[None]:
     """Put stand-ins where modules are held, and the modules back later."""
     originals = []
     try:
@@ -420,9 +423,9 @@ def _below(model: LanguageModel, layer: int, hidden: mx.array) -> list[_Given]:
 @contextmanager
 def _replaced(model: LanguageModel, stand_ins: Sequence[Any]) -> Iterator[None]:
     """Replace the first layers by stand-ins wherever the model holds them."""
-    with _standing_in(
+    with standing_in(
         (place, stand_in)
-        for places, stand_in in zip(model._places, stand_ins, strict=False)
+        for places, stand_in in zip(model.places, stand_ins, strict=False)
         for place in places
     ):
         yield

@@ -10,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_entk._linalg import Float64Array
-from mlx_entk.lm.model import LanguageModel, _Place, _standing_in
+from mlx_entk.lm.model import LanguageModel, Place, standing_in
 from mlx_entk.progress import Progress, silent
 from mlx_entk.tracing.functions import resolve
 
@@ -69,7 +69,7 @@ def last_streams(
     N = tokens.shape[0]
     start = time.perf_counter()
     taken: dict[tuple[int, str], mx.array] = {}
-    with _standing_in(_listeners(model, layers, paths, taken)):
+    with standing_in(_listeners(model, layers, paths, taken)):
         for begin in range(0, N, batch):
             state = model.hidden(tokens[begin : begin + batch])
             mx.eval(state, list(taken.values()))
@@ -122,14 +122,14 @@ def _listeners(
     layers: Sequence[int],
     paths: Sequence[str],
     taken: dict[tuple[int, str], mx.array],
-) -> Iterator[tuple[_Place, _Listener]]:
+) -> Iterator[tuple[Place, _Listener]]:
     """Listeners for layers and for linear modules inside, and where they stand."""
     for layer in layers:
         block = model.layers[layer]
         for path in filter(None, paths):
             owner, leaf = resolve(block, *path.rpartition(".")[::2])
-            place = _Place(owner, int(leaf) if isinstance(owner, list) else leaf)
+            place = Place(owner, int(leaf) if isinstance(owner, list) else leaf)
             if isinstance(place.module, nn.Linear):
                 yield place, _Listener(place.module, taken, (layer, path))
-        for place in model._places[layer]:
+        for place in model.places[layer]:
             yield place, _Listener(block, taken, (layer, ""))

@@ -74,9 +74,16 @@ def _scatter(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
 
 def _scatter_axis(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     kind, axis = arguments
-    if kind != 1:  # 0 adds, which MLX offers nobody but its own derivatives
-        raise UntraceableError("primitive ScatterAxis that adds")
-    return mx.put_along_axis(inputs[0], inputs[1], inputs[2], axis=axis)
+    target, index, updates = inputs
+    if kind == 1:
+        return mx.put_along_axis(target, index, updates, axis=axis)
+
+    # 0 adds, which MLX offers nobody but its own derivative of taking.
+    def taken(source: mx.array) -> mx.array:
+        return mx.take_along_axis(source, index, axis=axis)
+
+    added: mx.array = mx.vjp(taken, [target], [updates])[1][0]
+    return target + added
 
 
 def _slices(arguments: Sequence[Any]) -> tuple[slice, ...]:

@@ -156,7 +156,7 @@ def test_weights_that_are_not_used_position_by_position_are_refused(llama: Langu
             self.down_proj = linear
 
         def __call__(self, x: mx.array) -> mx.array:
-            written: mx.array = self.down_proj(mx.zeros((x.shape[0] * LENGTH, 24)))
+            written: mx.array = self.down_proj(mx.zeros((x.shape[0] * x.shape[1], 24)))
             return written.reshape(x.shape)
 
     class Bare(Flat):
