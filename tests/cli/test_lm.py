@@ -106,6 +106,46 @@ def test_text_to_labels_and_windows(mlx_entk: Command, tiny: Path, contexts: Pat
     np.testing.assert_allclose(positions.sum(axis=1), scores[ends], rtol=1e-3, atol=1e-4)
 
 
+def test_the_published_protocol_in_one_command(
+    mlx_entk: Command, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (tiny / "held-out.txt").read_text().split()
+    stories = [" ".join(words[i : i + 60]) for i in range(0, 60 * 300, 60)]
+    (tmp_path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories))
+    calls = []
+
+    def greedy(model: Any, ahead: tuple[int, ...]) -> Any:  # the model itself says one word alone
+        def continued(windows: Any) -> list[str]:
+            calls.extend(windows)
+            return [" the of" if sum(window) % 2 else " of the" for window in windows]
+
+        return continued
+
+    monkeypatch.setattr("mlx_entk_cli.lm.greedy", greedy)
+    paper = partial(
+        mlx_entk, "lm", "paper", "--model", tiny, "--texts", "stories.txt", "--window", "8",
+        "--each", "30", "--values", "2", "--modes", "4", "--no-initial", "--out", "run",
+    )  # fmt: skip
+
+    code, output, errors = paper()
+
+    assert code == 0, errors
+    rows = read_contexts(tmp_path / "run-contexts.jsonl")
+    assert [sum(r.labels["upos"] == c for r in rows) for c in ("DET", "ADP")] == [30, 30]
+    assert len({row.document for row in rows}) == 60
+    assert {row.word for row in rows} == {"the", "of"}
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [row["layer"] for row in results["layers"]] == [0]  # the last but one
+    assert results["layers"][0]["products"] <= 8
+    assert results["documents"] == 60
+    asked = len(calls)
+    assert paper()[:2] == (0, output)
+    assert len(calls) == asked  # the windows are kept
+    code, _, errors = paper("--each", "20")
+    assert code == 2
+    assert "run-contexts.jsonl has 60 windows of 8 tokens, not 40 of 8: remove it" in errors
+
+
 def test_a_killed_run_goes_on_from_its_last_product(
     tiny: Path, contexts: Path, tmp_path: Path
 ) -> None:
