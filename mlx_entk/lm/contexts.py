@@ -30,6 +30,8 @@ Continue = Callable[[Sequence[tuple[int, ...]]], Sequence[str]]
 # A generous limit on the average characters per token: so much text is encoded for each token of a
 # window.
 _CHARACTERS = 12
+# Characters before a model's own word with which it is tagged.
+_TAGGED = 4_000
 # Windows that a model continues at a time.
 _AT_A_TIME = 64
 # A text with a larger share of the windows is taken as passages, which share no text.
@@ -352,7 +354,8 @@ class _Drawing:
             return
         going_on = self.continued([context.tokens for _, context in waiting])
         for (place, context), continuation in zip(waiting, going_on, strict=True):
-            before = self.texts[place.document][: place.start].rstrip()
+            text = self.texts[place.document]
+            before = text[max(0, place.start - _TAGGED) : place.start].rstrip()
             found = _first_word(before, continuation, self.tagger)
             if found is None or found[1].get("upos") != context.labels.get("upos"):
                 continue
@@ -379,7 +382,13 @@ def _by_quotas(
         value = place.labels.get(quotas.label)
         if value is not None and value not in _NO_WORDS:
             by_value.setdefault(value, []).append(place)
-    frequent = sorted(by_value, key=lambda value: (-len(by_value[value]), value))
+    # A value with too few places is not tried: a model would go on after each of them in vain.
+    enough = [
+        value
+        for value, found in by_value.items()
+        if len({p.document for p in found} if drawing.one_a_document else found) >= quotas.each
+    ]
+    frequent = sorted(enough, key=lambda value: (-len(by_value[value]), value))
     chosen, others = frequent[: quotas.values][::-1], frequent[quotas.values :]
     full: dict[str, list[Context]] = {}
     while chosen:

@@ -44,6 +44,10 @@ _ENDINGS: tuple[tuple[str, Labels], ...] = (
     *((e, {"upos": "ADJ"}) for e in ("able", "ible", "ous", "ive", "ful", "less", "ical", "al")),
 )  # fmt: skip
 
+# Characters that a pipeline of spaCy reads at a time: it refuses a million, and its memory
+# grows with them.
+_PIECE = 20_000
+
 _WORD = re.compile(r"[A-Za-z]+(?:n't)?|\d+(?:\.\d+)?|[.,;:!?()]")
 
 
@@ -82,7 +86,7 @@ def spacy_tagger(pipeline: str) -> Tagger:
     Raises
     ------
     InputError
-        If spaCy or the pipeline is missing.
+        If spaCy or the pipeline is missing, or spaCy cannot load it.
     """
     try:
         import spacy
@@ -92,12 +96,30 @@ def spacy_tagger(pipeline: str) -> Tagger:
         raise InputError(
             f"spaCy has no installed pipeline {pipeline}: python -m spacy download {pipeline}"
         )
-    tagged = spacy.load(pipeline, disable=["ner", "parser", "lemmatizer"])
+    try:
+        # The parser stays: by it the English pipelines tell a main verb from an auxiliary.
+        tagged = spacy.load(pipeline, disable=["ner", "lemmatizer"])
+    except Exception as error:  # of the package's own code, which has no common base
+        raise InputError(f"spaCy cannot load {pipeline}: {error}") from error
 
     def by_spacy(text: str) -> Iterator[tuple[int, int, Labels]]:
-        for token in tagged(text):
-            if token.pos_ not in ("", "SPACE"):
-                labels = {"upos": token.pos_, **token.morph.to_dict()}
-                yield token.idx, token.idx + len(token), labels
+        for start, end in _pieces(text):
+            for token in tagged(text[start:end]):
+                if token.pos_ not in ("", "SPACE"):
+                    first = start + token.idx
+                    labels = {"upos": token.pos_, **token.morph.to_dict()}
+                    yield first, first + len(token), labels
 
     return by_spacy
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    """Where a text may be cut into pieces: after a line if possible, or after a word."""
+    start = 0
+    while start < len(text):
+        end = min(start + _PIECE, len(text))
+        if end < len(text):
+            ends = (text.rfind(mark, start, end) + len(mark) for mark in ("\n", ". ", " "))
+            end = next((cut for cut in ends if cut > start + _PIECE // 2), end)
+        yield start, end
+        start = end

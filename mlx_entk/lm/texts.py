@@ -1,6 +1,7 @@
 """Texts to draw contexts from: plain files, folders of them, and compressed ones."""
 
 import gzip
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def _documents(file: Path) -> list[str]:
         opened = gzip.open if file.name.endswith(".gz") else open
         with opened(file, "rt", encoding="utf-8") as stream:
             text = stream.read(_MOST + 1)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise InputError(f"cannot read {file}: {error}") from error
     if len(text) > _MOST:
         raise InputError(f"{file} has more than {format_bytes(_MOST)} of text: split it")

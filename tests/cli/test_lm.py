@@ -227,6 +227,10 @@ def test_contexts_and_show_say_what_is_wrong(mlx_entk: Command, tiny: Path, cont
     for arguments, message in {
         ("--texts", "folder"): "were asked for: give more text",
         ("--texts", "folder", "--count", "0"): "must be at least 1",
+        ("--texts", "folder", "--balance", "upos"): "--balance upos: write LABEL=COUNT",
+        ("--texts", "folder", "--balance", "upos=0"): "--balance upos=0: write LABEL=COUNT",
+        ("--texts", "folder", "--balance", "upos=9"): "0 values of upos have 9 windows",
+        ("--texts", "folder", "--tagger", "spacy:no_such_pipeline"): "spaCy",
         ("--texts", "folder", "--tagger", "json"): "--tagger json: write MODULE:FUNCTION",
         ("--texts", "folder", "--tagger", "json:tag"): "json:tag cannot be imported",
     }.items():

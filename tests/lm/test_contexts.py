@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -269,6 +270,39 @@ def test_only_windows_on_whose_class_a_model_agrees_are_drawn() -> None:
     assert len(asked) > len(contexts)
 
 
+def test_a_model_is_not_asked_for_a_class_that_cannot_fill_its_quota() -> None:
+    asked: list[str] = []
+
+    def continued(windows: Sequence[tuple[int, ...]]) -> list[str]:
+        asked.extend(" " for _ in windows)
+        return [" functions and" for _ in windows]
+
+    with pytest.raises(InputError, match="0 values of upos have 61 windows"):
+        build_contexts(
+            TEXTS, encode, tag, count=Quotas("upos", 61, 2), window=6, continued=continued,
+            one_a_document=True,
+        )  # fmt: skip
+
+    assert not asked
+
+
+def test_a_models_word_is_tagged_with_what_is_near_it() -> None:
+    text = " ".join(TEXTS)
+    lengths: list[int] = []
+
+    def noted(read: str) -> Iterator[tuple[int, int, Labels]]:
+        lengths.append(len(read))
+        return tag(read)
+
+    contexts = build_contexts(
+        [text], encode, noted, count=20, window=8, continued=lambda w: [" functions and"] * len(w)
+    )
+
+    assert {context.word for context in contexts} == {"functions"}
+    assert lengths[0] == len(text) > 20_000
+    assert max(lengths[1:]) < 5_000
+
+
 def test_windows_of_one_long_text_are_of_passages_that_share_none_of_it() -> None:
     contexts = build_contexts([TEXT], encode, tag, count=60, window=6, seed=1)
 
@@ -298,6 +332,11 @@ def test_texts_are_read_by_document(tmp_path: Path) -> None:
     (tmp_path / "c.txt.gz").write_bytes(b"no gzip")
     with pytest.raises(InputError, match=r"cannot read .*c\.txt\.gz"):
         read_texts([tmp_path / "c.txt.gz"])
+    damaged = bytearray((tmp_path / "b.txt.gz").read_bytes())
+    damaged[10:25] = b"\xff" * 15
+    (tmp_path / "d.txt.gz").write_bytes(bytes(damaged))
+    with pytest.raises(InputError, match=r"cannot read .*d\.txt\.gz"):
+        read_texts([tmp_path / "d.txt.gz"])
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no \.txt, \.md or \.txt\.gz file below"):
         read_texts([tmp_path / "empty"])
@@ -311,3 +350,49 @@ def test_without_spacy_or_its_pipeline_that_is_said(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "spacy", missing)
     with pytest.raises(InputError, match="spaCy has no installed pipeline en_core_web_sm"):
         spacy_tagger("en_core_web_sm")
+
+
+class SpaCy:
+    """Stands in for spaCy: every word is a noun, and a text may have 30,000 characters."""
+
+    def __init__(self) -> None:
+        self.util = SimpleNamespace(is_package=lambda name: True)
+        self.disabled: list[str] = []
+
+    def load(self, name: str, disable: list[str]) -> "SpaCy":
+        if name == "numpy":
+            raise TypeError("load() got an unexpected keyword argument")
+        self.disabled = disable
+        return self
+
+    def __call__(self, text: str) -> Iterator[Any]:
+        assert len(text) <= 30_000
+        for match in re.finditer(r"\w+", text):
+            yield Token(match)
+
+
+class Token:
+    def __init__(self, match: "re.Match[str]") -> None:
+        self.idx, self._length = match.start(), len(match[0])
+        self.pos_ = "SPACE" if match[0] == "blank" else "NOUN"
+        self.morph = SimpleNamespace(to_dict=lambda: {"Number": "Sing"})
+
+    def __len__(self) -> int:
+        return self._length
+
+
+def test_spacy_reads_a_long_text_in_pieces_that_cut_no_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    spacy = SpaCy()
+    monkeypatch.setitem(sys.modules, "spacy", spacy)
+    text = "some words. and a blank " * 4_000
+
+    found = list(spacy_tagger("a_pipeline")(text))
+
+    words = [match.span() for match in re.finditer(r"\w+", text) if match[0] != "blank"]
+    assert [(start, end) for start, end, _ in found] == words
+    assert all(labels == {"upos": "NOUN", "Number": "Sing"} for _, _, labels in found)
+    assert "parser" not in spacy.disabled  # word classes depend on it
+    with pytest.raises(InputError, match="spaCy cannot load numpy: load"):
+        spacy_tagger("numpy")
