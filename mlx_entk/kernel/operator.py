@@ -29,7 +29,7 @@ from mlx_entk.tracing.rules import examine
 # Inputs a batch: enough to keep a device busy, few enough for the activations of a small model.
 BATCH = 256
 # The share of a memory limit for the inputs of one pass; what products share takes the rest.
-_PASS = 0.4
+_PASS = 0.25
 
 
 class EntkOperator(LinearOperator):  # type: ignore[misc]
@@ -181,7 +181,7 @@ def entk_operator(
         rows = part(inputs, slice(start, start + batch))
         if not passes.are_right(rows):
             passes = PlainPasses(find_push(examined, probe))
-        tried = EntkOperator(passes, rows, C, reduction, batch, 0, None)
+        tried = EntkOperator(passes, rows, C, reduction, batch, budget, None)
         _require_symmetry(tried, probe.tolerance)
     return EntkOperator(passes, inputs, C, reduction, batch, budget, group)
 
@@ -208,7 +208,7 @@ def _batch_within(
 
     def peak(inputs: int) -> int:
         size = inputs * C if reduction == "full" else inputs
-        trial = EntkOperator(passes, part(x, slice(inputs)), C, reduction, inputs, 0, None)
+        trial = EntkOperator(passes, part(x, slice(inputs)), C, reduction, inputs, limit, None)
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         trial @ np.ones(size)
