@@ -223,7 +223,8 @@ def _batch_within(
     allowed = taken + int(_PASS * (limit - taken))
     tried, most = 1, min(BATCH, count(x))
     each = float(taken)
-    while tried < most and taken + 3 * each * tried <= allowed:  # as far as the last passes tell
+    # As far as the last passes tell; the first does not tell what only one more input takes.
+    while tried < most and taken + 3 * each * tried <= (limit if tried == 1 else allowed):
         larger = min(4 * tried, most)
         more = peak(larger)
         tried, taken, each = larger, more, max(1.0, (more - taken) / (larger - tried))

@@ -266,9 +266,9 @@ def test_what_a_kernel_is_not_compared_with_is_not_claimed() -> None:
 @pytest.mark.parametrize(
     ("interval", "said"),
     [
-        ((0.01, 0.05), "They tell more than PCA of the output, standardised, the best control"),
-        ((-0.02, 0.05), "That they tell more or less than PCA of the output, standardised, the"),
-        ((-0.05, -0.01), "PCA of the output, standardised, which needs no kernel, tells more"),
+        ((0.01, 0.05), "They tell more than PCA, standardised, the best control"),
+        ((-0.02, 0.05), "That they tell more or less than PCA, standardised, the"),
+        ((-0.05, -0.01), "PCA, standardised, which needs no kernel, tells more"),
     ],
 )
 def test_a_language_models_modes_tell_more_only_where_the_paired_interval_says_so(

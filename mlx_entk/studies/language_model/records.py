@@ -14,17 +14,16 @@ from mlx_entk.runs import Run
 ENTK = "eNTK"
 # The controls without a kernel: of the stream after the layer, of what the weight multiplies, of
 # what the unembedding reads, and of the logits.
-PCA, PCA_RAW = "PCA of the output", "PCA of the output, raw"
-PCA_STANDARDISED = "PCA of the output, standardised"
-PCA_NORMALISED = "PCA of the output, RMS-normalised"
-PCA_OF_INPUT = "PCA of the weight's input, standardised"
-PCA_OF_FINAL, PCA_OF_LOGITS = "PCA of the final state", "PCA of the logits"
+PCA, PCA_RAW, PCA_STANDARDISED = "PCA", "PCA, raw", "PCA, standardised"
+PCA_NORMALISED = "PCA, RMS-normalised"
+PCA_OF_INPUT, PCA_OF_STATE = "PCA of the input", "PCA of the state"
+PCA_OF_LOGITS = "PCA of the logits"
 PCAS = (
-    PCA, PCA_RAW, PCA_STANDARDISED, PCA_NORMALISED, PCA_OF_INPUT, PCA_OF_FINAL, PCA_OF_LOGITS,
+    PCA, PCA_RAW, PCA_STANDARDISED, PCA_NORMALISED, PCA_OF_INPUT, PCA_OF_STATE, PCA_OF_LOGITS,
 )  # fmt: skip
-RANDOM, ENTK_AT_INITIALISATION = "random directions", "eNTK at initialisation"
-SHUFFLED = "eNTK, labels shuffled"
-PROBE, SAE = "linear probe", "sparse autoencoder"
+RANDOM, ENTK_AT_INITIALISATION = "random", "eNTK at the start"
+SHUFFLED = "labels shuffled"
+PROBE, SAE = "linear probe", "autoencoder"
 METHODS = (ENTK, *PCAS, RANDOM, ENTK_AT_INITIALISATION, SHUFFLED, PROBE, SAE)
 
 # Families of labels.

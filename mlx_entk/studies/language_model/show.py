@@ -35,6 +35,17 @@ from mlx_entk.studies.language_model.records import (
 
 # Modes of each layer whose windows the report shows, and windows at each end.
 _WINDOW_MODES, _WINDOWS = 5, 3
+# Said once, below the first table of directions.
+_HOW = (
+    " Direction and sign of each label are chosen by average precision on one half of the windows "
+    "and judged on the other: mean over {results.config.splits} splits ± standard deviation "
+    "between them. All windows of a document are in one half. eNTK ahead by: the difference in "
+    "average precision, and in brackets the middle 95% of it over resamples of documents, each "
+    "with a choice of its own. PCA: of the layer's output, centred, raw, standardised or divided "
+    "by each window's RMS; of the weight's input, standardised; of the final state and of the "
+    "logits, centred. At the start: of the model drawn anew. The linear probe is told the labels "
+    "of its half. Labels: {results.label_rule}."
+)
 # Labels of a mode that its page names.
 _LABELS = 5
 
@@ -98,7 +109,6 @@ def _overview(results: LMResults) -> Table:
         (
             str(row.layer),
             f"{row.values[0]:.3g}",
-            f"{row.values[-1]:.3g}",
             f"{max(row.residuals):.0e}",
             "–" if row.initial_residual is None else f"{row.initial_residual:.0e}",
             str(row.products),
@@ -112,27 +122,28 @@ def _overview(results: LMResults) -> Table:
     return Table(
         f"{config.model}: {config.modes} modes by {', '.join(config.selection)}",
         (
-            "layer", "largest", "smallest", "residual", "at initialisation", "products", "seconds",
-            "forwards", "share",
+            "layer", "largest", "residual", "at start", "products", "seconds", "forwards", "share",
         ),
         rows,
         f"{results.inputs} windows of {results.window} tokens{ahead}, from "
         f"{_count(results.documents, 'document')}; median perplexity {results.perplexity:.1f}. "
-        "Largest and smallest eigenvalue; the largest residual ‖Kv − λv‖/λ of the modes, and of "
-        "those of the model drawn anew; matrix-vector products, the seconds of each, and that as a "
+        "Largest eigenvalue; the largest residual ‖Kv − λv‖/λ of the modes, and of those of the "
+        "model drawn anew (at start); matrix-vector products, the seconds of each, and that as a "
         "multiple of one forward pass of the whole model; the median share of a mode's norm that "
         f"its scores of the inputs explain.{''.join(f' {note}.' for note in results.notes)}",
     )  # fmt: skip
 
 
 def _of_layer(results: LMResults, row: LayerResults) -> list[Table]:
-    return [_methods(results, row), _labels(results, row)]
+    first = results.layers[0], next(iter(results.families))
+    by_family = [
+        _methods(results, row, family, (row, family) == first) for family in results.families
+    ]
+    return [*by_family, _labels(results, row)]
 
 
-def _methods(results: LMResults, row: LayerResults) -> Table:
-    families = list(results.families)
-
-    def cells(macro: Macro) -> tuple[str, ...]:
+def _methods(results: LMResults, row: LayerResults, family: str, is_first: bool) -> Table:
+    def cells(macro: Macro) -> tuple[str, str, str]:
         ahead = macro.precision_ahead
         return (
             f"{macro.average_precision.mean:.3f} ± {macro.average_precision.deviation:.3f}",
@@ -141,26 +152,12 @@ def _methods(results: LMResults, row: LayerResults) -> Table:
             else f"{signed(ahead.mean)} [{', '.join(map(signed, ahead.interval))}]",
         )  # fmt: skip
 
-    heads = [
-        f"{family}: {what}"
-        for family in families
-        for what in ("average precision", "AUROC", "eNTK ahead by")
-    ]
-    labels = ", ".join(f"{len(members)} of {name}" for name, members in results.families.items())
     return Table(
-        f"Layer {row.layer}: how well directions tell labels of the next word",
-        ("directions", *heads),
-        [
-            (method, *(cell for family in families for cell in cells(row.macro(method, family))))
-            for method in METHODS
-            if method in row.scores
-        ],
-        f"Means over labels ({labels}). Direction and sign of each label are chosen by average "
-        "precision on one half of the windows and judged on the other: mean over "
-        f"{results.config.splits} splits ± standard deviation between them. eNTK ahead by: the "
-        "difference in average precision, and in brackets the middle 95% of it over resamples of "
-        "documents, each with a choice of its own. All windows of a document are in one half. The "
-        "linear probe is told the labels of its half. Labels: " + results.label_rule + ".",
+        f"Layer {row.layer}: how well directions tell {family} of the next word",
+        ("directions", "precision", "AUROC", "eNTK ahead by"),
+        [(method, *cells(row.macro(method, family))) for method in METHODS if method in row.scores],
+        f"Means over {_count(len(results.families[family]), 'label')}."
+        + (_HOW.format(results=results) if is_first else ""),
     )
 
 
