@@ -11,8 +11,8 @@ from mlx_entk.errors import InputError
 # What separates documents inside a file.
 SEPARATOR = "<|endoftext|>"
 _ENDINGS = (".txt", ".md", ".txt.gz")
-# Characters of a file, uncompressed: more would not be tagged in a day.
-_MOST = 1_000_000_000
+# Characters of a file, uncompressed: what a small archive may hold is not read to its end.
+_MOST = 200_000_000
 
 
 def read_texts(paths: Iterable[Path]) -> list[str]:

