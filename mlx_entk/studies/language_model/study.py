@@ -335,21 +335,33 @@ def estimate(
     contexts: Sequence[Context],
     memory_limit: int | None = None,
 ) -> list[Stage]:
-    """What ``compute`` would take on this device, by products of the first layer on some inputs."""
+    """What ``compute`` would take on this device, by what some windows take.
+
+    A product takes in proportion to the layers above, so that one of the middle layer stands for
+    all.
+    """
     limit = default_limit() if memory_limit is None else memory_limit
     tokens = tokens_of(contexts, config.ahead)[:FORWARD]
-    layer = min(config.layers)
+    times = len(contexts) / tokens.shape[0]
+    layer = sorted(config.layers)[len(config.layers) // 2]
     hidden = hidden_before(model, tokens, layer, FORWARD)
     readout = readout_of(model, tokens, limit)
     operator = layer_operator(model, config, layer, hidden, readout, limit)
     vector = np.ones(operator.shape[0])
     operator @ vector  # compiles
-    one = seconds_of(lambda: operator @ vector) * len(contexts) / tokens.shape[0]
+    one = seconds_of(lambda: operator @ vector) * times
+    forward = seconds_of(lambda: mx.eval(model.hidden(tokens))) * times
+    predicted = seconds_of(lambda: perplexities(model, tokens, len(config.ahead))) * times
     each = config.products or round(_PRODUCTS_PER_MODE * config.modes)
     models = 2 if config.initial else 1
     what = "products, trained and at initialisation" if config.initial else "products"
     products = each * len(config.layers) * models
-    return [Stage(what, products, products * one, limit)]
+    passes = len(config.layers) * models + 1
+    return [
+        Stage(what, products, products * one, limit),
+        Stage("forward passes", passes, passes * forward, limit),
+        Stage("perplexity", 1, predicted, limit),
+    ]
 
 
 def headline(results: LMResults) -> Headline:
