@@ -142,7 +142,7 @@ class LMResults:
     documents
         Texts that the windows come from.
     perplexity
-        Median over the windows.
+        Median over some of the windows, evenly spaced; ``spectra.npz`` has it for each of them.
     tokenizer_adds_bos
         Whether the tokenizer begins a text with a token of its own.
     label_rule

@@ -85,6 +85,10 @@ from mlx_entk.studies.language_model.records import (
 # Products that the solver takes for each mode, about, if it may take as many as it needs.
 _PRODUCTS_PER_MODE = 3.0
 
+# Windows whose perplexity is found, evenly spaced: logits at every position of a large vocabulary
+# take longer than all other passes. And those that are tried for an estimate.
+_PERPLEXITIES, _FEW = 128, 8
+
 # The models whose modes are found.
 _TRAINED, _INITIAL = "trained", "initialisation"
 
@@ -206,11 +210,12 @@ def compute(
     documents = documents_of(contexts)
     scorer = Scorer.of(labels, families, halves, documents, config.seed)
     streams = last_streams(model, tokens, config.layers, config.selection, FORWARD, progress)
-    perplexity = perplexities(model, tokens, len(config.ahead))
+    judged = np.linspace(0, len(contexts) - 1, min(_PERPLEXITIES, len(contexts))).astype(np.int64)
+    perplexity = perplexities(model, tokens[mx.array(judged)], len(config.ahead))
     logits = streams.final @ np.array(square_root_of_readout(model.unembedding), dtype=np.float64)
     autoencoders = _autoencoders(config, model)
     layers: list[LayerResults] = []
-    arrays: Arrays = {"perplexity": perplexity}
+    arrays: Arrays = {"perplexity/windows": judged, "perplexity/values": perplexity}
     for number, (layer, (trained, initial)) in enumerate(found.items()):
         progress("labels", number, len(found))
         directions = _directions(config, streams, layer, logits, trained, initial)
@@ -351,7 +356,9 @@ def estimate(
     operator @ vector  # compiles
     one = seconds_of(lambda: operator @ vector) * times
     forward = seconds_of(lambda: mx.eval(model.hidden(tokens))) * times
-    predicted = seconds_of(lambda: perplexities(model, tokens, len(config.ahead))) * times
+    few = tokens[:_FEW]
+    predicted = seconds_of(lambda: perplexities(model, few, len(config.ahead)))
+    predicted *= min(_PERPLEXITIES, len(contexts)) / few.shape[0]
     each = config.products or round(_PRODUCTS_PER_MODE * config.modes)
     models = 2 if config.initial else 1
     what = "products, trained and at initialisation" if config.initial else "products"
