@@ -1,7 +1,7 @@
 """How a language model is shown: its sentences, tables, windows and captioned figures."""
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from mlx_entk.studies.language_model.records import (
     PROBE,
     RANDOM,
     LayerResults,
+    LMConfig,
     LMResults,
     contexts_file,
     read_token_texts,
@@ -61,6 +62,11 @@ def _summary(results: LMResults) -> tuple[str, str]:
         f"precision {macro.average_precision.mean:.3f}. {difference_sentence(row, family)}"
         + _bos_sentence(results),
     )
+
+
+def _name(config: LMConfig) -> str:
+    """The model's name, without the folder or owner before it."""
+    return PurePath(config.model).name or config.model
 
 
 def _count(number: int, noun: str) -> str:
@@ -120,7 +126,7 @@ def _overview(results: LMResults) -> Table:
     ]
     ahead = f", {len(config.ahead)} token before each" if config.ahead else ""
     return Table(
-        f"{config.model}: {config.modes} modes by {', '.join(config.selection)}",
+        f"{_name(config)}: {config.modes} modes by {', '.join(config.selection)}",
         (
             "layer", "largest", "residual", "at start", "products", "seconds", "forwards", "share",
         ),
@@ -241,7 +247,7 @@ def _browser(results: LMResults, run: Run) -> ModeBrowser:
         for context in contexts
     ]
     return ModeBrowser(
-        f"Modes of {config.model}",
+        f"Modes of {_name(config)}",
         f"{config.modes} modes of each layer's kernel by {', '.join(config.selection)}, over "
         f"{results.inputs:,} windows of {results.window} tokens.",
         windows,
