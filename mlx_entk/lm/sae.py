@@ -23,7 +23,7 @@ class SparseAutoencoder:
     weight, bias
         Shapes (d, m) and (m,).
     centre
-        Taken from the activations first, shape (d,).
+        Taken from the activations first, shape (d,); 0 for a JumpReLU.
     threshold
         Below which a latent is 0, shape (m,).
     """
@@ -48,8 +48,10 @@ def read_autoencoder(path: Path, d: int) -> SparseAutoencoder:
     Parameters
     ----------
     path
-        Of a file in the layout of SAELens (``W_enc``, ``b_enc``, ``b_dec``, and ``threshold`` if it
-        is a JumpReLU) or of Gemma Scope's (``w_enc`` or ``W_enc`` likewise).
+        Of a file in the layout of SAELens (``W_enc``, ``b_enc``, ``b_dec``), whose encoder takes
+        ``b_dec`` from the stream first; or of a JumpReLU of Gemma Scope, with a ``threshold``
+        (names in upper or lower case), whose encoder reads the stream as it is. A JumpReLU that
+        was trained to read it less ``b_dec`` cannot be told from these by its file.
     d
         Width of the stream that it has to read.
 
@@ -68,7 +70,7 @@ def read_autoencoder(path: Path, d: int) -> SparseAutoencoder:
             f"{path} has no {' and no '.join(missing)}: it has {', '.join(sorted(arrays)[:8])}"
         )
     weight = arrays["w_enc"]
-    m = weight.shape[-1]
+    m = arrays["b_enc"].size
     shapes = {
         "w_enc": (d, m), "b_enc": (m,), "b_dec": (d,), "threshold": (m,),
     }  # fmt: skip
@@ -81,6 +83,6 @@ def read_autoencoder(path: Path, d: int) -> SparseAutoencoder:
     return SparseAutoencoder(
         weight,
         arrays["b_enc"],
-        arrays.get("b_dec", np.zeros(d)),
+        np.zeros(d) if "threshold" in arrays else arrays.get("b_dec", np.zeros(d)),
         arrays.get("threshold", np.zeros(m)),
     )

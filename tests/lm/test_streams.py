@@ -67,20 +67,24 @@ def test_weights_without_a_linear_module_have_no_input() -> None:
     assert not streams.inputs
 
 
-def test_latents_of_a_sparse_autoencoder_are_directions(tmp_path: Path) -> None:
+@pytest.mark.parametrize("jump", [True, False])
+def test_latents_of_a_sparse_autoencoder_are_directions(tmp_path: Path, jump: bool) -> None:
     generator = np.random.default_rng(0)
     weight, bias = generator.standard_normal((6, 20)), generator.standard_normal(20) - 1
     centre, threshold = generator.standard_normal(6), np.abs(generator.standard_normal(20))
     bias[3] = -100  # never fires
-    arrays = {"W_enc": weight, "b_enc": bias, "b_dec": centre, "threshold": threshold}
+    arrays = {"W_enc": weight, "b_enc": bias, "b_dec": centre}
+    if jump:
+        arrays["threshold"] = threshold
     path = tmp_path / "sae.safetensors"
     mx.save_safetensors(str(path), {k: mx.array(v.astype(np.float32)) for k, v in arrays.items()})
     activations = generator.standard_normal((300, 6))
 
     latents = read_autoencoder(path, 6).scores(activations)
 
-    plain = (activations - centre) @ weight + bias
-    fired = np.where(plain > threshold, plain, 0).clip(min=0)
+    # Gemma Scope's encoder reads the stream as it is, SAELens' standard one less b_dec.
+    plain = (activations if jump else activations - centre) @ weight + bias
+    fired = np.where(plain > (threshold if jump else 0), plain, 0).clip(min=0)
     active = (fired > 0).mean(axis=0)
     expected = fired[:, np.argsort(-active, kind="stable")][:, : (active >= 0.01).sum()]
     assert latents.shape == expected.shape
@@ -93,7 +97,9 @@ def test_latents_of_a_sparse_autoencoder_are_directions(tmp_path: Path) -> None:
     [
         ({"w": mx.zeros((6, 4))}, r"has no w_enc and no b_enc: it has w$"),
         ({"W_enc": mx.zeros((5, 4)), "b_enc": mx.zeros(4)}, r"w_enc has shape \(5, 4\)"),
-        ({"W_enc": mx.zeros((6, 4)), "b_enc": mx.zeros(3)}, r"b_enc has shape \(3,\)"),
+        ({"W_enc": mx.zeros((6, 4)), "b_enc": mx.zeros(3)}, r"w_enc has shape \(6, 4\)"),
+        ({"W_enc": mx.array(1.0), "b_enc": mx.zeros(4)}, r"w_enc has shape \(\)"),
+        ({"W_enc": mx.zeros((6, 4)), "b_enc": mx.zeros((4, 1))}, r"b_enc has shape \(4, 1\)"),
         ({"W_enc": mx.zeros((6, 4, 2)), "b_enc": mx.zeros(4)}, r"w_enc has shape \(6, 4, 2\)"),
     ],
 )
