@@ -54,7 +54,9 @@ _LABELS = 5
 def _summary(results: LMResults) -> tuple[str, str]:
     row, family = results.best, results.family
     macro = row.macro(ENTK, family)
-    chosen = "" if len(results.layers) == 1 else ", chosen on the halves that it is not judged on,"
+    # Over the splits the halves to choose on cover all windows: the value leans upwards a little.
+    one = len(results.layers) == 1
+    chosen = "" if one else ", the best of them by the halves on which directions are chosen,"
     return (
         f"Over {results.inputs:,} windows, the modes of {_count(len(results.layers), 'layer')} "
         f"were compared with {_count(len(results.labels), 'label')} of the next word.",
