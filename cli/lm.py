@@ -6,7 +6,10 @@ from typing import Any, TypeVar, get_args
 
 import click
 
+from mlx_entk._files import digest, digest_of_texts, read_json, write_json
 from mlx_entk._memory import parse_bytes
+from mlx_entk._parameters import flatten_tree
+from mlx_entk.distributed import Group as Ranks
 from mlx_entk.distributed import first_says, is_first, ranks
 from mlx_entk.errors import InputError
 from mlx_entk.lm import contexts as windows
@@ -356,23 +359,10 @@ def paper_command(
     limit = parse_bytes(memory_limit) if memory_limit else None
     loaded = load_model(model, dequantise)
     kept = out.with_name(f"{out.name}-contexts.jsonl")
-    quotas = windows.Quotas("upos", each, values)
-    if not first_says(kept.exists(), group):
-        ahead = beginning(loaded, settings["bos"])
-        with progress() as update:
-            drawn = windows.build_contexts(
-                read_texts(texts), encoder(loaded), _tagger(tagger), count=quotas, window=window,
-                one_a_document=True, continued=greedy(loaded, ahead), seed=settings["seed"],
-                progress=update,
-            )  # fmt: skip
-        if is_first(group):
-            windows.write_contexts(kept, drawn)
-    rows = windows.read_contexts(kept)
-    if (len(rows), len(rows[0].tokens)) != (quotas.count, window):
-        raise InputError(
-            f"{kept} has {len(rows)} windows of {len(rows[0].tokens)} tokens, not {quotas.count} "
-            f"of {window}: remove it, or choose another --out"
-        )
+    rows = _kept_windows(
+        loaded, read_texts(texts), tagger, windows.Quotas("upos", each, values), window,
+        settings["bos"], settings["seed"], kept, group,
+    )  # fmt: skip
     last_but_one = max(0, len(loaded.layers) - 2)
     numbers = _parse_layers(layers, loaded) if layers else (last_but_one,)
     config = prepare(
@@ -383,6 +373,53 @@ def paper_command(
         rows,
     )
     run_and_show(STUDY, config, out, group, model=loaded, contexts=rows, memory_limit=limit)
+
+
+def _kept_windows(
+    model: LanguageModel,
+    texts: list[str],
+    tagger: str | None,
+    quotas: windows.Quotas,
+    window: int,
+    bos: Bos,
+    seed: int,
+    kept: Path,
+    group: Ranks | None,
+) -> list[windows.Context]:
+    """The windows of the published protocol: those of a file, or drawn and kept there.
+
+    Beside the file stands what they were drawn from, so that no other request takes them over.
+    """
+    ahead = beginning(model, bos)
+    request = {
+        "texts": digest_of_texts(texts),
+        "weights": digest(flatten_tree(model.module.parameters()))[:16],
+        "tagger": tagger or "rules",
+        "label": quotas.label,
+        "each": quotas.each,
+        "values": quotas.values,
+        "window": window,
+        "ahead": list(ahead),
+        "seed": seed,
+    }
+    origin = kept.with_suffix(".json")
+    if is_first(group) and not kept.exists():
+        with progress() as update:
+            rows = windows.build_contexts(
+                texts, encoder(model), _tagger(tagger), count=quotas, window=window,
+                one_a_document=True, continued=greedy(model, ahead), seed=seed, progress=update,
+            )  # fmt: skip
+        write_json(origin, request)
+        windows.write_contexts(kept, rows)
+    first_says(True, group)  # the others wait for the file
+    before = read_json(origin) if origin.exists() else {}
+    other = [name for name, value in request.items() if before.get(name) != value]
+    if other:
+        raise InputError(
+            f"the windows in {kept} were drawn with other {', '.join(other)}: remove the file, or "
+            "choose another --out"
+        )
+    return windows.read_contexts(kept)
 
 
 def _tagger(name: str | None) -> windows.Tagger:

@@ -16,7 +16,7 @@ import re
 import shutil
 import stat
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -449,6 +449,15 @@ def digest(arrays: dict[str, mx.array]) -> str:
         hash_.update(f"{name} {array.dtype} {array.shape}".encode())
         hash_.update(np.asarray(array.reshape(-1).view(mx.uint8)).tobytes())
     return hash_.hexdigest()
+
+
+def digest_of_texts(texts: Sequence[str]) -> str:
+    """A digest of texts in order."""
+    found = hashlib.sha256()
+    for text in texts:
+        encoded = text.encode()
+        found.update(len(encoded).to_bytes(8, "little") + encoded)
+    return found.hexdigest()[:16]
 
 
 def digest_of_file(path: Path) -> str:

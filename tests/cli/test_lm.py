@@ -143,7 +143,9 @@ def test_the_published_protocol_in_one_command(
     assert len(calls) == asked  # the windows are kept
     code, _, errors = paper("--each", "20")
     assert code == 2
-    assert "run-contexts.jsonl has 60 windows of 8 tokens, not 40 of 8: remove it" in errors
+    assert "run-contexts.jsonl were drawn with other each: remove the file" in errors
+    (tmp_path / "stories.txt").write_text("\n<|endoftext|>\n".join(stories[::-1]))
+    assert "were drawn with other texts, seed: remove the file" in paper("--seed", "1")[2]
 
 
 def test_a_killed_run_goes_on_from_its_last_product(
