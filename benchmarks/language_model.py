@@ -121,8 +121,8 @@ def _table(result: Json) -> str:
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {row['windows']} | {row['layer']} | {row['before']:.2f} s | {row['seconds']:.2f} s | "
-        f"{row['before'] / row['seconds']:.1f} | {row['seconds'] / row['forward']:.2f} | "
+        f"| {row['windows']} | {row['layer']} | {row['before']:.3g} s | {row['seconds']:.2g} s | "
+        f"{row['before'] / row['seconds']:.3g} | {row['seconds'] / row['forward']:.2g} | "
         f"{format_bytes(row['kept'])} | {row['first']:.0f} s |"
         for row in result["rows"]
     ]
