@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -117,6 +117,8 @@ class LayerSolver:
         Told of every product.
     group
         Ranks that share the work; the first one alone writes.
+    readouts
+        By name of a model, what ``readout_of`` gave for it.
     """
 
     config: LMConfig
@@ -125,6 +127,7 @@ class LayerSolver:
     memory_limit: int
     progress: Progress
     group: Group | None
+    readouts: dict[str, mx.array] = field(default_factory=dict)
 
     def modes(
         self, name: str, layer: int, make: Callable[[], LanguageModel], explained: bool
@@ -151,7 +154,9 @@ class LayerSolver:
         config, stage = self.config, f"{name}, layer {layer}"
         model = make()
         hidden = hidden_before(model, self.tokens, layer, FORWARD)
-        readout = readout_of(model, self.tokens, self.memory_limit)
+        if name not in self.readouts:  # of the whole model: the same for all its layers
+            self.readouts[name] = readout_of(model, self.tokens, self.memory_limit)
+        readout = self.readouts[name]
         operator = layer_operator(
             model, config, layer, hidden, readout, self.memory_limit, self.group
         )
@@ -177,9 +182,11 @@ class LayerSolver:
         scores = np.stack([mode.scores for mode in reduced], axis=1)
         at_ends = [[i for end in ends(of_mode) for i in end] for of_mode in scores.T]
         positions: list[Float64Array] = []
-        for number, tangent in enumerate(watched.tangents(solved.spectrum.vectors)):
+        splittable = explained and readout.ndim == 2
+        tangents = watched.tangents(solved.spectrum.vectors) if splittable else ()
+        for number, tangent in enumerate(tangents):
             value = float(solved.spectrum.values[number])
-            if not explained or readout.ndim > 2 or value <= solved.spectrum.noise_floor:
+            if value <= solved.spectrum.noise_floor:
                 break
             numbers = mx.array(at_ends[number])
             try:
