@@ -6,6 +6,7 @@ Schoenholz (2022). Activations and whatever else does not depend on v are kept f
 product, as far as memory goes, and only those entries are computed that the outputs read.
 """
 
+from collections.abc import Iterator
 from itertools import starmap
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
 from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk._parameters import Params
 from mlx_entk.distributed import Group, numbers_of_first, share, sum_over
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.checks import check_model
@@ -46,6 +48,14 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
     tangent
         Jᵀ v of the last product K v, of a reduction by several cotangents for the last of them:
         one array for each parameter.
+    params
+        The parameters that count, by name.
+    outputs
+        C.
+    full
+        Whether it is of the full kernel, whose vectors are over outputs and inputs.
+    cotangents
+        The combinations of the outputs that the reduction takes.
     """
 
     def __init__(
@@ -59,55 +69,70 @@ class EntkOperator(LinearOperator):  # type: ignore[misc]
         group: Group | None,
     ):
         self.batch, self._group = batch, group
-        self._passes, self._x, self._C = passes, x, C
-        self._full = reduction == "full"
+        self._passes, self._x = passes, x
+        self.full = reduction == "full"
         cotangents = cotangents_of(reduction, C)
         if not cotangents.symmetric:
             raise InputError(f"reduction {reduction}: an operator needs a symmetric kernel")
-        self._cotangents, N = cotangents.left, count(x)
+        self.params, self.outputs = passes.function.params, C
+        self.cotangents, N = cotangents.left, count(x)
         self._slices = share([slice(i, i + batch) for i in range(0, N, batch)], group)
         self._batches: list[Batch] = []
         self._budget = budget
         self.products = 0
         self.tangent: list[mx.array] = []
-        size = N * (C if self._full else 1)
+        size = N * (C if self.full else 1)
         super().__init__(np.dtype(np.float64), (size, size))
 
     def _matvec(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         self.products += 1
         v = mx.array(vector.reshape(-1).astype(np.float32))
-        if self._full:
-            return _host(self._product(v.reshape(self._C, -1).T).T)
+        if self.full:
+            return _host(self._product(v.reshape(self.outputs, -1).T).T)
         total = np.zeros(self.shape[0])
-        for number in range(len(self._cotangents)):
-            (cotangent,) = self._cotangents[number : number + 1]
+        for number in range(len(self.cotangents)):
+            (cotangent,) = self.cotangents[number : number + 1]
             total += _host(self._product(v[:, None] * cotangent) @ cotangent)
         return total
 
-    def _product(self, outputs: mx.array) -> mx.array:
-        """J Jᵀ applied to a value for each output of each input, shape (N, C)."""
-        if not self._batches:
-            self._prepare()
-        passes, parts = self._passes, list(zip(self._slices, self._batches, strict=True))
-        tangent = [mx.zeros_like(value) for value in passes.function.params.values()]
-        for rows, batch in parts:
-            pulled = passes.pull(outputs[rows], batch)
+    @property
+    def inputs(self) -> int:
+        """N."""
+        return count(self._x)
+
+    def pull(self, cotangent: mx.array) -> Params:
+        """Jᵀ applied to a value for each output of each input, shape (N, C), by parameter."""
+        tangent = [mx.zeros_like(value) for value in self.params.values()]
+        for rows, batch in self._parts():
+            pulled = self._passes.pull(cotangent[rows], batch)
             tangent = list(starmap(mx.add, zip(tangent, pulled, strict=True)))
             mx.eval(tangent)  # bounds the graph to one batch
-        self.tangent = tangent = sum_over(tangent, self._group)
-        products = mx.zeros((count(self._x), self._C))
-        for rows, batch in parts:
-            products[rows] = passes.push(tangent, batch)
+        return dict(zip(self.params, sum_over(tangent, self._group), strict=True))
+
+    def push(self, tangent: Params) -> mx.array:
+        """J applied to a change of every parameter: the change of the outputs, shape (N, C)."""
+        ordered = [tangent[name] for name in self.params]
+        products = mx.zeros((self.inputs, self.outputs))
+        for rows, batch in self._parts():
+            products[rows] = self._passes.push(ordered, batch)
             mx.eval(products)
         return sum_over([products], self._group)[0]
 
-    def _prepare(self) -> None:
-        """Compute what products share, as far as the budget goes."""
-        left = self._budget
-        for rows in self._slices:
-            batch = self._passes.prepare(part(self._x, rows), left)
-            self._batches.append(batch)
-            left -= batch.size
+    def _product(self, outputs: mx.array) -> mx.array:
+        """J Jᵀ applied to a value for each output of each input, shape (N, C)."""
+        tangent = self.pull(outputs)
+        self.tangent = list(tangent.values())
+        return self.push(tangent)
+
+    def _parts(self) -> Iterator[tuple[slice, Batch]]:
+        """Every batch, with what products share, which is computed when it is first needed."""
+        if not self._batches:
+            left = self._budget
+            for rows in self._slices:
+                batch = self._passes.prepare(part(self._x, rows), left)
+                self._batches.append(batch)
+                left -= batch.size
+        return zip(self._slices, self._batches, strict=True)
 
     def _adjoint(self) -> "EntkOperator":
         return self

@@ -51,6 +51,20 @@ class Combinations:
         is_chosen = (rows[:, None] + self.first) == mx.arange(self.outputs)[None]
         return is_chosen.astype(mx.float32) * self.scale
 
+    def spread(self, values: FloatArray) -> FloatArray:
+        """Values (N, R) of the combinations as values of the outputs, shape (N, C)."""
+        if self.mean:
+            return np.repeat(self.scale * values, self.outputs, axis=1)
+        outputs = np.zeros((len(values), self.outputs), dtype=values.dtype)
+        outputs[:, self.first : self.first + self.count] = self.scale * values
+        return outputs
+
+    def gather(self, outputs: FloatArray) -> FloatArray:
+        """The combinations of outputs (N, C), shape (N, R): the transpose of ``spread``."""
+        if self.mean:
+            return np.asarray(self.scale * outputs.sum(axis=1, keepdims=True))
+        return np.asarray(self.scale * outputs[:, self.first : self.first + self.count])
+
 
 @dataclass(frozen=True)
 class Cotangents:
