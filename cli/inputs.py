@@ -48,6 +48,17 @@ def _narrow(x: FloatArray, path: Path, name: str) -> FloatArray:
     return narrowed
 
 
+def load_targets(path: Path) -> FloatArray:
+    """The array y in a file."""
+    arrays = read_arrays(path)
+    if "y" not in arrays:
+        raise InputError(
+            f"{path} has no array y, which should hold the targets; it has "
+            f"{', '.join(arrays) or 'no arrays'}"
+        )
+    return arrays["y"]
+
+
 def parse_reduction(text: str) -> Reduction:
     """A reduction as a command line writes it: a name, or c,d for a pair of classes."""
     parts = text.split(",")
@@ -56,13 +67,16 @@ def parse_reduction(text: str) -> Reduction:
     return text
 
 
-def parse_groups(text: str) -> tuple[tuple[int, int], ...]:
-    """``1-8,9-36`` as groups of modes (first, last); a single number is a group of one."""
+def parse_groups(text: str, option: str = "--groups") -> tuple[tuple[int, int], ...]:
+    """``1-8,9-36`` as groups of modes (first, last); a single number is a group of one.
+
+    ``option`` is where messages say that it stands.
+    """
     groups = []
     for part in filter(None, text.split(",")):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise InputError(f"--groups {text}: write FIRST-LAST,…, such as 1-8,9-36")
+            raise InputError(f"{option} {text}: write FIRST-LAST,…, such as 1-8,9-36")
         groups.append((int(first), int(last if dash else first)))
     return tuple(groups)
 

@@ -21,6 +21,7 @@ from .base import is_quiet
 from .completion import completion
 from .doctor import doctor
 from .export import export, verify
+from .intervene import intervene_command
 from .kernel import kernel
 from .lm import lm
 from .regress import regress_command
@@ -60,6 +61,7 @@ add_commands(cli)
 cli.add_command(kernel)
 cli.add_command(lm)
 cli.add_command(regress_command)
+cli.add_command(intervene_command)
 cli.add_command(sweep_command(run_arguments))
 cli.add_command(export)
 cli.add_command(verify)

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import click
 
-from mlx_entk._files import read_arrays
-from mlx_entk._linalg import FloatArray
 from mlx_entk._records import to_json
-from mlx_entk.errors import InputError
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import problem_of
 from mlx_entk.studies.regression.regress import regress
@@ -16,6 +13,7 @@ from mlx_entk.studies.reporting import write_report
 
 from .base import Command, RunFolder, code_option
 from .display import progress, show
+from .inputs import load_targets
 
 
 @click.command(
@@ -41,20 +39,10 @@ def regress_command(run: Path, targets: Path | None, model: str | None) -> None:
     function. Writes regression.json, figures/ and report.html into the run folder.
     """
     opened = Run.load(run)
-    values = None if targets is None else _targets(targets)
+    values = None if targets is None else load_targets(targets)
     with opened.session():
         with progress() as update:
             regression = regress(problem_of(opened, values, model), update)
         opened.save_regression(to_json(regression))
         report = write_report(opened)
     show(regression_tables(regression), found=regression_summary(regression), report=report)
-
-
-def _targets(path: Path) -> FloatArray:
-    arrays = read_arrays(path)
-    if "y" not in arrays:
-        raise InputError(
-            f"{path} has no array y, which should hold the targets; it has "
-            f"{', '.join(arrays) or 'no arrays'}"
-        )
-    return arrays["y"]

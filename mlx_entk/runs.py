@@ -329,6 +329,34 @@ class Run:
         path = self.file("regression.json")
         return read_json(path) if path.exists() else None
 
+    def save_intervention(self, intervention: Json, arrays: Arrays) -> None:
+        """Write intervention.npz and intervention.json, which are added after the results."""
+        write_arrays(self._intervention_file, arrays)
+        sealed = {**intervention, _ARRAYS_DIGEST: digest_of_file(self._intervention_file)}
+        write_json(self.file("intervention.json"), sealed)
+
+    @property
+    def intervention(self) -> Json | None:
+        """What ``save_intervention`` wrote, or None if it was not called."""
+        path = self.file("intervention.json")
+        return read_json(path) if path.exists() else None
+
+    @property
+    def intervention_arrays(self) -> Arrays:
+        """The arrays that ``save_intervention`` wrote.
+
+        Raises
+        ------
+        InputError
+            If the file is missing, or is not the one that was written with the record.
+        """
+        stored = self.intervention or {}
+        if digest_of_file(self._intervention_file) != stored.get(_ARRAYS_DIGEST):
+            raise InputError(
+                f"{self._intervention_file} is damaged: run `mlx-entk intervene` again"
+            )
+        return read_arrays(self._intervention_file)
+
     def save_verification(self, verification: Json) -> None:
         """Write verification.json, which is added after the results."""
         write_json(self.file("verification.json"), verification)
@@ -401,6 +429,10 @@ class Run:
     @property
     def _arrays_file(self) -> Path:
         return self.file("spectra.npz")
+
+    @property
+    def _intervention_file(self) -> Path:
+        return self.file("intervention.npz")
 
     def _checkpoint_file(self, epoch: int) -> Path:
         return self.file("checkpoints", f"{epoch:06d}.safetensors")

@@ -6,20 +6,25 @@ Jᵀ(v ⊗ e_c), and all of them together span what belongs to it in weight spac
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import mlx.core as mx
 import numpy as np
 from scipy.sparse.linalg import LinearOperator, cg
 
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_columns, as_numpy
+from mlx_entk._memory import default_limit
 from mlx_entk._parameters import Params
 from mlx_entk.eigensolvers import top_modes
 from mlx_entk.errors import InputError, RunFailedError
-from mlx_entk.intervention.changes import combined, dot, norm
+from mlx_entk.intervention.changes import combined, dot, norm, wide
 from mlx_entk.kernel import EntkOperator
 
-# Relative residual at which a projection is done, and the most products that it may take.
-_TOLERANCE, _PRODUCTS = 1e-5, 2000
+# Relative residual at which conjugate gradients are done; the products in which they are if the
+# gradients are far from dependent, and the most that they may take.
+_TOLERANCE, _FEW, _MOST = 1e-5, 60, 5000
+# Directions of a span that are this much shorter than the longest may be rounding.
+_RANK = 1e-4
 # A direction of which less than this is left, once the others are taken out, is one of them.
 _LEAST = 1e-3
 
@@ -43,9 +48,6 @@ class Direction:
 
 class ModeSpan:
     """The span in weight space of the gradients that belong to some modes.
-
-    Nothing of the size of all gradients is ever held: projections are found by conjugate
-    gradients, which take a product with the kernel at each step.
 
     Parameters
     ----------
@@ -101,32 +103,68 @@ class ModeSpan:
     def project(self, tangent: Params) -> Params:
         """The part of a change of the parameters that lies in the span.
 
+        Found by conjugate gradients, which take a product with the kernel at each step and hold
+        nothing. If the gradients are nearly dependent, so that it takes many, the gradients
+        themselves are formed as far as memory goes; then directions whose singular value is below
+        10⁻⁴ of the largest, which may be rounding, are left out.
+
         Raises
         ------
+        InputError
+            For a change that is not finite.
         RunFailedError
-            If the products of float32 do not tell it to one part in 100,000.
+            If neither way tells the projection from rounding.
         """
         wanted = self.products(tangent)
         if not np.isfinite(wanted).all():
             raise InputError("the change of the parameters, or the model, is NaN or infinite")
-        shape = wanted.shape
+        coefficients, found = self._solved(wanted, _FEW)
+        if not found:
+            if self._bytes_of_gradients <= default_limit():
+                return self._projected(tangent)
+            coefficients, found = self._solved(wanted, _MOST)
+        if not found:
+            raise RunFailedError(
+                f"the span of {self.size} modes could not be told from rounding in {_MOST} "
+                "products: leave out the modes with the smallest eigenvalues, or choose parameters"
+            )
+        return self.combine(coefficients)
+
+    def _solved(self, wanted: Float64Array, products: int) -> tuple[Float64Array, bool]:
+        """The combination of gradients with these dot products; and whether it was reached."""
 
         def gram(coefficients: Float64Array) -> Float64Array:
-            return self.products(self.combine(coefficients.reshape(shape))).reshape(-1)
+            return self.products(self.combine(coefficients.reshape(wanted.shape))).reshape(-1)
 
         size = wanted.size
-        found, failed = cg(
-            LinearOperator((size, size), matvec=gram, dtype=np.float64),
-            wanted.reshape(-1),
-            rtol=_TOLERANCE,
-            maxiter=_PRODUCTS,
-        )
-        if failed:
-            raise RunFailedError(
-                f"the span of {self.size} modes could not be told from rounding in {_PRODUCTS} "
-                "products: leave out the modes with the smallest eigenvalues"
-            )
-        return self.combine(found.reshape(shape))
+        operator = LinearOperator((size, size), matvec=gram, dtype=np.float64)
+        found, failed = cg(operator, wanted.reshape(-1), rtol=_TOLERANCE, maxiter=products)
+        return found.reshape(wanted.shape), not failed
+
+    @property
+    def _bytes_of_gradients(self) -> int:
+        return 2 * 8 * self.dimension * sum(value.size for value in self.operator.params.values())
+
+    def _projected(self, tangent: Params) -> Params:
+        """``project`` by the gradients themselves."""
+        rows, shortened = self._gradients
+        flat = np.concatenate([wide(tangent[name]).reshape(-1) for name in self.operator.params])
+        inside = (rows.T @ (shortened @ (rows @ flat))).astype(np.float32)
+        ends = np.cumsum([value.size for value in self.operator.params.values()])[:-1]
+        parts = zip(self.operator.params.items(), np.split(inside, ends), strict=True)
+        return {name: mx.array(part.reshape(value.shape)) for (name, value), part in parts}
+
+    @cached_property
+    def _gradients(self) -> tuple[Float64Array, Float64Array]:
+        """Every gradient in float64, shape (kR, P), and the inverse of their Gram matrix."""
+        rows = []
+        for unit in np.eye(self.dimension):
+            gradient = self.combine(unit.reshape(self.size, -1))
+            rows.append(np.concatenate([wide(g).reshape(-1) for g in gradient.values()]))
+        gradients = np.stack(rows)
+        values, vectors = np.linalg.eigh(gradients @ gradients.T)
+        kept = values > _RANK**2 * values[-1]
+        return gradients, (vectors[:, kept] / values[kept]) @ vectors[:, kept].T
 
 
 def mode_directions(operator: EntkOperator, vectors: ArrayLike) -> list[Direction]:

@@ -14,10 +14,6 @@ from mlx_entk.tracing.inputs import Inputs, count, part
 
 # The deviation from the linear prediction at which the linear picture no longer holds.
 BROKEN = 0.1
-LINEAR_RULE = (
-    f"the linear picture holds up to the dose at which the change of the outputs is {BROKEN:.0%} "
-    "of its size away from the first-order prediction"
-)
 # Shares of an edit at which the prediction is tried.
 DOSES = tuple(float(dose) for dose in np.logspace(-3, 0, 13))
 # Inputs a pass.

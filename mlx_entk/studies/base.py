@@ -24,6 +24,7 @@ from mlx_entk.progress import Progress, silent
 from mlx_entk.report import Table
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
+from mlx_entk.studies.intervention.problem import InterventionProblem
 from mlx_entk.studies.problem import RegressionProblem
 from mlx_entk.tracing.functions import ParametricFunction
 
@@ -183,11 +184,15 @@ class Study(Generic[C, R]):
         For a finished run: ``network`` returns the trained network, for export and verification,
         and ``problem`` what kernel regression of it is about. Both are None unless a run trains
         exactly one network.
+    intervention
+        For the same runs: what an intervention on the network is about; None if the study does not
+        say.
     takes_targets
-        Whether ``problem`` needs targets from the user.
+        Whether ``problem`` and ``intervention`` take targets from the user, and ``intervention``
+        features and the weights before training.
     takes_model
-        Whether ``network`` and ``problem`` take ``model``, the code that makes the network, as the
-        user names it: MODULE:FACTORY. A run never names it by itself.
+        Whether ``network``, ``problem`` and ``intervention`` take ``model``, the code that makes
+        the network, as the user names it: MODULE:FACTORY. A run never names it by itself.
     scratch
         Folders inside a run that ``compute`` needs to continue, and that a finished run does not
         need any more.
@@ -204,6 +209,7 @@ class Study(Generic[C, R]):
     command: Command | None = None
     network: Callable[..., Network] | None = None
     problem: Callable[..., RegressionProblem] | None = None
+    intervention: Callable[..., InterventionProblem] | None = None
     takes_targets: bool = False
     takes_model: bool = False
     scratch: Sequence[str] = ()
@@ -335,6 +341,34 @@ def problem_of(
     if targets is not None and not study.takes_targets:
         raise InputError(f"--targets: a {run.study} run has targets of its own")
     return study.problem(run, study.config_of(run), targets, **_named(study, model))
+
+
+def intervention_problem_of(
+    run: Run, model: str | None = None, **given: Any
+) -> InterventionProblem:
+    """What an intervention on the network of a finished run is about.
+
+    Parameters
+    ----------
+    model
+        As for ``network_of``.
+    given
+        What the user gives to a study that takes it, by option: ``targets``, ``features`` and
+        ``initial``.
+
+    Raises
+    ------
+    InputError
+        As for ``network_of``, for something that the study does not take, and for a study that
+        does not say what interventions on it are about.
+    """
+    study = _study_of_one_network(run)
+    if study.intervention is None:
+        raise InputError(f"{run.path} is a {study.name} run, which knows no interventions")
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not study.takes_targets:
+        raise InputError(f"--{next(iter(given))}: a {study.name} run has its own")
+    return study.intervention(run, study.config_of(run), **given, **_named(study, model))
 
 
 def _named(study: Study[Any, Any], model: str | None) -> dict[str, str]:

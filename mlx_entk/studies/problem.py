@@ -161,17 +161,8 @@ def problem_of_model(
     function, inputs = bind(model, x)
     outputs = outputs_of(lambda batch: function.apply({}, *batch), inputs)
     require_finite(outputs, "outputs of the model")
-    N, C = outputs.shape
-    values = as_floats(targets, "targets")
-    if values.shape not in ((N,), (N, C)):
-        raise InputError(f"targets have shape {values.shape}, the model's outputs {(N, C)}")
-    require_finite(values, "targets")
-    labels = None
-    if values.ndim == 1:
-        if not _are_whole(targets) or values.min() < 0 or values.max() >= C:
-            raise InputError(f"targets must be {N} classes from 0 to {C - 1}")
-        labels = values.astype(np.int64)
-        values = np.eye(C)[labels]
+    N = len(outputs)
+    wide, labels = targets_of(targets, outputs.shape)
     order = np.random.default_rng(seed).permutation(N)
     train, other = np.split(order, [round(_TRAINED * N)])
     if len(other) < HELD_OUT_LEAST:
@@ -180,7 +171,6 @@ def problem_of_model(
     split = Split(train, other, seed)
     kernel = entk(model, x, reduction="trace")
     before = None if initial is None else entk(initial, x, reduction="trace")
-    wide = values.astype(np.float64)
     return RegressionProblem(
         kernel="trace",
         modes=split.modes(kernel),
@@ -189,6 +179,29 @@ def problem_of_model(
         targets=(wide[train], wide[other]),
         labels=None if labels is None else labels[other],
     )
+
+
+def targets_of(
+    targets: ArrayLike, shape: tuple[int, ...]
+) -> tuple[Float64Array, NDArray[np.int64] | None]:
+    """Targets of outputs of some shape (N, C), and their classes if they are classes.
+
+    Raises
+    ------
+    InputError
+        For targets of another shape, NaN or infinite ones, and classes outside 0…C−1.
+    """
+    N, C = shape
+    values = as_floats(targets, "targets")
+    if values.shape not in ((N,), (N, C)):
+        raise InputError(f"targets have shape {values.shape}, the model's outputs {(N, C)}")
+    require_finite(values, "targets")
+    if values.ndim == 2:
+        return values.astype(np.float64), None
+    if not _are_whole(targets) or values.min() < 0 or values.max() >= C:
+        raise InputError(f"targets must be {N} classes from 0 to {C - 1}")
+    labels = values.astype(np.int64)
+    return np.eye(C)[labels], labels
 
 
 def _are_whole(targets: ArrayLike) -> bool:

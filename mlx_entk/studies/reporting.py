@@ -17,6 +17,14 @@ from mlx_entk.report import Comparison as ComparisonPage
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Figures, Show, showing, study_of
 from mlx_entk.studies.compare import Comparison, comparison_table, run_names
+from mlx_entk.studies.intervention.intervene import intervention_of
+from mlx_entk.studies.intervention.records import Intervention
+from mlx_entk.studies.intervention.show import (
+    intervention_details,
+    intervention_figures,
+    intervention_summary,
+    intervention_tables,
+)
 from mlx_entk.studies.regression.regress import regression_of
 from mlx_entk.studies.regression.show import regression_figures, regression_tables
 from mlx_entk.studies.results import Regression
@@ -41,13 +49,23 @@ def figures(run: Run) -> Figures:
     """Every figure of a finished run, drawn one at a time."""
     study = study_of(run)
     with showing(run):
-        yield from _figures(study.show, study.results_of(run), regression_of(run), run)
+        yield from _figures(
+            study.show, study.results_of(run), regression_of(run), intervention_of(run), run
+        )
 
 
-def _figures(show: Show[Any], results: Any, regression: Regression | None, run: Run) -> Figures:
+def _figures(
+    show: Show[Any],
+    results: Any,
+    regression: Regression | None,
+    intervention: Intervention | None,
+    run: Run,
+) -> Figures:
     yield from show.figures(results, run)
     if regression is not None:
         yield from regression_figures(regression)
+    if intervention is not None:
+        yield from intervention_figures(intervention, run.intervention_arrays)
 
 
 def write_report(run: Run) -> Path:
@@ -70,14 +88,19 @@ def _report(run: Run) -> Report:
     study = study_of(run)
     # Read and checked once: the results of a long run are large.
     show, results, regression = study.show, study.results_of(run), regression_of(run)
+    intervention = intervention_of(run)
     overview, *rest = show.tables(results)
     if regression is not None:
         rest += regression_tables(regression)
+    if intervention is not None:
+        rest += intervention_tables(intervention)
     if (verification := verification_of(run)) is not None:
         rest.append(verification_table(verification))
     rest += show.details(results, run)
+    if intervention is not None:
+        rest += intervention_details(intervention)
     placed = []
-    for figure in _figures(show, results, regression, run):
+    for figure in _figures(show, results, regression, intervention, run):
         figure.drawing.settle()
         run.save_figure(figure.name, figure.drawing)
         placed.append(place(figure))
@@ -87,7 +110,12 @@ def _report(run: Run) -> Report:
     sessions = run.sessions
     return Report(
         title=f"{study.title}: {run.path.resolve().name}",
-        summary=" ".join(show.summary(results)),
+        summary=" ".join(
+            [
+                *show.summary(results),
+                *([intervention_summary(intervention)] if intervention is not None else []),
+            ]
+        ),
         overview=overview,
         command=sessions[0].command,
         pages=[(page.file, page.text) for page in further],

@@ -1,7 +1,7 @@
 """A user's own model: the spectrum of its eNTK, and the features that its modes hold."""
 
 from mlx_entk.studies.base import Study
-from mlx_entk.studies.kernel.finished import problem, trained
+from mlx_entk.studies.kernel.finished import intervention, problem, trained
 from mlx_entk.studies.kernel.show import SHOW
 from mlx_entk.studies.kernel.study import (
     KernelConfig,
@@ -23,6 +23,7 @@ STUDY = Study(
     headline=headline,
     network=trained,
     problem=problem,
+    intervention=intervention,
     takes_targets=True,
     takes_model=True,
 )

@@ -4,17 +4,28 @@ A run folder may come from anyone, so it is data: its model is the ONNX graph th
 code that made the model is run only if the user names it.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
-from mlx_entk._files import digest_of_file, read_arrays
-from mlx_entk._linalg import ArrayLike
+from mlx_entk._files import digest_of_file, read_arrays, read_tensors
+from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
+from mlx_entk._parameters import Params
 from mlx_entk._records import from_json
+from mlx_entk.analysis import WHOLE, bases_of
 from mlx_entk.errors import InputError, UnnamedCodeError
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Network
+from mlx_entk.studies.intervention.problem import (
+    Features,
+    InterventionProblem,
+    along,
+    strength_in,
+)
 from mlx_entk.studies.kernel.sources import (
     import_graph,
     load_model,
@@ -25,7 +36,12 @@ from mlx_entk.studies.kernel.sources import (
 )
 from mlx_entk.studies.kernel.study import IMPORTED, TRACED, KernelConfig, KernelResults, bound
 from mlx_entk.studies.networks import HELD_OUT
-from mlx_entk.studies.problem import RegressionProblem, problem_of_model
+from mlx_entk.studies.problem import (
+    RegressionProblem,
+    outputs_of,
+    problem_of_model,
+    targets_of,
+)
 from mlx_entk.tracing.functions import Model
 
 
@@ -76,6 +92,92 @@ def problem(
     function, inputs = bound(config, loaded, x)
     before = None if initial is None else bound(config, initial, x)[0]
     return problem_of_model(function, before, inputs, targets)
+
+
+def intervention(
+    run: Run,
+    config: KernelConfig,
+    *,
+    targets: ArrayLike | None = None,
+    features: Mapping[str, FloatArray] | None = None,
+    initial: Path | None = None,
+    model: str | None = None,
+) -> InterventionProblem:
+    """Interventions on the model of a run, along the groups of modes that it reports.
+
+    Parameters
+    ----------
+    targets
+        As for ``mlx_entk.studies.problem.problem_of_model``; without them the outputs are compared
+        with those of the trained model.
+    features
+        Families over the inputs, shape (N, k) each, that are taken out one at a time.
+    initial
+        A file with the weights before training, by name.
+    model
+        As for ``models``.
+
+    Raises
+    ------
+    InputError
+        As for ``problem``; and for features of a full kernel or of other inputs.
+    """
+    loaded, _ = models(run, config, model)
+    function, inputs = bound(config, loaded, stored_inputs(run, config))
+    results = from_json(KernelResults, run.results, f"{run.file('results.json')}")
+    vectors = np.asarray(run.arrays[f"vectors/{WHOLE}"], dtype=np.float64)
+    values = np.asarray(run.arrays[f"values/{WHOLE}"], dtype=np.float64)
+    outputs = outputs_of(lambda batch: function.apply({}, *batch), inputs)
+    groups = dict.fromkeys(
+        [row.modes for row in results.alignment if row.kernel == WHOLE]
+        + [cliff.modes for cliff in results.cliffs[WHOLE]]
+        + list(config.groups)
+    )
+    single = None
+    if features:
+        if config.reduction == "full":
+            raise InputError("--features: features are over inputs, modes of a full kernel are not")
+        bases_of(features, inputs=len(outputs))  # refuses what does not fit
+        single = Features(
+            {name: along(vectors, family) for name, family in features.items()},
+            strength_in(features),
+        )
+    return InterventionProblem(
+        function=function,
+        x=inputs,
+        initial=None if initial is None else _weights_before(initial),
+        reduction=config.reduction,
+        vectors=vectors,
+        values=values,
+        groups=list(groups),
+        measures=_measures(outputs, targets),
+        features=single,
+    )
+
+
+def _measures(outputs: Float64Array, targets: ArrayLike | None) -> Any:
+    """How near outputs are to those of the trained model and, if there are any, to targets."""
+    spread = float(((outputs - outputs.mean(axis=0)) ** 2).sum())
+    if targets is not None:
+        values, labels = targets_of(targets, outputs.shape)
+
+    def measures(after: Float64Array) -> dict[str, float]:
+        found: dict[str, float] = {}
+        if targets is not None and labels is not None:
+            found["accuracy"] = float((after.argmax(axis=1) == labels).mean())
+        elif targets is not None:
+            found["loss"] = float(((after - values) ** 2).mean())
+        kept = 1 - float(((after - outputs) ** 2).sum()) / spread if spread else 0.0
+        return found | {"R² with the trained model": kept}
+
+    return measures
+
+
+def _weights_before(path: Path) -> Params:
+    """Weights in a file by name, .safetensors or .npz."""
+    if path.suffix == ".npz":
+        return {name: mx.array(value) for name, value in read_arrays(path).items()}
+    return read_tensors(path)[0]
 
 
 def models(run: Run, config: KernelConfig, named: str | None = None) -> tuple[Model, Model | None]:

@@ -15,15 +15,23 @@ from mlx_entk.data import ModularAddition
 from mlx_entk.dynamics import ONSET_RULE, Trajectory, derivative, transition
 from mlx_entk.errors import InputError
 from mlx_entk.features import FREQUENCY_FAMILIES, Alignment, modular_features
+from mlx_entk.features.bank import frequency_families
 from mlx_entk.kernel import entk
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import AFTER_KERNEL_RIDGE, kernel_predictions
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import Modes
+from mlx_entk.spectrum import Modes, eigendecompose
 from mlx_entk.studies.base import CommandGroup
+from mlx_entk.studies.intervention.problem import (
+    Features,
+    InterventionProblem,
+    along,
+    strength_in,
+)
 from mlx_entk.studies.problem import RegressionProblem, Split, last_activations, outputs_of
 from mlx_entk.studies.results import Grokking, Onset, Parts, Series
 from mlx_entk.studies.settings import setting
+from mlx_entk.tracing.functions import as_parametric
 from mlx_entk.training import Batch, Stop, load_parameters, never, train
 
 PARTS = ("train", "test")
@@ -276,4 +284,82 @@ def problem_of_pairs(
         labels=data.labels[data.test],
         features={name: bank[name][data.train] for name in FREQUENCY_FAMILIES},
         distilled=targets is None,
+    )
+
+
+def intervention_on_pairs(
+    run: Run,
+    model: nn.Module,
+    inputs: mx.array,
+    data: ModularAddition,
+    loss: Callable[[mx.array, mx.array], mx.array],
+    groups: Sequence[Modes],
+    searched: Modes,
+    frequencies: Sequence[int],
+) -> InterventionProblem:
+    """Interventions on a network as a run trained it, along modes of its trace kernel.
+
+    Parameters
+    ----------
+    model
+        As it began.
+    loss
+        As for ``train_on_pairs``.
+    groups
+        Groups of modes to look at.
+    searched
+        The modes in which single frequencies are looked for.
+    frequencies
+        Frequencies to take out one by one.
+    """
+    initial = dict(as_parametric(model).params)
+    load_parameters(model, run, run.checkpoints[-1])
+    function = as_parametric(model)
+    spectrum = eigendecompose(entk(model, inputs, reduction="trace"))
+    p = math.isqrt(len(data.n))
+    planes = frequency_families(data.n, data.m, p)
+
+    def at(families: Sequence[str], k: int) -> Float64Array:
+        """Cosine and sine of one frequency in some families."""
+        return np.concatenate([planes[name][:, [k - 1, k - 1 + p // 2]] for name in families], 1)
+
+    def measures(outputs: Float64Array) -> dict[str, float]:
+        right = outputs.argmax(axis=1) == data.labels
+        found = {}
+        for part, index in (("test", data.test), ("train", data.train)):
+            found[f"{part} accuracy"] = float(right[index].mean())
+        for part, index in (("test", data.test), ("train", data.train)):
+            logits = mx.array(outputs[index].astype(np.float32))
+            found[f"{part} loss"] = float(loss(logits, mx.array(data.labels[index])))
+        return found
+
+    def by_class(outputs: Float64Array) -> list[float]:
+        right = outputs.argmax(axis=1) == data.labels
+        return [float(right[data.labels == label].mean()) for label in range(p)]
+
+    def margins(outputs: Float64Array) -> Float64Array:
+        """The logit of the answer less the largest other one, over the table of n and m."""
+        rows = np.arange(len(outputs))
+        others = outputs.copy()
+        others[rows, data.labels] = -np.inf
+        grid = np.empty((p, p))
+        grid[data.n, data.m] = outputs[rows, data.labels] - others.max(axis=1)
+        return grid
+
+    inside = spectrum.modes(*searched)
+    return InterventionProblem(
+        function=function,
+        x=(inputs,),
+        initial=initial,
+        reduction="trace",
+        vectors=spectrum.vectors[:, : spectrum.rank],
+        values=spectrum.values[: spectrum.rank],
+        groups=groups,
+        measures=measures,
+        features=Features(
+            {f"frequency {k}": along(inside, at(FREQUENCY_FAMILIES, k)) for k in frequencies},
+            strength_in({f"frequency {k}": at(("sum",), k) for k in frequencies}),
+        ),
+        by_class=by_class,
+        grid=margins,
     )

@@ -44,10 +44,12 @@ from mlx_entk.studies.estimate import (
     seconds_of_kernel,
     seconds_of_training,
 )
+from mlx_entk.studies.intervention.problem import InterventionProblem
 from mlx_entk.studies.modular.pairs import (
     ModularConfig,
     after_kernel_accuracy,
     grokking,
+    intervention_on_pairs,
     last_metrics,
     problem_of_pairs,
     train_on_pairs,
@@ -269,11 +271,12 @@ def train_mlp(
     progress: Progress = silent,
 ) -> None:
     """Train in place, full batch, from the run's last checkpoint if there is one."""
+    train_on_pairs(model, mx.array(data.x), data, config, squared_error, run, progress=progress)
 
-    def loss(logits: mx.array, labels: mx.array) -> mx.array:
-        return nn.losses.mse_loss(logits, mx.eye(config.p)[labels])
 
-    train_on_pairs(model, mx.array(data.x), data, config, loss, run, progress=progress)
+def squared_error(logits: mx.array, labels: mx.array) -> mx.array:
+    """The loss: of logits (N, p) from the unit vectors of the labels (N,)."""
+    return nn.losses.mse_loss(logits, mx.eye(logits.shape[1])[labels])
 
 
 def expected_groups(p: int) -> tuple[Modes, Modes]:
@@ -372,4 +375,20 @@ def problem(run: Run, config: MLPConfig, targets: ArrayLike | None) -> Regressio
     data = dataset(config)
     return problem_of_pairs(
         run, network(config), mx.array(data.x), data, np.eye(config.p)[data.labels]
+    )
+
+
+def intervention(run: Run, config: MLPConfig) -> InterventionProblem:
+    """Interventions along the groups that theory expects, and on one frequency at a time."""
+    data = dataset(config)
+    first, second = expected_groups(config.p)
+    return intervention_on_pairs(
+        run,
+        network(config),
+        mx.array(data.x),
+        data,
+        squared_error,
+        groups=(second, first),
+        searched=second,
+        frequencies=range(1, config.p // 2 + 1),
     )

@@ -8,6 +8,7 @@ from mlx_entk.studies.modular_transformer.study import (
     compute,
     estimate,
     headline,
+    intervention,
     problem,
     trained,
 )
@@ -24,6 +25,7 @@ STUDY = Study(
     headline=headline,
     network=trained,
     problem=problem,
+    intervention=intervention,
     command=Command(
         name="transformer",
         group=MODULAR,

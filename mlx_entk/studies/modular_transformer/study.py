@@ -17,6 +17,7 @@ from mlx_entk import _linalg as linalg
 from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, FloatArray
 from mlx_entk._parameters import flatten_tree
+from mlx_entk._records import from_json
 from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, with_whole
 from mlx_entk.cliffs import CLIFF_RULE
 from mlx_entk.controls import Controls, controls_of
@@ -44,15 +45,18 @@ from mlx_entk.studies.estimate import (
     seconds_of_kernel,
     seconds_of_training,
 )
+from mlx_entk.studies.intervention.problem import InterventionProblem
 from mlx_entk.studies.modular.pairs import (
     after_kernel_accuracy,
     grokking,
+    intervention_on_pairs,
     last_metrics,
     problem_of_pairs,
 )
 from mlx_entk.studies.modular_transformer.training import (
     GROKKED,
     TransformerConfig,
+    cross_entropy,
     dataset,
     make_model,
     stop_rule,
@@ -434,3 +438,25 @@ def problem(run: Run, config: TransformerConfig, targets: ArrayLike | None) -> R
     """
     data = dataset(config)
     return problem_of_pairs(run, make_model(config), mx.array(data.tokens), data, None)
+
+
+def intervention(run: Run, config: TransformerConfig) -> InterventionProblem:
+    """Interventions on the modes of the trace kernel, and on the key frequencies one by one.
+
+    A mode of the sum of logits would not do: in the unembedding its direction raises all logits
+    alike, which changes no answer.
+    """
+    data = dataset(config)
+    results = from_json(TransformerResults, run.results, f"{run.file('results.json')}")
+    found = results.key_frequencies.embedding
+    first, second, _ = expected_groups(len(found))
+    return intervention_on_pairs(
+        run,
+        make_model(config),
+        mx.array(data.tokens),
+        data,
+        cross_entropy,
+        groups=(first, second),
+        searched=(0, shown_modes(config) - 1),
+        frequencies=found,
+    )

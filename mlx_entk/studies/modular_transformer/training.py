@@ -80,23 +80,24 @@ def train_transformer(
     progress: Progress = silent,
 ) -> int:
     """Train in place by ``stop_rule``, from the run's last checkpoint if there is one."""
-
-    def loss(logits: mx.array, labels: mx.array) -> mx.array:
-        return nn.losses.cross_entropy(logits, labels, reduction="mean")
-
     rule = {"stop": reached("test accuracy", GROKKED, config.hold)} if config.hold else {}
     return train_on_pairs(
         model,
         mx.array(data.tokens),
         data,
         config,
-        loss,
+        cross_entropy,
         run,
         batch_size=config.batch_size,
         evaluate_every=EVALUATE_EVERY,
         progress=progress,
         **rule,
     )
+
+
+def cross_entropy(logits: mx.array, labels: mx.array) -> mx.array:
+    """The loss of logits (N, p) for labels (N,)."""
+    return nn.losses.cross_entropy(logits, labels, reduction="mean")
 
 
 def stop_rule(config: TransformerConfig) -> str:

@@ -23,6 +23,7 @@ TOY_MODEL = Study(
     headline=study.headline,
     network=study.trained,
     problem=study.problem,
+    intervention=study.intervention,
     command=Command(
         name="tms",
         short_help=_SHORT_HELP,

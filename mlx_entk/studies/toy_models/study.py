@@ -43,6 +43,7 @@ from mlx_entk.runs import Run
 from mlx_entk.spectrum import effective_rank
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import Stage, seconds_of
+from mlx_entk.studies.intervention.problem import HEAD, Features, InterventionProblem
 from mlx_entk.studies.networks import trained_network
 from mlx_entk.studies.problem import (
     ACTIVATIONS,
@@ -64,6 +65,7 @@ from mlx_entk.studies.toy_models.training import (
     seconds_of_toy_training,
     train_toy,
 )
+from mlx_entk.tracing.functions import as_parametric
 from mlx_entk.tracing.jacobian import flattened_jacobian
 from mlx_entk.training import load_parameters
 
@@ -77,6 +79,8 @@ TRAINED, INITIAL, SHUFFLED = NETWORKS = ("trained", "initial", "shuffled")
 BEYOND = 30
 # Held-out inputs of kernel regression.
 REGRESSED = 200
+# The slope from which on an output copies its feature; and groups at cliffs that edits take out.
+_COPIED, _GROUPS = 0.5, 3
 # Inputs on which the time of a kernel is tried.
 _TRIED = 200
 
@@ -377,4 +381,74 @@ def problem(run: Run, config: TMSConfig, targets: ArrayLike | None) -> Regressio
             data.held_out_targets[:REGRESSED].astype(np.float64),
         ),
         weights=config.importances,
+    )
+
+
+def intervention(run: Run, config: TMSConfig) -> InterventionProblem:
+    """Interventions on the mode of each feature, and on the groups that end at a cliff.
+
+    The kernel is rescaled by the smallest exponent above 0, by which the most features are
+    recovered.
+    """
+    data = dataset(config)
+    model = network(config)
+    initial = dict(as_parametric(model).params)
+    load_parameters(model, run, config.steps)
+    x = data.x
+    beta = min((beta for beta in config.betas if beta > 0), default=0.0)
+    jacobian = rescaled_jacobian(model, x, config.importances**beta)
+    kept = min(*jacobian.shape, max(HEAD, config.n + BEYOND))
+    spectrum, values = jacobian_modes(jacobian, kept)
+    searched = spectrum.vectors[:, : config.n + BEYOND]
+    cosines = np.abs(channel_alignment(searched, x))
+    best, found = cosines.argmax(axis=0), cosines.max(axis=0) >= RECOVERED
+    # Jᵀ D^{β/2} v is the direction of a mode v of the rescaled kernel.
+    scales = np.repeat(np.sqrt(config.importances**beta), len(x))
+    vectors = scales[:, None] * spectrum.vectors
+    centred = center(x)
+    squares = (centred**2).sum(axis=0)
+
+    def copied(outputs: Float64Array) -> Float64Array:
+        """The slope of each output over the feature that it should copy, 1 if it does.
+
+        With an intercept, since a bias alone gives most of a feature that is mostly present.
+        """
+        return np.asarray((outputs * centred).sum(axis=0) / np.where(squares > 0, squares, 1))
+
+    slopes = copied(outputs_of(model, mx.array(x)))
+    names = {j: f"feature {j}" for j in np.flatnonzero(found & (slopes >= _COPIED)).tolist()}
+
+    def by_output(outputs: Float64Array) -> Float64Array:
+        return np.asarray(((outputs - data.targets) ** 2).mean(axis=0))
+
+    def measures(outputs: Float64Array) -> dict[str, float]:
+        return {
+            "features copied": float((copied(outputs) >= _COPIED).sum()),
+            "loss": float((config.importances * by_output(outputs)).mean()),
+        }
+
+    def strengths(outputs: Float64Array) -> dict[str, float]:
+        slopes = copied(outputs)
+        return {name: float(slopes[j]) for j, name in names.items()}
+
+    cliffs = find_cliffs(values, spectrum.noise_floor)
+    return InterventionProblem(
+        function=as_parametric(model),
+        x=(mx.array(x),),
+        initial=initial,
+        reduction="full",
+        vectors=vectors[:, : spectrum.rank],
+        values=spectrum.values[: spectrum.rank],
+        groups=[cliff.modes for cliff in cliffs if cliff.before < spectrum.rank][:_GROUPS]
+        or [(0, min(config.n, spectrum.rank) - 1)],
+        measures=measures,
+        features=Features(
+            {name: vectors[:, [best[j]]] for j, name in names.items()},
+            strengths,
+            {name: x[:, j] > 0 for j, name in names.items()},
+            f"the mode of the kernel rescaled by β = {beta:g} with the largest cosine, of the "
+            f"features that it recovers ({RECOVERY_RULE}) and the network copies (slope of the "
+            f"output over the feature of at least {_COPIED:g})",
+        ),
+        by_class=lambda outputs: [float(value) for value in by_output(outputs)],
     )

@@ -1,0 +1,1 @@
+"""Interventions on the network of a finished run: what it can no longer do without some modes."""
