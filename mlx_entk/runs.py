@@ -230,6 +230,22 @@ class Run:
         stored = self.file("checkpoints").glob("*.safetensors")
         return sorted(int(path.stem) for path in stored if _EPOCH.fullmatch(path.stem))
 
+    @property
+    def last_checkpoint(self) -> int:
+        """The last epoch that has a checkpoint.
+
+        Raises
+        ------
+        InputError
+            If there is none.
+        """
+        if not self.checkpoints:
+            raise InputError(
+                f"{self.path} has no checkpoints, which hold the weights: run the command that "
+                "made it again with another --out"
+            )
+        return self.checkpoints[-1]
+
     def save_checkpoint(self, epoch: int, arrays: dict[str, mx.array]) -> None:
         """Store arrays for an epoch, with their checksum."""
         metadata = {"epoch": str(epoch), "sha256": digest(arrays)}

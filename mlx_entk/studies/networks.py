@@ -42,7 +42,7 @@ def trained_network(
     reduction
         Reduction of the kernel that the study looks at.
     """
-    load_parameters(module, run, run.checkpoints[-1])
+    load_parameters(module, run, run.last_checkpoint)
     x = mx.array(np.ascontiguousarray(held_out[:HELD_OUT]))
     return Network(as_parametric(module), x, reduction)
 

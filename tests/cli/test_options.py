@@ -78,7 +78,7 @@ def test_json_is_one_document_of_the_tables(mlx_entk: Command) -> None:
     assert cliffs["rows"][0]["kernel"] == "whole"
     assert isinstance(overlaps["rows"][0]["sum"], float)
     for command in (("show", "run"), ("runs", "."), ("doctor",), ("compare", "run", "run"),
-                    ("regress", "run"), ("export", "run"),
+                    ("regress", "run"), ("intervene", "run"), ("export", "run"),
                     ("verify", "run", "--against", "onnxruntime"),
                     (*SMALL, "--dry-run")):  # fmt: skip
         code, output, _ = mlx_entk(*command, "--json")

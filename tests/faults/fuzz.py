@@ -40,8 +40,9 @@ from mlx_entk.onnx import export
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import kernel, modular_mlp, modular_transformer, sweep, toy_models
-from mlx_entk.studies.base import headline_of, network_of
+from mlx_entk.studies.base import headline_of, intervention_problem_of, network_of
 from mlx_entk.studies.compare import compare, comparison_table
+from mlx_entk.studies.intervention.intervene import intervene, intervention_of
 from mlx_entk.studies.kernel.sources import import_graph, load_model, stored_weights
 from mlx_entk.studies.kernel.study import KernelConfig, prepare
 from mlx_entk.studies.reporting import figures, summary, tables, write_report
@@ -86,6 +87,9 @@ def make_whole(folder: Path) -> None:
     one = run_study(toy_models.TOY_MODEL, TOY, sweep.folder_of_seed(swept.path, 0))
     with swept.session():
         sweep.STUDY.complete(seeds, swept, runs={0: one})
+    for run in (Run.load(folder / "run"), one):
+        found, arrays = intervene(intervention_problem_of(run))
+        run.save_intervention(to_json(found), arrays)
     model, x = make_model(), mx.random.normal((6, 3), key=mx.random.key(0))
     mine = folder / "mine"
     mine.mkdir()
@@ -114,6 +118,8 @@ def look(folder: Path) -> None:
         headline_of(run)
         comparison_table(compare([run, run]))
         _ = run.arrays, run.metrics, run.sessions, run.regression, run.verification
+        if run.intervention is not None:
+            _ = intervention_of(run), run.intervention_arrays
     run_folders(folder)
 
 
@@ -228,6 +234,12 @@ def _targets() -> list[Target]:
         ]
     for run in ("run", "transformer", "sweep/seed-0"):
         rows.append((f"{run}/metrics.jsonl", draw, (*BROKEN, *[reseal] * 6, bomb, link), 1))
+    for run in ("run", "sweep/seed-0"):
+        rows += [
+            (f"{run}/intervention.json", look, (*BROKEN, *[reseal] * 6, bomb, link), 1),
+            (f"{run}/intervention.json", draw, (reseal,), 1),
+            (f"{run}/intervention.npz", look, (*BROKEN, rename, bomb, link), 1),
+        ]
     rows.append(("run/figures/spectra.png", report, (link,), 0.1))
     return [Target(*row) for row in rows]
 

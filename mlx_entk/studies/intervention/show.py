@@ -342,7 +342,7 @@ def dose_response(found: Intervention) -> Drawing:
             color=MUTED, alpha=0.3, linewidth=0, label="random, central 90%",
         )  # fmt: skip
         values = [dose.value for dose in edit.doses]
-        axis.plot(doses, values, "o-", color=COLORS[0], markersize=4, label=edit.name)
+        axis.plot(doses, values, "o-", color=COLORS[0], markersize=4, label="the edit")
         texts = [
             f"{dose:.0%} of the edit: {_cell(found.main, value)}"
             for dose, value in zip(doses, values, strict=True)
@@ -353,7 +353,9 @@ def dose_response(found: Intervention) -> Drawing:
     for axis in axes[len(found.edits) :]:
         axis.set_visible(False)
     axes[0].set_ylabel(found.main)
-    axes[0].legend(loc="best", fontsize=8)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8
+    )
     return figure
 
 
@@ -422,7 +424,7 @@ def maps(grids: dict[str, FloatArray]) -> Drawing:
     names: Sequence[str] = list(grids)
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = new_figure(2.9 * columns + 0.8, 2.9 * rows, rows, columns)
+    figure, axes = new_figure(2.9 * columns + 0.8, 3.3 * rows, rows, columns)
     for axis, name in zip(axes, names, strict=False):
         values = grids[name]
         # A scale of its own for each map, since edits change the size of all logits.

@@ -270,7 +270,7 @@ def problem_of_pairs(
     """
     split = Split(data.train, data.test)
     initial = entk(model, inputs, reduction="trace")
-    load_parameters(model, run, run.checkpoints[-1])
+    load_parameters(model, run, run.last_checkpoint)
     kernel = entk(model, inputs, reduction="trace")
     outputs = outputs_of(model, inputs)
     values = outputs if targets is None else targets
@@ -313,7 +313,7 @@ def intervention_on_pairs(
         Frequencies to take out one by one.
     """
     initial = dict(as_parametric(model).params)
-    load_parameters(model, run, run.checkpoints[-1])
+    load_parameters(model, run, run.last_checkpoint)
     function = as_parametric(model)
     spectrum = eigendecompose(entk(model, inputs, reduction="trace"))
     p = math.isqrt(len(data.n))
