@@ -1,5 +1,7 @@
 """Edits of the weights: what lies in a span of modes, and the controls of it."""
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 
@@ -8,29 +10,27 @@ from mlx_entk._parameters import Params
 from mlx_entk.intervention.changes import displacement, wide
 from mlx_entk.intervention.directions import ModeSpan
 from mlx_entk.kernel.activations import weight_inputs
-from mlx_entk.tracing.functions import ParametricFunction
-from mlx_entk.tracing.inputs import Inputs
+from mlx_entk.tracing.functions import Model, Output, Selection, bind
 
 
-def removal(span: ModeSpan, params: Params, initial: Params | None = None) -> Params:
+def removal(span: ModeSpan, initial: Params | None = None) -> Params:
     """The change that takes out of the weights what lies in a span.
 
     Parameters
     ----------
     span
-        A ``ModeSpan``.
-    params
-        θ, by parameter; those that the span does not know are left alone.
+        Of modes; the weights are those that its operator was made with.
     initial
-        θ₀, the same before training: then what was *learned* in the span is undone, −P(θ − θ₀).
-        None takes out all that the weights hold there, −P θ.
+        θ₀, the parameters before training by dotted name: then what was *learned* in the span is
+        undone, −P(θ − θ₀). None takes out all that the weights hold there, −P θ.
 
     Raises
     ------
     InputError
         If the parameters before training are others.
     """
-    return {name: -value for name, value in span.project(displacement(params, initial)).items()}
+    held = displacement(span.operator.params, initial)
+    return {name: -value for name, value in span.project(held).items()}
 
 
 def random_edit(like: Params, generator: np.random.Generator) -> Params:
@@ -45,7 +45,14 @@ def random_edit(like: Params, generator: np.random.Generator) -> Params:
 
 
 def principal_edit(
-    function: ParametricFunction, x: Inputs, count: int, initial: Params | None = None
+    model: Model,
+    x: Any,
+    count: int,
+    initial: Params | None = None,
+    *,
+    params: Any = None,
+    output: Output | None = None,
+    parameters: Selection | None = None,
 ) -> Params:
     """Take the leading principal directions of its activations out of each dense weight.
 
@@ -55,8 +62,8 @@ def principal_edit(
 
     Parameters
     ----------
-    function, x
-        The model, and the inputs whose activations count.
+    model, x, params, output, parameters
+        As for ``mlx_entk.entk``; the activations are those on x.
     count
         How many directions; all of them if there are fewer.
     initial
@@ -67,9 +74,10 @@ def principal_edit(
     dict
         By parameter; empty if MLX cannot tell what any weight is multiplied with.
     """
+    function, inputs = bind(model, x, params, output, parameters)
     held = displacement(function.params, initial)
     change: Params = {}
-    for name, uses in weight_inputs(function, x).items():
+    for name, uses in weight_inputs(function, inputs).items():
         left = whole = wide(held[name])
         for use in uses:
             directions = principal_directions(use.values, count)

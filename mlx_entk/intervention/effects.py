@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,8 +10,8 @@ from mlx_entk._linalg import Float64Array, as_numpy
 from mlx_entk._parameters import Params
 from mlx_entk.intervention.changes import applied
 from mlx_entk.kernel import EntkOperator
-from mlx_entk.tracing.functions import ParametricFunction
-from mlx_entk.tracing.inputs import Inputs, count, part
+from mlx_entk.tracing.functions import Model, Output, bind
+from mlx_entk.tracing.inputs import count, part
 
 # The deviation from the linear prediction at which the linear picture no longer holds.
 BROKEN = 0.1
@@ -21,13 +22,35 @@ _BATCH = 1024
 
 
 def outputs_after(
-    function: ParametricFunction, x: Inputs, change: Params, dose: float = 1.0
+    model: Model,
+    x: Any,
+    change: Params,
+    dose: float = 1.0,
+    *,
+    params: Any = None,
+    output: Output | None = None,
 ) -> Float64Array:
-    """Outputs of a model with changed weights, θ + dose · change, shape (N, C)."""
-    params = applied(function.params, change, dose)
+    """Outputs of a model with changed weights, θ + dose · change; the model itself stays as it is.
+
+    Parameters
+    ----------
+    model, x, params, output
+        As for ``mlx_entk.entk``.
+    change
+        By dotted name, of some or all of the parameters.
+    dose
+        How much of it.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (N, C).
+    """
+    function, inputs = bind(model, x, params, output)
+    changed = applied(function.params, change, dose)
     batches = [
-        as_numpy(function.apply(params, *part(x, slice(start, start + _BATCH))))
-        for start in range(0, count(x), _BATCH)
+        as_numpy(function.apply(changed, *part(inputs, slice(start, start + _BATCH))))
+        for start in range(0, count(inputs), _BATCH)
     ]
     return np.concatenate(batches).astype(np.float64)
 
@@ -53,18 +76,21 @@ class LinearRange:
 
 
 def linear_range(
-    function: ParametricFunction,
-    x: Inputs,
+    model: Model,
+    x: Any,
     operator: EntkOperator,
     change: Params,
     doses: Sequence[float] = DOSES,
+    *,
+    params: Any = None,
+    output: Output | None = None,
 ) -> LinearRange:
     """Compare the true change of the outputs with the first-order prediction, over doses.
 
     Parameters
     ----------
-    function, x
-        The model and its inputs.
+    model, x, params, output
+        As for ``mlx_entk.entk``.
     operator
         The same as products, for the prediction.
     change
@@ -72,11 +98,16 @@ def linear_range(
     doses
         Shares of Δ, rising.
     """
+    function, inputs = bind(model, x, params, output)
     predicted = np.asarray(as_numpy(operator.push(change)), dtype=np.float64)
     size = float(np.linalg.norm(predicted))
-    before = outputs_after(function, x, {})
+    before = outputs_after(function, inputs, {})
     deviation = [
-        float(np.linalg.norm(outputs_after(function, x, change, dose) - before - dose * predicted))
+        float(
+            np.linalg.norm(
+                outputs_after(function, inputs, change, dose) - before - dose * predicted
+            )
+        )
         / (dose * size)
         if size
         else 0.0

@@ -199,7 +199,7 @@ class _Editor:
         if self.by == "step":
             (direction,) = edits.mode_directions(self.operator, vectors)
             return edits.scaled(direction.tangent, STEP * edits.norm(self.held))
-        return edits.removal(ModeSpan(self.operator, vectors), self.params, self.initial)
+        return edits.removal(ModeSpan(self.operator, vectors), self.initial)
 
     def modes(self, members: Sequence[int]) -> Float64Array:
         """Modes of the kernel, each over the root of its eigenvalue.
