@@ -45,7 +45,7 @@ def test_an_intervention_is_the_same_for_a_seed(mlx_entk: Command) -> None:
 def test_bad_requests_get_one_line(mlx_entk: Command) -> None:
     assert mlx_entk(*MLP)[0] == 0
     for options, line in (
-        (("--modes", "3-9999"), "modes 3–9999: the kernel of the run has"),
+        (("--modes", "3-9999"), "modes 3–9999: above rounding the kernel of the run has"),
         (("--modes", "a-b"), "--modes a-b: write FIRST-LAST,…, such as 1-8,9-36"),
         (("--parameters", "frozen"), "parameters has frozen: the model has hidden.weight"),
         (("--features", "f.npz"), "--features: a modular-mlp run has its own"),

@@ -196,7 +196,9 @@ def test_projections_and_steps_need_no_weights_before_training(
 
 
 def test_bad_requests_get_one_line(problem: InterventionProblem) -> None:
-    with pytest.raises(InputError, match=r"modes 5–9999: the kernel of the run has \d+ modes"):
+    with pytest.raises(
+        InputError, match=r"modes 5–9999: above rounding the kernel of the run has \d+ modes"
+    ):
         intervene(problem, modes=[(5, 9999)])
     with pytest.raises(InputError, match="parameters has nothing"):
         intervene(problem, parameters="nothing")

@@ -101,7 +101,7 @@ def intervene(
         )
     groups = list(modes) or list(problem.groups)
     for group in groups:
-        require_modes(group, problem.vectors.shape[1], "the kernel of the run")
+        require_modes(group, problem.vectors.shape[1], "above rounding the kernel of the run")
     if not groups:
         raise InputError("there is no group of modes to intervene on: name one by --modes")
     editor = _Editor(problem, by, parameters, seed)

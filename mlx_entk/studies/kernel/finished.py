@@ -19,6 +19,7 @@ from mlx_entk.analysis import WHOLE, bases_of
 from mlx_entk.errors import InputError, UnnamedCodeError
 from mlx_entk.onnx.files import read_model
 from mlx_entk.runs import Run
+from mlx_entk.spectrum import noise_floor
 from mlx_entk.studies.base import Network
 from mlx_entk.studies.intervention.problem import (
     Features,
@@ -127,6 +128,10 @@ def intervention(
     results = from_json(KernelResults, run.results, f"{run.file('results.json')}")
     vectors = np.asarray(run.arrays[f"vectors/{WHOLE}"], dtype=np.float64)
     values = np.asarray(run.arrays[f"values/{WHOLE}"], dtype=np.float64)
+    # No entry of a kernel is larger than its largest eigenvalue.
+    floor = noise_floor(len(vectors), float(values.max(initial=0)), float(np.finfo(np.float32).eps))
+    above = values > floor
+    vectors, values = vectors[:, above], values[above]
     outputs = outputs_of(lambda batch: function.apply({}, *batch), inputs)
     groups = dict.fromkeys(
         [row.modes for row in results.alignment if row.kernel == WHOLE]
@@ -149,7 +154,7 @@ def intervention(
         reduction=config.reduction,
         vectors=vectors,
         values=values,
-        groups=list(groups),
+        groups=[group for group in groups if group[1] < values.size],
         measures=_measures(outputs, targets),
         features=single,
     )
