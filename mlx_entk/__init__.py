@@ -2,8 +2,9 @@
 
 from importlib.metadata import version as _version
 
-# First of all: it gives MLX a fast BLAS, which works only before MLX is imported.
+# First of all: MLX gets a fast BLAS before it is imported, and full products before it computes.
 from mlx_entk import _blas as _blas  # isort: skip
+from mlx_entk import _precision as _precision  # isort: skip
 from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.analysis import Analysis, analyze_kernels
 from mlx_entk.cliffs import Cliff, find_cliffs

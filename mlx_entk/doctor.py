@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk import _blas
+from mlx_entk import _blas, _precision
 from mlx_entk._provenance import PACKAGES, device, installed_version
 
 # If MLX multiplies matrices at less than this share of NumPy's rate, it uses the reference BLAS.
@@ -45,6 +45,16 @@ def examine() -> list[Finding]:
             else Finding(package, "missing", False, f"pip install {package}", required=True)
         )
     findings.append(Finding("MLX device", device()))
+    full = _precision.is_full()
+    findings.append(
+        Finding(
+            "float32 products",
+            "full" if full else "rounded to 11 bits",
+            full,
+            f"set {_precision.VARIABLE}=0",
+            required=True,
+        )
+    )
     return [*findings, *_speed(), *_compiler(), *_extras()]
 
 

@@ -13,6 +13,7 @@ from functools import cached_property
 
 import mlx.core as mx
 
+from mlx_entk._precision import require_full
 from mlx_entk.errors import InputError
 from mlx_entk.tracing.fingerprint import fingerprints
 from mlx_entk.tracing.functions import ParametricFunction
@@ -62,8 +63,10 @@ def examine(function: ParametricFunction, x: Inputs, C: int) -> Examined:
     ------
     InputError
         For a function with a reverse rule that is wrong in MLX and, perhaps, with hidden
-        derivatives: right gradients of it are not to be had.
+        derivatives: right gradients of it are not to be had. And for a device on which MLX rounds
+        float32 products.
     """
+    require_full()
     names = list(function.params)
     derivative = _derivative(function, x, C)
     try:
