@@ -7,7 +7,9 @@ the CPU. Where PyTorch has CUDA, ``torch.func`` on it forms the first kernel as 
 from mlx_entk import eigendecompose, entk, entk_operator, intervention  # isort: skip  (BLAS first)
 import time
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from statistics import median
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -27,7 +29,7 @@ class Wide(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         sizes = [256, 1024, 1024, 1024, 10]
-        self.layers = [nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False)]
+        self.layers = [nn.Linear(a, b) for a, b in pairwise(sizes)]
 
     def __call__(self, x: mx.array) -> mx.array:
         """Outputs of shape (N, 10)."""
@@ -50,7 +52,7 @@ def cases() -> Iterator[tuple[str, Callable[[], object]]]:
     span = intervention.ModeSpan(products, spectrum.modes(57, 112))
     yield (
         "modular MLP, projection on modes 57–112",
-        lambda: mx.eval(intervention.removal(span)),  # type: ignore[func-returns-value]
+        lambda: mx.eval(intervention.removal(span)),
     )
 
 
@@ -79,14 +81,14 @@ def torch_on_cuda() -> Callable[[], NDArray[np.float32]] | None:
     )
     x = torch.tensor(modular_addition(P, 0.7, 0).x).cuda()
 
-    def outputs(params: tuple[torch.Tensor, ...], row: torch.Tensor) -> torch.Tensor:
+    def outputs(params: Any, row: Any) -> Any:
         hidden = row @ params[0].T / (2 * P) ** 0.5
         return hidden**2 @ params[1].T / WIDTH
 
     def kernel() -> NDArray[np.float32]:
         rows = torch.func.vmap(torch.func.jacrev(outputs), (None, 0))(weights, x)
         flat = [of_weight.flatten(2) for of_weight in rows]
-        total = sum(torch.einsum("ncp,mcp->nm", of_weight, of_weight) for of_weight in flat)
+        total: Any = sum(torch.einsum("ncp,mcp->nm", of_weight, of_weight) for of_weight in flat)
         return np.asarray((total / P).cpu().numpy())
 
     return kernel
