@@ -1,7 +1,7 @@
 """Times on each device that MLX has here: ``python -m benchmarks.device``.
 
-Medians of five computations after one that warms up, of the same process: a GPU if there is one, and
-the CPU. Where PyTorch has CUDA, ``torch.func`` on it forms the first kernel as well.
+Medians of five computations after one that warms up, in one process: on a GPU if there is one, and
+on the CPU. Where PyTorch has CUDA, ``torch.func`` forms the first kernel as well.
 """
 
 from mlx_entk import eigendecompose, entk, entk_operator, intervention  # isort: skip  (BLAS first)
