@@ -27,6 +27,7 @@ from mlx_entk.studies.intervention.show import intervention_figures, interventio
 from mlx_entk.studies.modular_mlp.study import dataset
 from mlx_entk.studies.modular_transformer import TransformerConfig
 from mlx_entk.studies.running import run_study
+from mlx_entk.tracing.functions import ParametricFunction
 
 MLP = modular_mlp.MLPConfig(p=17, width=256, train_fraction=0.85, epochs=200)
 TOY = toy_models.TMSConfig(n=12, m=6, rows=200, steps=1500, sparsity=0.9)
@@ -208,6 +209,22 @@ def test_bad_requests_get_one_line(problem: InterventionProblem) -> None:
         intervene(replace(problem, initial=dict(problem.function.params)))
 
 
+def test_parameters_without_a_gradient_are_refused(problem: InterventionProblem) -> None:
+    function = problem.function
+
+    def apply(values: dict[str, mx.array], *x: mx.array) -> mx.array:
+        own = {name: value for name, value in values.items() if name != "unused"}
+        return function.apply(own, *x)
+
+    idle = replace(
+        problem,
+        function=ParametricFunction({**function.params, "unused": mx.ones((3,))}, apply),
+        initial=dict(problem.initial or {}) | {"unused": mx.zeros((3,))},
+    )
+    with pytest.raises(InputError, match="nothing lies along them in unused"):
+        intervene(idle, parameters="unused")
+
+
 def test_a_mode_of_a_toy_model_removes_its_own_feature(tmp_path: Path) -> None:
     run = run_study(toy_models.TOY_MODEL, TOY, tmp_path / "toy")
     found, _ = intervene(intervention_problem_of(run), "project")
@@ -222,7 +239,7 @@ def test_a_mode_of_a_toy_model_removes_its_own_feature(tmp_path: Path) -> None:
 
 
 def test_a_transformer_has_interventions_too(tmp_path: Path) -> None:
-    config = TransformerConfig(p=5, d_model=8, heads=2, d_mlp=16, epochs=80, seed=0)
+    config = TransformerConfig(p=5, d_model=8, heads=2, d_mlp=16, epochs=40, seed=0)
     run = run_study(modular_transformer.STUDY, config, tmp_path / "transformer")
     found, arrays = intervene(intervention_problem_of(run))
     assert [edit.modes for edit in found.edits]

@@ -216,6 +216,11 @@ class _Editor:
         vectors = self.modes(members)
         change = self.change(vectors)
         size, held = edits.norm(change), edits.norm(self.held)
+        if not size > 0:
+            raise InputError(
+                f"{name}: nothing lies along them in {', '.join(list(self.params)[:3])}, whose "
+                "gradients there are zero; choose other modes or parameters"
+            )
         after = self.outputs(change)
         drawn = [edits.random_edit(change, self.generator) for _ in range(DRAWS)]
         row = Edit(
@@ -239,7 +244,7 @@ class _Editor:
             touched=[
                 Touched(
                     parameter,
-                    (edits.norm({parameter: value}) / size) ** 2 if size else 0.0,
+                    (edits.norm({parameter: value}) / size) ** 2,
                     edits.effective_rank_of(value),
                 )
                 for parameter, value in change.items()
