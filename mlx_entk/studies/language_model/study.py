@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk._files import Arrays, digest, digest_of_file
+from mlx_entk._files import Arrays, digest, digest_of_file, write_arrays
 from mlx_entk._linalg import Float64Array
 from mlx_entk._memory import default_limit
 from mlx_entk._parameters import flatten_tree
@@ -79,6 +79,7 @@ from mlx_entk.studies.language_model.records import (
     LMConfig,
     LMResults,
     contexts_file,
+    vectors_file,
     write_token_texts,
 )
 
@@ -243,6 +244,7 @@ def compute(
         arrays[f"scores/layer-{layer}"] = trained.scores
         arrays[f"ends/layer-{layer}"] = trained.ends
         arrays[f"positions/layer-{layer}"] = trained.positions
+        write_arrays(vectors_file(run, layer), {"vectors": trained.vectors})
     progress("labels", len(found), len(found))
     results = LMResults(
         config=config,
