@@ -41,10 +41,11 @@ def first_tokens(
         None for a window of which the next word is unknown.
     """
     encode, decode = encoder(model), model.tokenizer.decode
-    either = []
+    either: list[list[int]] = []
     for context in contexts:
-        starts = [encode(text)[:1] for text in (f" {context.word}", context.word) if context.word]
-        either.append([start[0] for start in starts if start and decode(start).strip()])
+        forms = (f" {context.word}", context.word) if context.word else ()
+        starts = [int(token) for form in forms for token in encode(form)[:1]]
+        either.append([token for token in starts if decode([token]).strip()])
     tokens = tokens_of(contexts, ahead)
     found: list[int | None] = []
     for begin in range(0, len(contexts), _AT_A_TIME):

@@ -124,7 +124,7 @@ def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context])
             f"contexts has token {largest}, but the model has {vocabulary} tokens: the contexts "
             "were made with another tokenizer"
         )
-    if not _labels(config, contexts)[0]:
+    if not labels_and_halves(config, contexts)[0]:
         raise InputError(
             f"contexts has no label to score: a label needs {LabelRule()}, and windows of several "
             "documents"
@@ -206,7 +206,7 @@ def compute(
     if not is_first(group):
         return None  # this rank only helped
 
-    labels, halves = _labels(config, contexts)
+    labels, halves = labels_and_halves(config, contexts)
     families = _families(list(labels))
     documents = documents_of(contexts)
     scorer = Scorer.of(labels, families, halves, documents, config.seed)
@@ -263,7 +263,7 @@ def compute(
     return results, arrays
 
 
-def _labels(
+def labels_and_halves(
     config: LMConfig, contexts: Sequence[Context]
 ) -> tuple[dict[str, Mask], list[tuple[Half, Half]]]:
     """The labels to score, and the splits."""
