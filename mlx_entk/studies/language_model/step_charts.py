@@ -1,11 +1,10 @@
 """Charts of steps along modes: dose–response by label, and labels by edited modes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter
 
 from mlx_entk._linalg import Float64Array
 from mlx_entk.plotting.drawing import Drawing
@@ -18,65 +17,70 @@ MIDDLE, FEWEST = (0.05, 0.95), 10
 _PRICES = np.geomspace(1e-3, 1.0, 31)
 _GRID = "#b5b5b5"
 _RAISE, _LOWER = 1, -1
+# Places along the horizontal axis in order, and the values there.
+_Curve = tuple[Float64Array, Float64Array]
 
 
 @styled
 def dose_responses(results: StepResults) -> Drawing:
     """For each label, the change of its words by the dose, and by the price of it."""
     count = len(results.labels)
-    figure, axes = new_figure(1.4 + 2.9 * count, 6.2, 2, count, sharey="col")
+    figure, axes = new_figure(1.6 + 2.9 * count, 6.4, 2, count, sharey="col")
     for column, label in enumerate(results.labels):
         above, below = axes[column], axes[count + column]
         _by_dose(above, results, label)
         _by_price(below, results, label)
         above.set_title(f"{label.label}: mode {label.mode}")
-        above.set_xlabel("dose ε")
-        below.set_xlabel("rise of perplexity")
-        below.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3g}"))
-        for axis in (above, below):
+        above.set_xlabel("dose ε: to lower | to raise")
+        below.set_xlabel("price: to lower | to raise")
+        for sense in (_RAISE, _LOWER):
+            below.axvline(
+                sense * results.settings.price, color=MUTED, linestyle=":", linewidth=1
+            )  # fmt: skip
+        for axis, least in ((above, min(results.settings.doses)), (below, _PRICES[0])):
             axis.axhline(0, color=MUTED, linewidth=0.8)
-            axis.set_xscale("log")
-        below.axvline(results.settings.price, color=MUTED, linestyle=":", linewidth=1)
+            axis.set_xscale("symlog", linthresh=least, linscale=0.8)
+            decades = [10.0**k for k in range(-6, 3) if 10.0**k >= least]
+            ticks = [sense * tick for sense in (_LOWER, _RAISE) for tick in decades]
+            shown = [tick for tick in (*ticks, 0.0) if abs(tick) <= max(axis.get_xlim())]
+            axis.set_xticks(shown, [f"{abs(tick):g}" for tick in shown], fontsize=8)
+            axis.minorticks_off()
     for row in (0, count):
         axes[row].set_ylabel("change of mean log-probability")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
 def _by_dose(axis: Axes, results: StepResults, label: LabelSteps) -> None:
-    def drawn(direction: Direction, sense: int) -> tuple[Float64Array, Float64Array]:
-        path = [s for s in direction.path(label.label, sense) if s.price <= 1]
-        doses = np.array([abs(step.dose) for step in path])
-        return doses, np.array([step.changes[label.label].log_mass for step in path])
+    def drawn(direction: Direction) -> _Curve:
+        paths = {sense: direction.path(label.label, sense) for sense in (_RAISE, _LOWER)}
+        found = {0.0: 0.0} | {
+            sense * abs(step.dose): step.changes[label.label].log_mass
+            for sense, path in paths.items()
+            for step in path
+            if step.price <= 1
+        }
+        return np.array(sorted(found)), np.array([found[dose] for dose in sorted(found)])
 
-    doses = np.array(results.settings.doses)
-    for sense in (_RAISE, _LOWER):
-        by_dose: list[list[float]] = [[] for _ in doses]
-        for direction in results.random:
-            for step in direction.path(label.label, sense):
-                place = int(np.abs(doses - abs(step.dose)).argmin())
-                by_dose[place].append(step.changes[label.label].log_mass)
-        _band(axis, doses, by_dose, sense)
-        _lines(axis, results, label, sense, drawn)
-        own = results.modes[label.mode]
-        reached, _ = drawn(own, sense)
-        sign = sense * own.senses[label.label]
-        axis.plot(
-            reached, sign * own.slopes[label.label] * reached, ":", color=COLORS[0], linewidth=1.2,
-            label="first order" if sense == _RAISE else None,
-        )  # fmt: skip
+    _curves(axis, results, label, drawn)
+    own = results.modes[label.mode]
+    doses, changes = drawn(own)
+    predicted = own.senses[label.label] * own.slopes[label.label] * doses
+    near = np.abs(predicted) <= np.abs(changes).max(initial=0)  # so that it does not set the scale
+    axis.plot(doses[near], predicted[near], "k:", linewidth=1.4, label="first order")
 
 
 def _by_price(axis: Axes, results: StepResults, label: LabelSteps) -> None:
-    def drawn(direction: Direction, sense: int) -> tuple[Float64Array, Float64Array]:
-        values = at_prices(direction.path(label.label, sense), label.label, _PRICES)
-        return _PRICES, values
+    def drawn(direction: Direction) -> _Curve:
+        lower, upper = (
+            at_prices(direction.path(label.label, sense), label.label, _PRICES)
+            for sense in (_LOWER, _RAISE)
+        )
+        values = np.concatenate([lower[::-1], [0.0], upper])
+        prices = np.concatenate([-_PRICES[::-1], [0.0], _PRICES])
+        return prices[np.isfinite(values)], values[np.isfinite(values)]
 
-    for sense in (_RAISE, _LOWER):
-        values = np.array([drawn(direction, sense)[1] for direction in results.random])
-        known = [list(column[np.isfinite(column)]) for column in values.T]
-        _band(axis, _PRICES, known, sense)
-        _lines(axis, results, label, sense, drawn)
+    _curves(axis, results, label, drawn)
 
 
 def at_prices(path: Sequence[Step], label: str, prices: Float64Array) -> Float64Array:
@@ -89,28 +93,25 @@ def at_prices(path: Sequence[Step], label: str, prices: Float64Array) -> Float64
     return np.interp(prices, costs, changes, right=np.nan)
 
 
-def _band(axis: Axes, x: Float64Array, values: Sequence[Sequence[float]], sense: int) -> None:
-    enough = [i for i, found in enumerate(values) if len(found) >= FEWEST]
-    if not enough:
-        return
-    low, high = np.array([np.quantile(values[i], MIDDLE) for i in enough]).T
-    name = f"{len(values[enough[0]])} random, middle 90%" if sense == _RAISE else None
-    axis.fill_between(x[enough], low, high, color=_GRID, alpha=0.6, linewidth=0, label=name)
-    axis.plot(x[enough], [np.mean(values[i]) for i in enough], color=MUTED, linewidth=1)
-
-
-def _lines(axis: Axes, results: StepResults, label: LabelSteps, sense: int, drawn: object) -> None:
-    assert callable(drawn)
-    names = ["other modes", "input direction", "its mode"] if sense == _RAISE else [None] * 3
-    others = [d for mode, d in results.modes.items() if mode != label.mode]
+def _curves(
+    axis: Axes, results: StepResults, label: LabelSteps, drawn: Callable[[Direction], _Curve]
+) -> None:
+    curves = [drawn(direction) for direction in results.random]
+    places = np.array(sorted(set.intersection(*(set(x.tolist()) for x, _ in curves))))
+    values = np.array([y[np.isin(x, places)] for x, y in curves])
+    low, high = np.quantile(values, MIDDLE, axis=0)
+    name = f"{len(curves)} random, middle 90%"
+    axis.fill_between(places, low, high, color=_GRID, alpha=0.6, linewidth=0, label=name)
+    axis.plot(places, values.mean(axis=0), color=MUTED, linewidth=1, label="their mean")
+    others = [direction for mode, direction in results.modes.items() if mode != label.mode]
     for number, other in enumerate(others):
-        name = names[0] if number == 0 else None
-        axis.plot(*drawn(other, sense), color=COLORS[4], linewidth=0.7, alpha=0.8, label=name)
+        name = "other modes" if number == 0 else "_"
+        axis.plot(*drawn(other), color=COLORS[4], linewidth=0.8, alpha=0.8, label=name)
     control = results.input_of(label.mode)
     if control is not None:
-        axis.plot(*drawn(control, sense), "--", color=COLORS[2], linewidth=1.4, label=names[1])
+        axis.plot(*drawn(control), "--", color=COLORS[2], linewidth=1.4, label="input direction")
     own = results.modes[label.mode]
-    axis.plot(*drawn(own, sense), ".-", color=COLORS[0], linewidth=2, markersize=4, label=names[2])
+    axis.plot(*drawn(own), ".-", color=COLORS[0], linewidth=2, markersize=4, label="its mode")
 
 
 @styled

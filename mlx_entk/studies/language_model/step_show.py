@@ -14,7 +14,13 @@ from mlx_entk.studies.language_model.step_charts import (
     dose_responses,
     labels_by_modes,
 )
-from mlx_entk.studies.language_model.steps import Change, Example, LabelSteps, StepResults
+from mlx_entk.studies.language_model.steps import (
+    Change,
+    Example,
+    LabelSteps,
+    Step,
+    StepResults,
+)
 
 _SENSES = {1: "raise", -1: "lower"}
 
@@ -89,69 +95,96 @@ def step_summary(results: StepResults) -> str:
 
 
 def step_tables(results: StepResults) -> list[Table]:
-    """What each label's mode does at the price, and what controls do."""
-    price = results.settings.price
-    rows = []
-    for label in results.labels:
-        for sense, verb in _SENSES.items():
-            rows.append((label.label, verb, *_cells(results, label, sense)))
-    return [
-        Table(
-            f"Steps in {results.weight} of layer {results.settings.layer}, at a rise of perplexity "
-            f"by {price:.0%}",
-            ("label", "to", "mode", "dose", "price", "log-probability", "random", "by input",
-             "other modes", "probability", "on others", "random on others"),
-            rows,
-            f"Mode, words and signs are chosen on {results.chosen_on} windows of one half, effects "
-            f"are of {results.measured_on} of the other, and the price is of "
-            f"{results.settings.price_windows} windows of other text (perplexity "
-            f"{results.perplexity:.2f}). The modes themselves were found on all windows, without "
-            "labels. Dose: in units of the weight's norm; with its sign, the one predicted to "
-            "raise or to lower the probability of the label's words. Log-probability: change of "
-            "its mean on windows with the label. Random: the same of random directions in the "
-            "weight at the same price, each with its own predicted sign, mean and the middle 90%. "
-            "By input: of the rank-one direction that reads the principal direction of the "
-            "weight's input that is closest to the mode, and writes what moves the outputs most. "
-            "Other modes: the least and the most of the other modes that are stepped along. "
-            "Probability: the mean before, and after. On others: the change of log-probability on "
-            "windows without the label.",
-        ),
-        _words(results),
-    ]  # fmt: skip
-
-
-def _cells(results: StepResults, label: LabelSteps, sense: int) -> tuple[str, ...]:
-    name = label.label
-    step = results.modes[label.mode].at(name, sense)
-    here = at_price(results, label, sense, lambda change: change.log_mass)
-    if step is None or here is None:
-        return (str(label.mode), *["–"] * 9)
-    elsewhere = at_price(results, label, sense, lambda change: change.log_mass_others)
-    assert elsewhere is not None
-    control = results.input_of(label.mode)
-    by_input = None if control is None else control.at(name, sense)
-    others = [
-        direction.at(name, sense) for mode, direction in results.modes.items() if mode != label.mode
+    """What each label's mode does at the price, what controls do, and what the labels are."""
+    steps = [
+        _Row(label, sense, step)
+        for label in results.labels
+        for sense in _SENSES
+        if (step := results.modes[label.mode].at(label.label, sense)) is not None
     ]
-    of_others = [other.changes[name].log_mass for other in others if other is not None]
-    change = step.changes[name]
-    return (
-        str(label.mode),
-        _signed(step.dose, 3),
-        f"{step.price:.1%}",
-        _signed(here.value),
-        _random(here),
-        "–" if by_input is None else _signed(by_input.changes[name].log_mass),
-        f"{_signed(min(of_others))} to {_signed(max(of_others))}" if of_others else "–",
-        f"{label.mass:.3f} → {label.mass + change.mass:.3f}",
-        _signed(elsewhere.value),
-        _random(elsewhere),
+    return [_effects(results, steps), _controls(results, steps), _words(results)]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A label, whether its words are to be raised, and the step along its mode at the price."""
+
+    label: LabelSteps
+    sense: int
+    step: Step
+
+    @property
+    def head(self) -> tuple[str, str, str]:
+        """What a row begins with."""
+        return self.label.label, _SENSES[self.sense], str(self.label.mode)
+
+    @property
+    def change(self) -> Change:
+        """Of the label's words."""
+        return self.step.changes[self.label.label]
+
+
+def _effects(results: StepResults, rows: list[_Row]) -> Table:
+    def cells(row: _Row) -> tuple[str, ...]:
+        found = at_price(results, row.label, row.sense, lambda change: change.log_mass)
+        mass = row.label.mass
+        return (
+            *row.head, _signed(row.step.dose, 3), f"{row.step.price:.1%}",
+            _signed(row.change.log_mass), _random(found),
+            f"{mass:.3f} → {mass + row.change.mass:.3f}",
+        )  # fmt: skip
+
+    return Table(
+        f"Steps in {results.weight} of layer {results.settings.layer}, at a rise of perplexity by "
+        f"{results.settings.price:.0%}",
+        ("label", "to", "mode", "dose", "price", "change", "random", "probability"),
+        list(map(cells, rows)),
+        f"Mode, words and signs are chosen on {results.chosen_on} windows of one half, effects are "
+        f"of {results.measured_on} of the other, and the price is of "
+        f"{results.settings.price_windows} windows of other text (perplexity "
+        f"{results.perplexity:.2f}). The modes themselves were found on all windows, without "
+        "labels. To: the sign of the step is the one predicted to raise the log-probability of the "
+        "label's words, or to lower it. Dose: as a share of the weight's norm. Change: of the mean "
+        "log-probability of these words on windows with the label. Random: the same of random "
+        "directions in the weight at the same price, each with the sign predicted for it: mean, "
+        "and the middle 90%. Probability: the mean before and after. A step that never costs so "
+        "much is left out.",
     )
 
 
-def _random(found: AtPrice) -> str:
-    if found.interval is None or found.mean is None:
-        return f"{found.random} reach it"
+def _controls(results: StepResults, rows: list[_Row]) -> Table:
+    def cells(row: _Row) -> tuple[str, ...]:
+        name, mode = row.label.label, row.label.mode
+        control = results.input_of(mode)
+        by_input = None if control is None else control.at(name, row.sense)
+        others = [d.at(name, row.sense) for number, d in results.modes.items() if number != mode]
+        changes = [other.changes[name].log_mass for other in others if other is not None]
+        selectivity = at_price(results, row.label, row.sense, lambda change: change.selectivity)
+        return (
+            *row.head,
+            "–" if by_input is None else _signed(by_input.changes[name].log_mass),
+            f"{_signed(min(changes))} to {_signed(max(changes))}" if changes else "–",
+            _signed(row.change.log_mass_others),
+            _signed(row.change.selectivity),
+            _random(selectivity),
+        )
+
+    return Table(
+        "The same steps against other directions and on other windows",
+        ("label", "to", "mode", "input", "other modes", "elsewhere", "more", "random"),
+        list(map(cells, rows)),
+        "Changes of the mean log-probability of the label's words, all at the same price. Input: "
+        "by the rank-one direction that reads the principal direction of the weight's input "
+        "closest to the mode, and writes what moves the outputs most, as far as the modes here tell. Other "
+        "modes: the least and the most of the other modes. Elsewhere: by the label's mode, on "
+        "windows without the label. More: how much more it changes on windows with the label, "
+        "which tells whether the step works where the label is, and the same of random directions.",
+    )
+
+
+def _random(found: AtPrice | None) -> str:
+    if found is None or found.interval is None or found.mean is None:
+        return "too few"
     return f"{_signed(found.mean)} [{', '.join(map(_signed, found.interval))}]"
 
 
