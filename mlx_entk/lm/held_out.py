@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
-from mlx_entk.lm.contexts import Context, Encode, tokens_of
+from mlx_entk.lm.contexts import Context, Encode
 from mlx_entk.lm.generation import encoder
 from mlx_entk.lm.model import LanguageModel
 
@@ -19,7 +19,7 @@ _AT_A_TIME = 32
 
 
 def first_tokens(
-    model: LanguageModel, contexts: Sequence[Context], ahead: Sequence[int]
+    model: LanguageModel, contexts: Sequence[Context], states: mx.array
 ) -> list[int | None]:
     """The token with which the next word of each window begins.
 
@@ -32,8 +32,8 @@ def first_tokens(
         The model, with its tokenizer.
     contexts
         The windows.
-    ahead
-        Tokens that stand before each of them.
+    states
+        What the unembedding reads at the last position of each of them, shape (N, d).
 
     Returns
     -------
@@ -46,10 +46,9 @@ def first_tokens(
         forms = (f" {context.word}", context.word) if context.word else ()
         starts = [int(token) for form in forms for token in encode(form)[:1]]
         either.append([token for token in starts if decode([token]).strip()])
-    tokens = tokens_of(contexts, ahead)
     found: list[int | None] = []
     for begin in range(0, len(contexts), _AT_A_TIME):
-        logits = model.logits(model.hidden(tokens[begin : begin + _AT_A_TIME]))
+        logits = model.logits(states[begin : begin + _AT_A_TIME])
         for row, starts in zip(logits, either[begin : begin + _AT_A_TIME], strict=True):
             values = np.array(row[mx.array(starts)]) if starts else np.zeros(0)
             found.append(starts[int(values.argmax())] if starts else None)

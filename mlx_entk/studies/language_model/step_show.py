@@ -176,9 +176,10 @@ def _controls(results: StepResults, rows: list[_Row]) -> Table:
         "Changes of the mean log-probability of the label's words, all at the same price. Input: "
         "by the rank-one direction that reads the principal direction of the weight's input "
         "closest to the mode, and writes what moves the outputs most, as far as the modes here "
-        "tell. Other modes: the least and the most of the other modes. Elsewhere: by the label's mode, on "
-        "windows without the label. More: how much more it changes on windows with the label, "
-        "which tells whether the step works where the label is, and the same of random directions.",
+        "tell. Other modes: the least and the most of the other modes. Elsewhere: by the label's "
+        "mode, on windows without the label. More: how much more it changes on windows with the "
+        "label, which tells whether the step works where the label is, and the same of random "
+        "directions.",
     )
 
 

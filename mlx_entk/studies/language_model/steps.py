@@ -38,7 +38,7 @@ from mlx_entk.lm.steps import (
     perplexity,
     random_direction,
 )
-from mlx_entk.lm.streams import last_streams
+from mlx_entk.lm.streams import last_inputs
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies.language_model.layers import FORWARD, layer_operator, readout_of
@@ -357,7 +357,7 @@ def steps_of_run(
     if stored is not None and stored.request == request:
         return stored
     contexts = read_contexts(contexts_file(run))
-    plan = _Plan.of(run, config, settings, model, contexts, texts)
+    plan = _Plan.of(run, config, settings, model, contexts, texts, progress)
     directions = _directions(plan, config, vectors, results, settings, memory_limit, progress)
     scratch = _Scratch(run.file(_SCRATCH), request)
     doses = settings.doses or scratch.doses(lambda: _grid(plan, directions, progress))
@@ -439,9 +439,11 @@ class _Plan:
         Tokens of each label's words.
     chosen, measured
         Numbers of the windows of the two halves.
-    hidden, gradients
-        What the layer reads on the measured windows; and by label the gradients of the mean
-        log-probability of its words, on the half to choose on and on the other.
+    all_hidden, hidden
+        What the layer reads on all windows, and on the measured ones.
+    gradients
+        By label the gradients of the mean log-probability of its words, on the half to choose on
+        and on the other.
     text, text_hidden
         The other text, and what the layer reads on it.
     base, base_perplexity
@@ -452,6 +454,7 @@ class _Plan:
     weight: Weight
     contexts: Sequence[Context]
     tokens: mx.array
+    all_hidden: mx.array
     ahead: int
     scores: Float64Array
     labels: dict[str, tuple[int, int, float]]
@@ -475,6 +478,7 @@ class _Plan:
         model: LanguageModel,
         contexts: Sequence[Context],
         texts: Sequence[str],
+        progress: Progress,
     ) -> "_Plan":
         """Choose modes, words and windows, and measure the model as it is."""
         assert settings.layer is not None
@@ -482,37 +486,45 @@ class _Plan:
         masks, halves = labels_and_halves(config, contexts)
         scores = run.arrays[f"scores/layer-{layer}"]
         labels = _chosen_modes(masks, halves[:1], scores, settings.labels)
-        chosen, half = halves[0]
         generator = np.random.default_rng([settings.seed, 1])
-        measured = np.sort(generator.permutation(half)[: settings.windows])
-        chosen = np.sort(generator.permutation(chosen)[: settings.windows])
+        chosen, measured = (
+            np.sort(generator.permutation(half)[: settings.windows]) for half in halves[0]
+        )
         for label in labels:
             if not 0 < masks[label][measured].sum() < len(measured):
                 raise InputError(
                     f"of {len(measured)} windows to measure on, all or none have {label}: raise "
                     "the number of windows"
                 )
-        first = first_tokens(model, [contexts[i] for i in halves[0][0]], config.ahead)
-        words = {label: words_of(first, masks[label][halves[0][0]]) for label in labels}
-        if silent_ones := [label for label, tokens in words.items() if not tokens]:
-            raise InputError(f"the words of {', '.join(silent_ones)} are unknown in the contexts")
         weight = Weight(model, layer, config.selection[0])
         tokens = tokens_of(contexts, config.ahead)
-        hidden = hidden_before(model, tokens[mx.array(measured)], layer, FORWARD)
-        hidden_chosen = hidden_before(model, tokens[mx.array(chosen)], layer, FORWARD)
+        all_hidden = hidden_before(model, tokens, layer, FORWARD)
+        progress("windows", 1, 2)
+        hidden = all_hidden[mx.array(measured)]
+        states = weight.last_states(weight.value, all_hidden[mx.array(chosen)])
+        first = first_tokens(model, [contexts[i] for i in chosen], mx.concatenate(list(states)))
+        words = {label: words_of(first, masks[label][chosen]) for label in labels}
+        if silent_ones := [label for label, tokens in words.items() if not tokens]:
+            raise InputError(f"the words of {', '.join(silent_ones)} are unknown in the contexts")
         text = other_windows(
             texts, encoder(model), contexts, config.ahead, settings.price_windows, settings.seed
         )
         text_hidden = hidden_before(model, text, layer, FORWARD)
 
-        def gradient(label: str, windows: NDArray[np.int64], states: mx.array) -> Float64Array:
-            mask = masks[label][windows]
-            return log_mass_gradient(weight, states, mx.array(words[label]), mask / mask.sum())
+        def gradient(label: str, windows: NDArray[np.int64]) -> Float64Array:
+            with_label = windows[masks[label][windows]]
+            rows, share = all_hidden[mx.array(with_label)], np.full(len(with_label), 1.0)
+            return log_mass_gradient(weight, rows, mx.array(words[label]), share / len(with_label))
 
+        gradients = {
+            label: (gradient(label, chosen), gradient(label, measured)) for label in labels
+        }
+        progress("windows", 2, 2)
         return cls(
             weight=weight,
             contexts=contexts,
             tokens=tokens,
+            all_hidden=all_hidden,
             ahead=len(config.ahead),
             scores=scores,
             labels=labels,
@@ -521,10 +533,7 @@ class _Plan:
             chosen=chosen,
             measured=measured,
             hidden=hidden,
-            gradients={
-                label: (gradient(label, chosen, hidden_chosen), gradient(label, measured, hidden))
-                for label in labels
-            },
+            gradients=gradients,
             text=text,
             text_hidden=text_hidden,
             base=log_masses(weight, weight.value, hidden, [mx.array(t) for t in words.values()]),
@@ -589,9 +598,8 @@ def _directions(
     modes = sorted({0, *(mode for mode, _, _ in plan.labels.values())})
     if len(modes) == 1 and config.modes > 1:
         modes.append(1)  # to compare with
-    hidden = hidden_before(weight.model, plan.tokens, weight.layer, FORWARD)
     readout = readout_of(weight.model, plan.tokens, limit)
-    operator = layer_operator(weight.model, config, weight.layer, hidden, readout, limit)
+    operator = layer_operator(weight.model, config, weight.layer, plan.all_hidden, readout, limit)
     known: dict[int, mx.array] = {}
     for number, mode in enumerate(modes):
         progress("directions", number, len(modes))
@@ -601,11 +609,9 @@ def _directions(
     drawn = [
         _Drawn(f"mode {mode}", "mode", mode, partial(_as_it_is, u)) for mode, u in known.items()
     ]
-    streams = last_streams(
-        weight.model, plan.tokens, [weight.layer], config.selection, FORWARD, progress
-    )
-    if weight.layer in streams.inputs:
-        inputs = scaled(streams.inputs[weight.layer], "centred")
+    inputs = last_inputs(weight.model, plan.all_hidden, weight.layer, weight.name, FORWARD)
+    if inputs is not None:
+        inputs = scaled(inputs, "centred")
         components = np.linalg.svd(inputs, full_matrices=False)[2][: config.modes]
         pairs = [(row.values[mode], u) for mode, u in known.items()]
         for mode, u in known.items():
