@@ -6,7 +6,7 @@ dose ε is W + ε ‖W‖ u, with ‖W‖ the Frobenius norm. What stands below 
 it, so that it runs once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,12 +19,18 @@ from mlx_entk.errors import InputError
 from mlx_entk.kernel.operator import EntkOperator
 from mlx_entk.lm.model import LanguageModel, layer_function, states_above
 from mlx_entk.lm.positions import pulled_back
+from mlx_entk.tracing.graph import Graph, record, require_known
+from mlx_entk.tracing.partial import folded, split
+from mlx_entk.tracing.primitives import RIGHT, UntraceableError
+from mlx_entk.tracing.pruning import pruned
 
 # Windows of one pass to the last position; logits at every position take more memory.
 _BATCH, _LOGITS = 32, 4
 # A product with a mode may be so far off, as a share of the eigenvalue: modes need not have
 # converged, and with a vector that is none it is off by the whole.
 _FURTHEST = 0.5
+# How far a traced model may be from the model itself, over the largest entry.
+_CLOSE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -72,17 +78,89 @@ class Weight:
         finally:
             block.update(unflatten_tree({self.name: own}))
 
-    def last_states(self, value: mx.array, hidden: mx.array) -> Iterator[mx.array]:
-        """With another value, what the unembedding reads at the last position, batch by batch.
+    def states(self, value: mx.array, hidden: mx.array, last: bool) -> mx.array:
+        """With another value, what the unembedding reads.
 
-        ``hidden`` is what the layer reads, shape (N, T, d); each batch has shape (B, d).
+        ``hidden`` is what the layer reads, shape (B, T, d), and so is the result; of the last
+        position alone it has shape (B, d).
         """
-        for start in range(0, hidden.shape[0], _BATCH):
-            with self.replaced(value):
-                rows = hidden[start : start + _BATCH]
-                state = states_above(self.model, rows, self.layer)[:, -1]
+        with self.replaced(value):
+            states = states_above(self.model, hidden, self.layer)
+        return states[:, -1] if last else states
+
+
+class Above:
+    """What stands above a weight, on some windows: from its value to what the unembedding reads.
+
+    What does not depend on the weight is computed once, and of the rest only what is read, if MLX
+    can report the model as a graph; otherwise the layer and those above it run whole.
+
+    Parameters
+    ----------
+    weight
+        The weight.
+    hidden
+        What the layer reads on N windows, shape (N, T, d).
+    last
+        Whether the last position alone is of interest.
+    """
+
+    def __init__(self, weight: Weight, hidden: mx.array, last: bool):
+        self.weight, self._last = weight, last
+        size = _BATCH if last else _LOGITS
+        self._batches = [hidden[i : i + size] for i in range(0, hidden.shape[0], size)]
+        self._stages = {rows.shape: self._traced(rows) for rows in self._batches}
+        self._kept = [self._ahead(rows) for rows in self._batches]
+
+    def states(self, value: mx.array) -> Iterator[mx.array]:
+        """With another value, what the unembedding reads, batch by batch.
+
+        Each batch has shape (B, T, d), or (B, d) of the last position.
+        """
+        for rows, kept in zip(self._batches, self._kept, strict=True):
+            stages = self._stages[rows.shape]
+            if stages is None:
+                state = self.weight.states(value, rows, self._last)
+            else:
+                state = stages[1](value, *kept)
             mx.eval(state)
             yield state
+
+    def _traced(self, rows: mx.array) -> tuple[Graph, Callable[..., mx.array]] | None:
+        """What does not depend on the weight, and the rest; None if the two are not the model."""
+
+        def states(value: mx.array, hidden: mx.array) -> mx.array:
+            return self.weight.states(value, hidden, self._last)
+
+        value = self.weight.value
+        try:
+            graph = record(states, value, rows)
+            require_known(graph)
+            graph = folded(pruned(graph), graph.inputs)
+            first, second = split(graph, graph.inputs[:1])
+        except UntraceableError:
+            return None
+
+        @mx.compile
+        def rest(*inputs: mx.array) -> mx.array:
+            return second.run(list(inputs), instead=RIGHT)[second.outputs[0]]
+
+        for tried in (value, 0.5 * value):
+            found, own = rest(tried, *_run(first, rows)), states(tried, rows)
+            if not mx.abs(found - own).max() <= _CLOSE * mx.abs(own).max():
+                return None
+        return first, rest
+
+    def _ahead(self, rows: mx.array) -> list[mx.array]:
+        stages = self._stages[rows.shape]
+        return [] if stages is None else _run(stages[0], rows)
+
+
+def _run(graph: Graph, rows: mx.array) -> list[mx.array]:
+    values = graph.run([rows], instead=RIGHT)
+    kept = [mx.contiguous(values[name]) for name in graph.outputs]
+    mx.eval(kept)
+    return kept
 
 
 def _norm(array: mx.array) -> float:
@@ -165,19 +243,15 @@ def input_direction(
     return mx.array(np.outer(b, c).astype(np.float32)), number
 
 
-def log_masses(
-    weight: Weight, value: mx.array, hidden: mx.array, words: Sequence[mx.array]
-) -> Float64Array:
+def log_masses(above: Above, value: mx.array, words: Sequence[mx.array]) -> Float64Array:
     """How probable sets of words are as the next one, with another value of the weight.
 
     Parameters
     ----------
-    weight
-        The weight.
+    above
+        What stands above the weight on N windows, of the last position.
     value
-        What stands in its place.
-    hidden
-        What the layer reads on N windows, shape (N, T, d).
+        What stands in the weight's place.
     words
         Sets of tokens, an array of numbers each.
 
@@ -186,9 +260,10 @@ def log_masses(
     Float64Array
         Logarithm of the probability of each set, shape (L, N).
     """
+    model = above.weight.model
     found = [
-        np.array(mx.stack([_log_mass(weight.model, state, tokens) for tokens in words]))
-        for state in weight.last_states(value, hidden)
+        np.array(mx.stack([_log_mass(model, state, tokens) for tokens in words]))
+        for state in above.states(value)
     ]
     return np.concatenate(found, axis=1).astype(np.float64)
 
@@ -223,28 +298,32 @@ def log_mass_gradient(
     """
     counted = mx.array(np.flatnonzero(shares))
     hidden, share = hidden[counted], mx.array(shares.astype(np.float32))[counted]
-    states = mx.concatenate(list(weight.last_states(weight.value, hidden)))
+    function = layer_function(weight.model, weight.layer, [weight.name], None)
 
     def mean(state: mx.array) -> mx.array:
-        return (share * _log_mass(weight.model, state, tokens)).sum()
+        return _log_mass(weight.model, state, tokens).sum()
 
-    cotangents = mx.grad(mean)(states)
-    function = layer_function(weight.model, weight.layer, [weight.name], None)
+    parts = []
+    for start in range(0, hidden.shape[0], _BATCH):
+        state = function.apply(function.params, hidden[start : start + _BATCH])
+        parts.append(mx.grad(mean)(state))
+        mx.eval(parts)
+    cotangents = share[:, None] * mx.concatenate(parts)
     (gradient,) = pulled_back(function, hidden, cotangents, _BATCH)
     return np.array(gradient, dtype=np.float64)
 
 
-def perplexity(
-    weight: Weight, value: mx.array, hidden: mx.array, tokens: mx.array, ahead: int
-) -> float:
+def perplexity(above: Above, value: mx.array, tokens: mx.array, ahead: int) -> float:
     """The perplexity of text with another value of the weight.
 
     Parameters
     ----------
-    weight, value
-        The weight, and what stands in its place.
-    hidden, tokens
-        What the layer reads on windows of the text, shape (N, T, d), and the windows (N, T).
+    above
+        What stands above the weight on windows of the text, of all positions.
+    value
+        What stands in the weight's place.
+    tokens
+        The windows, shape (N, T).
     ahead
         How many tokens stand before each window, which are not counted.
 
@@ -255,30 +334,27 @@ def perplexity(
         if nothing stands before it; infinite if the logits are not finite.
     """
     first = max(1, ahead)
-    losses = []
-    for start in range(0, hidden.shape[0], _LOGITS):
-        rows = slice(start, start + _LOGITS)
-        with weight.replaced(value):
-            states = states_above(weight.model, hidden[rows], weight.layer)
-        logits = weight.model.logits(states[:, first - 1 : -1])
-        following = tokens[rows, first:, None]
+    losses: list[Float64Array] = []
+    start = 0
+    for states in above.states(value):
+        logits = above.weight.model.logits(states[:, first - 1 : -1])
+        following = tokens[start : start + states.shape[0], first:, None]
         chosen = mx.take_along_axis(logits, following, axis=-1).squeeze(-1)
         losses.append(np.array(mx.logsumexp(logits, axis=-1) - chosen, dtype=np.float64))
+        start += states.shape[0]
     with np.errstate(over="ignore"):
         found = float(np.exp(np.concatenate(losses).mean()))
     return found if np.isfinite(found) else float("inf")
 
 
-def likeliest(
-    weight: Weight, value: mx.array, hidden: mx.array, count: int
-) -> list[list[tuple[int, float]]]:
+def likeliest(above: Above, value: mx.array, count: int) -> list[list[tuple[int, float]]]:
     """The likeliest next tokens with another value of the weight, and their probabilities.
 
-    ``hidden`` is as for ``log_masses``; there are ``count`` tokens for each window.
+    ``above`` is as for ``log_masses``; there are ``count`` tokens for each window.
     """
     found = []
-    for state in weight.last_states(value, hidden):
-        chances = mx.softmax(weight.model.logits(state), axis=-1)
+    for state in above.states(value):
+        chances = mx.softmax(above.weight.model.logits(state), axis=-1)
         order = mx.argsort(-chances, axis=-1)[:, :count]
         at_them = np.array(mx.take_along_axis(chances, order, axis=-1), dtype=np.float64)
         pairs = zip(np.array(order), at_them, strict=True)

@@ -18,6 +18,7 @@ from mlx_entk.lm.contexts import Context
 from mlx_entk.lm.held_out import first_tokens, other_windows, words_of
 from mlx_entk.lm.model import hidden_before, layer_function, square_root_of_readout
 from mlx_entk.lm.steps import (
+    Above,
     Weight,
     input_direction,
     likeliest,
@@ -27,6 +28,7 @@ from mlx_entk.lm.steps import (
     perplexity,
     random_direction,
 )
+from mlx_entk.tracing.primitives import UntraceableError
 from tests.lm.architectures import (
     ARCHITECTURES,
     LENGTH,
@@ -57,6 +59,8 @@ class Both:
         self.value = dict(self.torch.named_parameters())[self.key].detach()
         self.tokens = torch.from_numpy(TOKENS)
         self.hidden = hidden_before(self.model, mx.array(TOKENS), LAYER, batch=N)
+        self.last = Above(self.weight, self.hidden, last=True)
+        self.whole = Above(self.weight, self.hidden, last=False)
 
     def stepped(self, direction: mx.array, dose: float) -> torch.Tensor:
         """The weight of PyTorch after a step."""
@@ -125,9 +129,9 @@ def test_what_a_step_does_is_what_pytorch_gets_with_the_changed_weight(
     direction = random_direction(tuple(weight.value.shape), (0,))
     changed, reference = weight.stepped(direction, dose), both.stepped(direction, dose)
 
-    masses = log_masses(weight, changed, both.hidden, [mx.array(words) for words in WORDS])
-    found = [perplexity(weight, changed, both.hidden, tokens, ahead) for ahead in (0, 2)]
-    top = likeliest(weight, changed, both.hidden, 3)
+    masses = log_masses(both.last, changed, [mx.array(words) for words in WORDS])
+    found = [perplexity(both.whole, changed, tokens, ahead) for ahead in (0, 2)]
+    top = likeliest(both.last, changed, 3)
 
     np.testing.assert_allclose(masses, both.log_masses(reference), rtol=2e-4, atol=2e-4)
     logits = both.logits(reference)
@@ -170,23 +174,38 @@ def test_the_weight_is_put_back_also_after_an_error(both: Both) -> None:
     before = flatten_tree(both.model.module.parameters())
     changed = weight.value + 1
 
-    with pytest.raises(InputError, match="not "):
-        log_masses(weight, changed[:1], both.hidden, [mx.array([1])])
+    with pytest.raises(InputError, match="has shape"):
+        weight.states(changed[:1], both.hidden, last=True)
     with pytest.raises(ValueError, match="must have the same size"):
-        log_masses(weight, changed, both.hidden[..., :5], [mx.array([1])])
+        weight.states(changed, both.hidden[..., :5], last=True)
     with pytest.raises(ValueError, match="must have the same size"):
-        perplexity(weight, changed, both.hidden[..., :5], mx.array(TOKENS), 0)
-    log_masses(weight, changed, both.hidden, [mx.array([1])])
+        log_mass_gradient(weight, both.hidden[..., :5], mx.array([1]), np.ones(N))
+    log_masses(both.last, changed, [mx.array([1])])
 
     after = flatten_tree(both.model.module.parameters())
     assert list(after) == list(before)
     assert all(after[name] is value for name, value in before.items())
 
 
+def test_a_model_that_cannot_be_traced_runs_whole(
+    both: Both, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untraceable(*arguments: object) -> None:
+        raise UntraceableError("no graph")
+
+    changed = both.weight.stepped(random_direction(tuple(both.weight.value.shape), (0,)), 0.5)
+    monkeypatch.setattr("mlx_entk.lm.steps.record", untraceable)
+    for last, traced in ((True, both.last), (False, both.whole)):
+        whole = Above(both.weight, both.hidden, last)
+        for a, b in zip(whole.states(changed), traced.states(changed), strict=True):
+            np.testing.assert_allclose(np.array(a), np.array(b), rtol=1e-4, atol=1e-5)
+    assert all(stages is not None for stages in both.last._stages.values())
+
+
 def test_logits_that_overflow_cost_an_infinite_perplexity(both: Both) -> None:
     broken = mx.full(both.weight.value.shape, float("nan"))
 
-    assert perplexity(both.weight, broken, both.hidden, mx.array(TOKENS), 0) == float("inf")
+    assert perplexity(both.whole, broken, mx.array(TOKENS), 0) == float("inf")
 
 
 def test_controls_have_norm_1_and_the_sides_they_claim() -> None:

@@ -27,8 +27,9 @@ from mlx_entk.lm.contexts import Context, read_contexts, tokens_of
 from mlx_entk.lm.generation import encoder
 from mlx_entk.lm.held_out import first_tokens, other_windows, words_of
 from mlx_entk.lm.model import LanguageModel, hidden_before
-from mlx_entk.lm.scoring import Mask, Weightings, judge
+from mlx_entk.lm.scoring import Mask, Weightings, judge, mode_scores
 from mlx_entk.lm.steps import (
+    Above,
     Weight,
     input_direction,
     likeliest,
@@ -52,7 +53,7 @@ _LABELS = 5
 _DOSES, _LEAST, _MOST = 7, 0.01, 1.0
 _SMALLEST, _LARGEST = 2.0**-10, 4.0
 # How close to the price a step has to come, and how often it is tried.
-_NEAR, _TRIES = 0.1, 5
+_NEAR, _TRIES = 0.1, 8
 # Windows that are shown for a label, and next tokens of each.
 _SHOWN, _TOKENS = 3, 5
 
@@ -439,13 +440,13 @@ class _Plan:
         Tokens of each label's words.
     chosen, measured
         Numbers of the windows of the two halves.
-    all_hidden, hidden
-        What the layer reads on all windows, and on the measured ones.
+    all_hidden, above
+        What the layer reads on all windows, and what stands above it on the measured ones.
     gradients
         By label the gradients of the mean log-probability of its words, on the half to choose on
         and on the other.
-    text, text_hidden
-        The other text, and what the layer reads on it.
+    text, above_text
+        The other text, and what stands above the layer on it.
     base, base_perplexity
         Log-probabilities of each label's words on the measured windows, shape (L, n), and the
         perplexity of the other text, by the model as it is.
@@ -462,10 +463,10 @@ class _Plan:
     words: dict[str, list[int]]
     chosen: NDArray[np.int64]
     measured: NDArray[np.int64]
-    hidden: mx.array
+    above: Above
     gradients: dict[str, tuple[Float64Array, Float64Array]]
     text: mx.array
-    text_hidden: mx.array
+    above_text: Above
     base: Float64Array
     base_perplexity: float
 
@@ -500,8 +501,8 @@ class _Plan:
         tokens = tokens_of(contexts, config.ahead)
         all_hidden = hidden_before(model, tokens, layer, FORWARD)
         progress("windows", 1, 2)
-        hidden = all_hidden[mx.array(measured)]
-        states = weight.last_states(weight.value, all_hidden[mx.array(chosen)])
+        above = Above(weight, all_hidden[mx.array(measured)], last=True)
+        states = Above(weight, all_hidden[mx.array(chosen)], last=True).states(weight.value)
         first = first_tokens(model, [contexts[i] for i in chosen], mx.concatenate(list(states)))
         words = {label: words_of(first, masks[label][chosen]) for label in labels}
         if silent_ones := [label for label, tokens in words.items() if not tokens]:
@@ -509,7 +510,7 @@ class _Plan:
         text = other_windows(
             texts, encoder(model), contexts, config.ahead, settings.price_windows, settings.seed
         )
-        text_hidden = hidden_before(model, text, layer, FORWARD)
+        above_text = Above(weight, hidden_before(model, text, layer, FORWARD), last=False)
 
         def gradient(label: str, windows: NDArray[np.int64]) -> Float64Array:
             with_label = windows[masks[label][windows]]
@@ -532,27 +533,25 @@ class _Plan:
             words=words,
             chosen=chosen,
             measured=measured,
-            hidden=hidden,
+            above=above,
             gradients=gradients,
             text=text,
-            text_hidden=text_hidden,
-            base=log_masses(weight, weight.value, hidden, [mx.array(t) for t in words.values()]),
-            base_perplexity=perplexity(
-                weight, weight.value, text_hidden, text, len(config.ahead)
-            ),
+            above_text=above_text,
+            base=log_masses(above, weight.value, [mx.array(t) for t in words.values()]),
+            base_perplexity=perplexity(above_text, weight.value, text, len(config.ahead)),
         )  # fmt: skip
 
     def price(self, direction: mx.array, dose: float) -> float:
         """The rise of the other text's perplexity by a step, as a share."""
         value = self.weight.stepped(direction, dose)
-        found = perplexity(self.weight, value, self.text_hidden, self.text, self.ahead)
+        found = perplexity(self.above_text, value, self.text, self.ahead)
         return found / self.base_perplexity - 1
 
     def changes(self, direction: mx.array, dose: float) -> dict[str, Change]:
         """What a step does to each label's words."""
         value = self.weight.stepped(direction, dose)
         words = [mx.array(tokens) for tokens in self.words.values()]
-        after = log_masses(self.weight, value, self.hidden, words)
+        after = log_masses(self.above, value, words)
         found = {}
         for label, new, old in zip(self.words, after, self.base, strict=True):
             has = self.masks[label][self.measured]
@@ -604,6 +603,12 @@ def _directions(
     for number, mode in enumerate(modes):
         progress("directions", number, len(modes))
         vector = vectors[:, mode].astype(np.float64)
+        scores = mode_scores(vector, len(plan.scores)).scores
+        if not abs(scores @ plan.scores[:, mode]) >= 0.99 * (scores @ scores):
+            raise InputError(
+                f"mode {mode} of layer {weight.layer} is not the one that the run's scores are of: "
+                "the run was altered"
+            )
         known[mode] = mode_direction(operator, vector, row.values[mode])
     progress("directions", len(modes), len(modes))
     drawn = [
@@ -717,10 +722,12 @@ def _at_price(
         return None
     low, high = path[beyond - 1], path[beyond]
     best = high
-    for _ in range(_TRIES):
+    for number in range(_TRIES):
         if abs(best[1] - wanted) <= _NEAR * wanted:
             break
-        if low[0] > 0 and low[1] > 0:  # a power of the dose in between
+        if number % 3 == 2:  # where the price is no such function, halving goes on
+            dose = (low[0] + high[0]) / 2
+        elif low[0] > 0 and low[1] > 0:  # a power of the dose in between
             power = np.log(wanted / low[1]) / np.log(high[1] / low[1])
             dose = float(low[0] * (high[0] / low[0]) ** power)
         else:  # as the square of what is added
@@ -761,19 +768,22 @@ def _examples(
     has = np.flatnonzero(plan.masks[label][plan.measured])
     ends = np.argsort(-end * plan.scores[plan.measured[has], mode], kind="stable")
     numbers = has[ends][:_SHOWN]
-    hidden, decode = plan.hidden[mx.array(numbers)], plan.weight.model.tokenizer.decode
-    direction = drawn[place].make()
+    windows = plan.measured[numbers]
+    above = Above(plan.weight, plan.all_hidden[mx.array(windows)], last=True)
+    direction, decode = drawn[place].make(), plan.weight.model.tokenizer.decode
 
     def following(dose: float) -> list[list[tuple[str, float]]]:
         value = plan.weight.stepped(direction, dose)
-        windows = likeliest(plan.weight, value, hidden, _TOKENS)
-        return [[(str(decode([t])), p) for t, p in window] for window in windows]
+        return [
+            [(str(decode([token])), p) for token, p in window]
+            for window in likeliest(above, value, _TOKENS)
+        ]
 
     shown = {0: following(0.0)}
     for sense in (1, -1):
         step = found[place].at(label, sense)
         shown[sense] = [[] for _ in numbers] if step is None else following(step.dose)
-    contexts = [plan.contexts[i] for i in plan.measured[numbers]]
+    contexts = [plan.contexts[i] for i in windows]
     return [
         Example(" ".join(c.text.split())[-56:], c.word, shown[0][i], shown[1][i], shown[-1][i])
         for i, c in enumerate(contexts)
