@@ -519,7 +519,7 @@ def _finished(path: Path) -> Run:
     "--doses",
     metavar="DOSE,…",
     help="Sizes of the steps as shares of the weight's norm, such as 0.01,0.1; each is taken with "
-    "both signs. By default seven, from where modes cost 1% in perplexity to where a random "
+    "both signs. By default nine, from where modes cost 1% in perplexity to where a random "
     "direction doubles it.",
 )
 @click.option(

@@ -413,7 +413,7 @@ def test_killed_steps_go_on(tiny: Path, stepped: Path, tmp_path: Path) -> None:
     resumed = take(progress=look)
 
     assert {path for path in kept if seen[path] != stamps[path]} == {kept[3]}  # the damaged one
-    assert len(resumed.settings.doses) == 7
+    assert len(resumed.settings.doses) == 9
     assert study.steps_of(run) == resumed
     (tmp_path / "run" / "steps.json").unlink()
     assert to_json(take()) == to_json(resumed)

@@ -65,7 +65,8 @@ class Both:
     def stepped(self, direction: mx.array, dose: float) -> torch.Tensor:
         """The weight of PyTorch after a step."""
         u = torch.from_numpy(np.array(direction, dtype=np.float64))
-        return self.value + dose * self.value.norm() * (u.T if self.transposed else u)
+        change: torch.Tensor = dose * self.value.norm() * (u.T if self.transposed else u)
+        return torch.add(self.value, change)
 
     def logits(self, value: torch.Tensor) -> torch.Tensor:
         """At all positions, with another value of the weight."""
@@ -73,7 +74,8 @@ class Both:
         found: torch.Tensor = torch.func.functional_call(
             self.torch, given, (self.tokens,), {"use_cache": False}
         ).logits
-        return found.detach()
+        detached: torch.Tensor = found.detach()
+        return detached
 
     def log_masses(self, value: torch.Tensor) -> np.ndarray[Any, Any]:
         """Of the sets of words at the last position."""

@@ -50,8 +50,8 @@ from mlx_entk.studies.language_model.study import labels_and_halves
 _LABELS = 5
 # Doses of a grid that is looked for: from one at which no mode changes the perplexity by more than
 # the first share to one at which a random direction changes it by the second.
-_DOSES, _LEAST, _MOST = 7, 0.01, 1.0
-_SMALLEST, _LARGEST = 2.0**-10, 4.0
+_DOSES, _LEAST, _MOST = 9, 0.01, 1.0
+_SMALLEST, _LARGEST = 2.0**-14, 4.0
 # How close to the price a step has to come, and how often it is tried.
 _NEAR, _TRIES = 0.1, 8
 # Windows that are shown for a label, and next tokens of each.
@@ -163,7 +163,8 @@ class Direction:
     mode
         Number of the mode that it is, or is the control of.
     senses
-        By label, the sign that is predicted to raise its words, on the half to choose on.
+        By label, the sign that is predicted to raise its words, on the half to choose on: on
+        windows of each of two folds the words of the other.
     slopes
         By label, the first-order prediction: change of the mean logarithm per unit of dose on the
         windows with the label, on the half to measure on.
@@ -443,8 +444,8 @@ class _Plan:
     all_hidden, above
         What the layer reads on all windows, and what stands above it on the measured ones.
     gradients
-        By label the gradients of the mean log-probability of its words, on the half to choose on
-        and on the other.
+        By label the gradients of the mean log-probability of its words: on the half to choose on,
+        of windows of each of two folds by the words of the other; and on the other half.
     text, above_text
         The other text, and what stands above the layer on it.
     base, base_perplexity
@@ -512,13 +513,25 @@ class _Plan:
         )
         above_text = Above(weight, hidden_before(model, text, layer, FORWARD), last=False)
 
-        def gradient(label: str, windows: NDArray[np.int64]) -> Float64Array:
+        def gradient(label: str, windows: NDArray[np.int64], tokens: Sequence[int]) -> Float64Array:
             with_label = windows[masks[label][windows]]
-            rows, share = all_hidden[mx.array(with_label)], np.full(len(with_label), 1.0)
-            return log_mass_gradient(weight, rows, mx.array(words[label]), share / len(with_label))
+            shares = np.full(len(with_label), 1 / len(with_label))
+            rows = all_hidden[mx.array(with_label)]
+            return log_mass_gradient(weight, rows, mx.array(list(tokens)), shares)
+
+        def out_of_fold(label: str) -> Float64Array:
+            # A window's own word is probable there: whether a step raises the others' tells more.
+            places, total = np.flatnonzero(masks[label][chosen]), np.zeros(weight.value.shape)
+            for number in range(2):
+                here, other = places[number::2], places[1 - number :: 2]
+                if len(here):
+                    of_other = [token for i in other if (token := first[i]) is not None]
+                    tokens = sorted(set(of_other)) or words[label]
+                    total += len(here) / len(places) * gradient(label, chosen[here], tokens)
+            return total
 
         gradients = {
-            label: (gradient(label, chosen), gradient(label, measured)) for label in labels
+            label: (out_of_fold(label), gradient(label, measured, words[label])) for label in labels
         }
         progress("windows", 2, 2)
         return cls(
