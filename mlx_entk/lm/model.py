@@ -494,6 +494,29 @@ def hidden_after(model: LanguageModel, hidden: mx.array, layer: int) -> mx.array
     raise InputError(f"layer {layer} does not run when the model does")
 
 
+def states_above(model: LanguageModel, hidden: mx.array, layer: int) -> mx.array:
+    """Compute what the unembedding reads from what a layer reads; the layers below do not run.
+
+    Parameters
+    ----------
+    model
+        The model; ``layer_function`` checks that it can be cut at the layer.
+    hidden
+        What the layer reads, as ``hidden_before`` returns it, shape (B, T, d).
+    layer
+        Number of the layer.
+
+    Returns
+    -------
+    mx.array
+        Shape (B, T, d).
+    """
+    tokens = mx.zeros(hidden.shape[:2], dtype=mx.int32)  # only their shape matters
+    first = _Through(model.layers[layer], hidden)
+    with _replaced(model, [*_below(model, layer, hidden), first]):
+        return model.states(tokens)
+
+
 def initialised(model: LanguageModel, seed: int) -> LanguageModel:
     """Return a model of the same architecture with newly drawn parameters.
 
@@ -561,11 +584,8 @@ def layer_function(
     def final(values: Params, hidden: mx.array) -> mx.array:
         chosen = {name: values[f"layers.{layer}.{name}"] for name in selection}
         block.update(unflatten_tree(chosen))
-        tokens = mx.zeros(hidden.shape[:2], dtype=mx.int32)  # only their shape matters, see below
-        first = _Through(block, hidden)
         try:
-            with _replaced(model, [*_below(model, layer, hidden), first]):
-                state = model.hidden(tokens)
+            state = states_above(model, hidden, layer)[:, -1]
         finally:  # a transform may have left tracers in the block
             block.update(unflatten_tree({name: own[name] for name in selection}))
         return state

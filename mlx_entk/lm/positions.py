@@ -61,14 +61,38 @@ def mode_tangent(
     if not value > 0:
         raise InputError(f"the eigenvalue is {value:g}: only a positive one has a mode in weights")
     cotangents = mx.array((vector.reshape(-1, N).T / value).astype(np.float32))
+    return pulled_back(function, hidden, cotangents, batch)
+
+
+def pulled_back(
+    function: ParametricFunction, hidden: mx.array, cotangents: mx.array, batch: int
+) -> list[mx.array]:
+    """Compute Jᵀ c: the gradient of the sum of all outputs times their cotangents.
+
+    Parameters
+    ----------
+    function
+        As ``mlx_entk.lm.model.layer_function`` makes it.
+    hidden
+        What the layer reads, shape (N, T, d).
+    cotangents
+        Shape (N, d).
+    batch
+        Windows of one pass.
+
+    Returns
+    -------
+    list of mx.array
+        One array for each of ``function.params``, in their order and of their shapes.
+    """
     names = list(function.params)
-    tangent = [mx.zeros_like(array) for array in function.params.values()]
-    for start in range(0, N, batch):
+    total = [mx.zeros_like(array) for array in function.params.values()]
+    for start in range(0, hidden.shape[0], batch):
         rows = slice(start, start + batch)
-        pulled = gradient(function, names, (hidden[rows],), cotangents[rows])
-        tangent = [total + part for total, part in zip(tangent, pulled, strict=True)]
-        mx.eval(tangent)  # bounds the graph to one batch
-    return tangent
+        parts = gradient(function, names, (hidden[rows],), cotangents[rows])
+        total = [one + part for one, part in zip(total, parts, strict=True)]
+        mx.eval(total)  # bounds the graph to one batch
+    return total
 
 
 def position_shares(

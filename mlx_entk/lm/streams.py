@@ -10,7 +10,7 @@ import mlx.nn as nn
 import numpy as np
 
 from mlx_entk._linalg import Float64Array
-from mlx_entk.lm.model import LanguageModel, Place, standing_in
+from mlx_entk.lm.model import LanguageModel, Place, standing_in, states_above
 from mlx_entk.progress import Progress, silent
 from mlx_entk.tracing.functions import resolve
 
@@ -89,6 +89,39 @@ def last_streams(
         np.concatenate(final),
         time.perf_counter() - start,
     )
+
+
+def last_inputs(
+    model: LanguageModel, hidden: mx.array, layer: int, name: str, batch: int
+) -> Float64Array | None:
+    """Collect what a weight of a layer multiplies at the last position, from what the layer reads.
+
+    Parameters
+    ----------
+    model
+        The model.
+    hidden
+        What the layer reads, shape (N, T, d); the layers below do not run.
+    layer, name
+        The layer, and the name of the weight inside it.
+    batch
+        Windows at a time.
+
+    Returns
+    -------
+    Float64Array
+        Shape (N, D); None if the weight does not belong to a linear module.
+    """
+    path = name.rpartition(".")[0]
+    taken: dict[tuple[int, str], mx.array] = {}
+    found = []
+    with standing_in(_listeners(model, [layer], [path], taken)):
+        for begin in range(0, hidden.shape[0], batch):
+            mx.eval(states_above(model, hidden[begin : begin + batch], layer)[:, -1])
+            if (layer, path) not in taken:
+                return None
+            found.append(_host(taken.pop((layer, path))))
+    return np.concatenate(found)
 
 
 def _host(value: mx.array) -> Float64Array:

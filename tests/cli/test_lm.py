@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -318,3 +318,144 @@ def test_code_that_a_model_brings_is_never_run(tiny: Path, tmp_path: Path) -> No
         assert not marker.exists()
     with pytest.raises(InputError, match="requires importing and running a custom module"):
         load_model(str(tmp_path / "model"))
+
+
+@pytest.fixture(scope="module")
+def stepped(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the second layer."""
+    from mlx_entk_cli.main import cli
+
+    folder = tmp_path_factory.mktemp("stepped")
+    rows = folder / "contexts.jsonl"
+    for arguments in (
+        ["contexts", "--model", tiny, "--texts", tiny / "held-out.txt", "--count", "240",
+         "--window", "12", "--out", rows],
+        ["--model", tiny, "--contexts", rows, "--modes", "4", "--no-initial", "--out",
+         folder / "run"],
+    ):  # fmt: skip
+        cli(["lm", *map(str, arguments)], standalone_mode=False)
+    return folder / "run"
+
+
+QUICK = ("--windows", "60", "--price-windows", "4", "--doses", "0.3,0.01,1")
+
+
+def test_steps_along_the_modes_of_a_run(mlx_entk: Command, tiny: Path, stepped: Path) -> None:
+    shutil.copytree(stepped, "run")
+    steps = partial(
+        mlx_entk, "lm", "steps", "run", "--model", tiny, "--texts", tiny / "held-out.txt", *QUICK
+    )
+
+    code, output, errors = steps()
+
+    assert code == 0, errors
+    assert "at a rise of perplexity by 5%" in output
+    assert "random directions in" in output
+    taken = json.loads(Path("run/steps.json").read_text())
+    assert taken["settings"]["doses"] == [0.01, 0.3, 1]
+    labels = [row["label"] for row in taken["labels"]]
+    kinds = [direction["kind"] for direction in taken["directions"]]
+    modes = {row["mode"] for row in taken["labels"]} | {0}
+    assert kinds.count("random") == 20
+    assert kinds.count("mode") == kinds.count("input") >= len(modes)
+    for direction in taken["directions"]:
+        assert set(direction["slopes"]) == set(direction["senses"]) == set(labels)
+        for sign, step in direction["at_price"].items():
+            assert step["price"] == pytest.approx(0.05, rel=0.11)
+            assert (step["dose"] > 0) == (sign == "+")
+            beyond = [s for s in direction["steps"] if s["price"] >= 0.05]
+            assert any(s["dose"] / step["dose"] >= 0.99 for s in beyond)
+        smallest = min(direction["steps"], key=lambda step: abs(step["dose"]))
+        for label in labels:  # for small steps as predicted
+            predicted = smallest["dose"] * direction["slopes"][label]
+            assert smallest["changes"][label]["log_mass"] == pytest.approx(
+                predicted, abs=0.1 * abs(predicted) + 1e-3
+            )
+    for row in taken["labels"]:
+        assert row["windows"] + row["others"] == taken["measured_on"] == 60
+        assert 0 < row["mass"] < 1
+        assert len(row["examples"]) == 3
+        before = row["examples"][0]["before"]
+        assert [p for _, p in before] == sorted((p for _, p in before), reverse=True)
+    for name in ("lm-steps-dose", "lm-steps-matrix"):
+        assert Path(f"run/figures/{name}.png").stat().st_size > 0
+    report = Path("run/report.html").read_text()
+    assert f"{labels[0]}: next words before and after a step" in report
+    assert not Path("run/steps").exists()
+    written = Path("run/steps.json").stat().st_mtime_ns
+    assert steps()[1] == output
+    assert Path("run/steps.json").stat().st_mtime_ns == written  # nothing was left to do
+
+
+def test_killed_steps_go_on(tiny: Path, stepped: Path, tmp_path: Path) -> None:
+    shutil.copytree(stepped, tmp_path / "run")
+    run, model = Run.load(tmp_path / "run"), load_model(str(tiny))
+    texts = [(tiny / "held-out.txt").read_text()]
+    settings = study.StepSettings(windows=60, price_windows=4)
+    take = partial(study.steps_of_run, run, study.STUDY.results_of(run), model, texts, settings)
+
+    def kill(stage: str, done: int, total: int, note: str = "") -> None:
+        if (stage, done) == ("steps", 9):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        take(progress=kill)
+    kept = sorted((tmp_path / "run" / "steps").iterdir())
+    assert [path.stem for path in kept] == [*(f"{i:03d}" for i in range(9)), "doses"]
+    kept[3].write_text("{")
+    stamps = {path: path.stat().st_mtime_ns for path in kept}
+    seen: dict[Path, int] = {}
+
+    def look(stage: str, done: int, total: int, note: str = "") -> None:
+        if (stage, done) == ("steps", 9):
+            seen.update({path: path.stat().st_mtime_ns for path in kept})
+
+    resumed = take(progress=look)
+
+    assert {path for path in kept if seen[path] != stamps[path]} == {kept[3]}  # the damaged one
+    assert len(resumed.settings.doses) == 9
+    assert study.steps_of(run) == resumed
+    (tmp_path / "run" / "steps.json").unlink()
+    assert to_json(take()) == to_json(resumed)
+
+
+def test_steps_that_cannot_be_taken_are_one_line(
+    mlx_entk: Command, tiny: Path, stepped: Path
+) -> None:
+    shutil.copytree(stepped, "run")
+    shutil.copytree(stepped, "old")
+    shutil.rmtree("old/vectors")
+    shutil.copytree(tiny, "other")
+    weights = cast(dict[str, mx.array], mx.load("other/model.safetensors"))
+    mx.save_safetensors("other/model.safetensors", {k: 2 * v for k, v in weights.items()})
+    Path("short.txt").write_text("The number of words is small.")
+    text = str(tiny / "held-out.txt")
+    given = {"RUN": "run", "--model": str(tiny), "--texts": text}
+    cases: dict[str, dict[str, str]] = {
+        "old does not keep its modes, as runs of earlier versions did not": {"RUN": "old"},
+        "run was made of another model": {"--model": "other"},
+        "the run has no layer 0: it has 1": {"--layer": "0"},
+        "the run scores no upos=ZZZ: it has upos=": {"--labels": "upos=ZZZ"},
+        "--doses a: write numbers": {"--doses": "a"},
+        "doses must be positive": {"--doses": "0.1,-1"},
+        "a middle 90% needs at least 20": {"--random": "3"},
+        "price is 0: it must be above 0": {"--price": "0"},
+        "must be at least 4": {"--windows": "1"},
+        "share nothing with those of the run": {"--texts": "short.txt"},
+    }
+    for message, changes in cases.items():
+        options = given | changes
+        run = options.pop("RUN")
+        parts = [part for pair in options.items() for part in pair]
+
+        code, output, errors = mlx_entk("lm", "steps", run, *parts)
+
+        assert (code, output) == (2, ""), errors
+        lines = [line for line in errors.splitlines() if line.startswith("Error: ")]
+        assert len(lines) == 1
+        assert message in lines[0]
+    assert not Path("run/steps.json").exists()
+    vectors = np.load("run/vectors/layer-1.npz")["vectors"]
+    np.savez("run/vectors/layer-1.npz", vectors=np.roll(vectors, 7, axis=0))
+    code, _, errors = mlx_entk("lm", "steps", "run", "--model", tiny, "--texts", text, *QUICK)
+    assert (code, "is not the one that the run's scores are of" in errors) == (2, True), errors

@@ -11,9 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from examples.small_language_model import gather
 from mlx_entk.eigensolvers import top_modes
 from mlx_entk.kernel import entk_operator
 from mlx_entk.lm import load_model
+from mlx_entk.lm.contexts import build_contexts
 from mlx_entk.lm.generation import beginning, encoder, greedy, perplexities
 from mlx_entk.lm.model import (
     SELECTION,
@@ -21,6 +23,9 @@ from mlx_entk.lm.model import (
     layer_function,
     square_root_of_readout,
 )
+from mlx_entk.lm.tagging import tag
+from mlx_entk.studies import language_model as study
+from mlx_entk.studies import run_study
 
 pytestmark = pytest.mark.slow
 
@@ -77,3 +82,34 @@ def test_smollm_predicts_english_and_its_products_are_symmetric() -> None:
     vectors, values = modes.spectrum.vectors, modes.spectrum.values
     errors = np.linalg.norm(operator @ vectors - vectors * values, axis=0)
     assert (errors <= 2e-3 * values[0]).all()
+
+
+def test_steps_in_smollm_have_doses_prices_and_controls(tmp_path: Path) -> None:
+    model, texts = load_model(str(smollm())), gather()
+    rows = build_contexts(texts[:400], encoder(model), tag, count=240, window=24)
+    config = study.LMConfig(
+        str(smollm()), (len(model.layers) - 1,), modes=6, products=16, initial=False
+    )
+    config = study.prepare(config, model, rows)
+    run = run_study(study.STUDY, config, tmp_path / "run", model=model, contexts=rows)
+    results = study.STUDY.results_of(run)
+    labels = tuple(results.labels)[:3]
+    settings = study.StepSettings(labels=labels, windows=80, price_windows=6)
+
+    taken = study.steps_of_run(run, results, model, texts[400:], settings)
+
+    assert [row.label for row in taken.labels] == list(labels)
+    assert len(taken.random) == 20
+    assert study.prepare(config, model, rows).weights == config.weights  # all is put back
+    for direction in taken.directions:
+        assert all(0.045 <= step.price <= 0.055 for step in direction.at_price.values())
+        smallest = min(direction.steps, key=lambda step: abs(step.dose))
+        for label in labels:
+            predicted = smallest.dose * direction.slopes[label]
+            found = smallest.changes[label].log_mass
+            assert found == pytest.approx(predicted, rel=0.2, abs=2e-3)
+    for mode in taken.modes.values():  # a mode costs more than what is random and as large
+        smallest_random = min(
+            abs(step.dose) for other in taken.random for step in other.at_price.values()
+        )
+        assert all(abs(step.dose) < smallest_random for step in mode.at_price.values())

@@ -3,6 +3,8 @@
 from mlx_entk.studies.base import Study
 from mlx_entk.studies.language_model.records import METHODS, LMConfig, LMResults
 from mlx_entk.studies.language_model.show import SHOW, window_tables
+from mlx_entk.studies.language_model.step_show import step_summary, step_tables
+from mlx_entk.studies.language_model.steps import StepSettings, steps_of, steps_of_run
 from mlx_entk.studies.language_model.study import PRODUCTS, compute, estimate, headline, prepare
 
 STUDY = Study(
@@ -17,4 +19,17 @@ STUDY = Study(
     scratch=(PRODUCTS,),
 )
 
-__all__ = ["METHODS", "STUDY", "LMConfig", "LMResults", "estimate", "prepare", "window_tables"]
+__all__ = [
+    "METHODS",
+    "STUDY",
+    "LMConfig",
+    "LMResults",
+    "StepSettings",
+    "estimate",
+    "prepare",
+    "step_summary",
+    "step_tables",
+    "steps_of",
+    "steps_of_run",
+    "window_tables",
+]

@@ -46,6 +46,8 @@ class LayerModes:
     ----------
     values, residuals
         Shape (k,) each.
+    vectors
+        The modes themselves, channel-major, shape (d·N, k), in single precision.
     scores
         Of each input by each mode, shape (N, k).
     shares
@@ -65,6 +67,7 @@ class LayerModes:
 
     values: Float64Array
     residuals: Float64Array
+    vectors: NDArray[np.float32]
     scores: Float64Array
     shares: Float64Array
     ends: NDArray[np.int64]
@@ -89,6 +92,7 @@ class LayerModes:
         return cls(
             values=arrays["values"],
             residuals=arrays["residuals"],
+            vectors=arrays["vectors"],
             scores=arrays["scores"],
             shares=arrays["shares"],
             ends=arrays["ends"],
@@ -202,6 +206,7 @@ class LayerSolver:
         modes = LayerModes(
             values=solved.spectrum.values,
             residuals=solved.residuals,
+            vectors=solved.spectrum.vectors.astype(np.float32),
             scores=scores,
             shares=np.array([mode.share for mode in reduced]),
             ends=np.array(at_ends, np.int64),

@@ -193,6 +193,11 @@ def contexts_file(run: Run) -> Path:
     return run.file("contexts.jsonl")
 
 
+def vectors_file(run: Run, layer: int) -> Path:
+    """Where a run keeps the modes of a layer: ``vectors`` of shape (d·N, k)."""
+    return run.file("vectors", f"layer-{layer}.npz")
+
+
 def write_token_texts(run: Run, texts: dict[str, str]) -> None:
     """Keep the text of each token of the contexts, by its number, in a run."""
     write_json(run.file(_TOKENS), dict(texts))

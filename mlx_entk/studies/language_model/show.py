@@ -33,6 +33,12 @@ from mlx_entk.studies.language_model.records import (
     contexts_file,
     read_token_texts,
 )
+from mlx_entk.studies.language_model.step_show import (
+    example_tables,
+    step_figures,
+    step_tables,
+)
+from mlx_entk.studies.language_model.steps import steps_of
 
 # Modes of each layer whose windows the report shows, and windows at each end.
 _WINDOW_MODES, _WINDOWS = 5, 3
@@ -217,10 +223,14 @@ def _figures(results: LMResults, run: Run) -> Figures:
         "The leading eigenvalues of each layer. A steep beginning means that few directions carry "
         "most of the layer's kernel.",
     )
+    if (steps := steps_of(run)) is not None:
+        yield from step_figures(steps)
 
 
 def _details(results: LMResults, run: Run) -> list[Table]:
-    return [
+    steps = steps_of(run)
+    of_steps = [] if steps is None else [*step_tables(steps), *example_tables(steps)]
+    return of_steps + [
         table
         for row in results.layers
         for table in window_tables(

@@ -12,7 +12,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk._files import Arrays, digest, digest_of_file
+from mlx_entk._files import Arrays, digest, digest_of_file, write_arrays
 from mlx_entk._linalg import Float64Array
 from mlx_entk._memory import default_limit
 from mlx_entk._parameters import flatten_tree
@@ -79,6 +79,7 @@ from mlx_entk.studies.language_model.records import (
     LMConfig,
     LMResults,
     contexts_file,
+    vectors_file,
     write_token_texts,
 )
 
@@ -123,7 +124,7 @@ def prepare(config: LMConfig, model: LanguageModel, contexts: Sequence[Context])
             f"contexts has token {largest}, but the model has {vocabulary} tokens: the contexts "
             "were made with another tokenizer"
         )
-    if not _labels(config, contexts)[0]:
+    if not labels_and_halves(config, contexts)[0]:
         raise InputError(
             f"contexts has no label to score: a label needs {LabelRule()}, and windows of several "
             "documents"
@@ -205,7 +206,7 @@ def compute(
     if not is_first(group):
         return None  # this rank only helped
 
-    labels, halves = _labels(config, contexts)
+    labels, halves = labels_and_halves(config, contexts)
     families = _families(list(labels))
     documents = documents_of(contexts)
     scorer = Scorer.of(labels, families, halves, documents, config.seed)
@@ -243,6 +244,7 @@ def compute(
         arrays[f"scores/layer-{layer}"] = trained.scores
         arrays[f"ends/layer-{layer}"] = trained.ends
         arrays[f"positions/layer-{layer}"] = trained.positions
+        write_arrays(vectors_file(run, layer), {"vectors": trained.vectors})
     progress("labels", len(found), len(found))
     results = LMResults(
         config=config,
@@ -261,7 +263,7 @@ def compute(
     return results, arrays
 
 
-def _labels(
+def labels_and_halves(
     config: LMConfig, contexts: Sequence[Context]
 ) -> tuple[dict[str, Mask], list[tuple[Half, Half]]]:
     """The labels to score, and the splits."""
