@@ -7,7 +7,9 @@ import click
 
 from mlx_entk._files import read_arrays
 from mlx_entk._records import to_json
+from mlx_entk.errors import InputError
 from mlx_entk.runs import Run
+from mlx_entk.studies import language_model
 from mlx_entk.studies.base import intervention_problem_of
 from mlx_entk.studies.intervention.intervene import intervene
 from mlx_entk.studies.intervention.records import BY, By
@@ -89,6 +91,8 @@ def intervene_command(
     intervention.npz, figures/ and report.html into the run folder.
     """
     opened = Run.load(run)
+    if opened.study == language_model.STUDY.name:
+        raise InputError(f"{run} is a run of a language model: use `mlx-entk lm steps {run}`")
     groups = parse_groups(modes, "--modes")
     problem = intervention_problem_of(
         opened,

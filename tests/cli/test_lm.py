@@ -423,6 +423,7 @@ def test_steps_that_cannot_be_taken_are_one_line(
     mlx_entk: Command, tiny: Path, stepped: Path
 ) -> None:
     shutil.copytree(stepped, "run")
+    assert "use `mlx-entk lm steps run`" in mlx_entk("intervene", "run")[2]
     shutil.copytree(stepped, "old")
     shutil.rmtree("old/vectors")
     shutil.copytree(tiny, "other")
