@@ -1,6 +1,7 @@
 """The report of a run and the comparison of several, built from what their study shows."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def _report(run: Run) -> Report:
     if regression is not None:
         rest += regression_tables(regression)
     if intervention is not None:
-        rest += intervention_tables(intervention)
+        first, *others = intervention_tables(intervention)
+        said = f"{intervention_summary(intervention)} {first.note}"
+        rest += [replace(first, note=said), *others]
     if (verification := verification_of(run)) is not None:
         rest.append(verification_table(verification))
     rest += show.details(results, run)
@@ -110,12 +113,7 @@ def _report(run: Run) -> Report:
     sessions = run.sessions
     return Report(
         title=f"{study.title}: {run.path.resolve().name}",
-        summary=" ".join(
-            [
-                *show.summary(results),
-                *([intervention_summary(intervention)] if intervention is not None else []),
-            ]
-        ),
+        summary=" ".join(show.summary(results)),
         overview=overview,
         command=sessions[0].command,
         pages=[(page.file, page.text) for page in further],
