@@ -138,8 +138,9 @@ class ModeSpan:
 
         size = wanted.size
         operator = LinearOperator((size, size), matvec=gram, dtype=np.float64)
-        found, failed = cg(operator, wanted.reshape(-1), rtol=_TOLERANCE, maxiter=products)
-        return found.reshape(wanted.shape), not failed
+        with np.errstate(all="ignore"):  # of gradients that rounding makes zero
+            found, failed = cg(operator, wanted.reshape(-1), rtol=_TOLERANCE, maxiter=products)
+        return found.reshape(wanted.shape), not failed and bool(np.isfinite(found).all())
 
     @property
     def _bytes_of_gradients(self) -> int:

@@ -41,7 +41,9 @@ def jacobian(model: QuadraticMLP, x: mx.array) -> NDArray[np.float64]:
 
 def joined(change: dict[str, mx.array], model: nn.Module) -> NDArray[np.float64]:
     names = flatten_tree(model.parameters())
-    return np.concatenate([np.array(change[name], dtype=np.float64).reshape(-1) for name in names])
+    return np.concatenate(
+        [np.array(change[name].astype(mx.float32), dtype=np.float64).reshape(-1) for name in names]
+    )
 
 
 def gradients(
@@ -238,3 +240,16 @@ def test_modes_without_a_direction_are_refused(model: QuadraticMLP, x: mx.array)
         intervention.mode_directions(operator, vectors[:, [0, 0]])
     with pytest.raises(InputError, match="rows"):
         intervention.ModeSpan(operator, vectors[:-1])
+
+
+def test_half_precision_gives_the_same_edit_to_its_own_accuracy(x: mx.array) -> None:
+    edits = []
+    for dtype in (mx.float32, mx.float16, mx.bfloat16):
+        model = QuadraticMLP(P, WIDTH, seed=1)
+        model.set_dtype(dtype)
+        operator = mlx_entk.entk_operator(model, x, reduction="trace")
+        kernel = mlx_entk.entk(model, x, reduction="trace")
+        span = intervention.ModeSpan(operator, mlx_entk.eigendecompose(kernel).modes(1, 2))
+        edits.append(joined(intervention.removal(span), model))
+    for edit, accuracy in zip(edits[1:], (0.02, 0.1), strict=True):
+        assert np.linalg.norm(edit - edits[0]) < accuracy * np.linalg.norm(edits[0])
