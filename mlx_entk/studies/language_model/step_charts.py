@@ -84,10 +84,14 @@ def _by_price(axis: Axes, results: StepResults, label: LabelSteps) -> None:
 
 
 def at_prices(path: Sequence[Step], label: str, prices: Float64Array) -> Float64Array:
-    """The change of a label's words where a path first costs each of some prices; NaN beyond it."""
+    """The change of a label's words where a path first costs each of some prices.
+
+    NaN beyond the path's last step that at most doubles the perplexity: what lies between it and
+    a much larger price is unknown.
+    """
     costs, changes = [0.0], [0.0]
     for step in path:
-        if step.price > costs[-1]:
+        if costs[-1] < step.price <= 1:
             costs.append(step.price)
             changes.append(step.changes[label].log_mass)
     return np.interp(prices, costs, changes, right=np.nan)
