@@ -53,7 +53,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="PATTERN,…",
     help="The parameters to change, such as 'layers.*'; by default all of them.",
 )
-@click.option("--seed", default=0, show_default=True, help="Seed of the random changes.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Seed of the random changes.",
+)
 @click.option(
     "--targets",
     type=_FILE,

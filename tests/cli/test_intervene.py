@@ -96,6 +96,11 @@ def test_a_users_own_model_has_interventions(mlx_entk: Command, parity: tuple[st
     )
     assert code == 2
     assert "nothing was learned: the weights are those before training" in errors
+    np.savez("real.npz", y=np.ones((count, 1)))
+    code, output, errors = mlx_entk(*parity, "--targets", "real.npz", "--json")
+    assert code == 0, errors
+    columns = list(json.loads(output)["tables"][0]["rows"][0])
+    assert "R² with the trained model" in columns  # a loss would read the other way round
     np.savez("short.npz", a=np.ones((3, 1)))
     assert "are over 3 inputs" in mlx_entk(*parity, "--features", "short.npz")[2]
     assert "weights before training are not known" in mlx_entk(*parity, "--by", "undo")[2]

@@ -68,7 +68,7 @@ class InterventionProblem:
     groups
         The groups of modes that the study looks at.
     measures
-        How well the network does. The first is the one that figures show.
+        How well the network does. The first is the one that figures show; more of it is better.
     features
         Single features; None if none are known.
     by_class

@@ -141,8 +141,8 @@ def _edits_table(found: Intervention, measure: str, title: str) -> Table:
     note = (
         f"{_WHAT[found.by]} In brackets: the central 90% of {found.draws} draws. Equal norm: "
         "random directions have that of the edit in each parameter, the others over all of them. "
-        f"Principal: of what each weight is multiplied with. Parameters: {changed}. Kernel: "
-        f"{found.kernel}."
+        f"Principal: of what each weight is multiplied with. Changed: {changed}; other parameters, "
+        f"if there are any, stay trained. Kernel: {found.kernel}."
     )
     columns = ("edit", "norm", measure, "alone")
     return Table(title, columns, rows, note if measure == found.main else "")

@@ -167,13 +167,14 @@ def _measures(outputs: Float64Array, targets: ArrayLike | None) -> Any:
         values, labels = targets_of(targets, outputs.shape)
 
     def measures(after: Float64Array) -> dict[str, float]:
-        found: dict[str, float] = {}
-        if targets is not None and labels is not None:
-            found["accuracy"] = float((after.argmax(axis=1) == labels).mean())
-        elif targets is not None:
-            found["loss"] = float(((after - values) ** 2).mean())
         kept = 1 - float(((after - outputs) ** 2).sum()) / spread if spread else 0.0
-        return found | {"R² with the trained model": kept}
+        found = {"R² with the trained model": kept}
+        if targets is None:
+            return found
+        if labels is None:
+            return found | {"loss": float(((after - values) ** 2).mean())}
+        # The first measure is the one that figures show, and more of it is better.
+        return {"accuracy": float((after.argmax(axis=1) == labels).mean())} | found
 
     return measures
 
