@@ -27,7 +27,7 @@ from mlx_entk.features.channels import (
     constant_alignment,
     recovery,
 )
-from mlx_entk.features.disentangle import ROTATIONS, Rotation, disentangle, sparsity
+from mlx_entk.features.disentangle import cycle_frequency, disentangle
 from mlx_entk.features.frequencies import (
     KEY_RULE,
     embedding_power,
@@ -35,7 +35,6 @@ from mlx_entk.features.frequencies import (
     kernel_power,
     key_frequencies,
 )
-from mlx_entk.features.single_frequencies import cycle_frequency, disentangle_frequencies
 
 __all__ = [
     "FREQUENCY_FAMILIES",
@@ -43,21 +42,18 @@ __all__ = [
     "KEY_RULE",
     "RECOVERED",
     "RECOVERY_RULE",
-    "ROTATIONS",
     "Alignment",
     "Family",
     "FeatureBank",
     "Overlap",
     "Recovery",
     "Role",
-    "Rotation",
     "align",
     "center",
     "channel_alignment",
     "constant_alignment",
     "cycle_frequency",
     "disentangle",
-    "disentangle_frequencies",
     "embedding_power",
     "equivalent_families",
     "family_shares",
@@ -68,6 +64,5 @@ __all__ = [
     "key_frequencies",
     "modular_features",
     "recovery",
-    "sparsity",
     "subspace_overlap",
 ]

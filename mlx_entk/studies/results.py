@@ -278,9 +278,6 @@ class Recovery:
         The same of two kinds of chance.
     contained
         Features that lie in the span of all the modes.
-    recovered_by_disentangled_modes
-        Features that single directions recover once the leading modes, as many as there are
-        features, were rotated by varimax; None for runs that did not look.
     """
 
     network: str
@@ -292,7 +289,6 @@ class Recovery:
     recovered_by_rotated_modes: int
     recovered_by_random_modes: int
     contained: int
-    recovered_by_disentangled_modes: int | None = None
 
 
 @dataclass(frozen=True)

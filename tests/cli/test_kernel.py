@@ -393,31 +393,3 @@ def test_a_kernel_can_do_without_controls(kernel: Command, parity: Path) -> None
     assert all(row["shuffled"] is None for row in results["alignment"])
     assert "alone" not in output
     assert not Path("run/kernels-before-training").exists()
-
-
-def test_groups_can_be_rotated_and_unknown_directions_are_listed(
-    mlx_entk: Command, tmp_path: Path
-) -> None:
-    sparse_parity.main(tmp_path)
-    kernel = (
-        "kernel", "--model", "examples.sparse_parity:make_model", "--weights",
-        "weights.safetensors", "--inputs", "inputs.npz", "--groups", "0-5",
-    )  # fmt: skip
-    code, output, errors = mlx_entk(
-        *kernel, "--features", "features.npz", "--disentangle", "varimax", "--out", "known"
-    )
-    assert code == 0, errors
-    assert "rotated by varimax" in output
-    assert "no known feature" in output
-    rows = json.loads(Path("known/results.json").read_text())["disentangled"]
-    group = [row for row in rows if row["modes"] == [0, 5]]
-    assert [row["number"] for row in group] == list(range(6))
-    assert max(row["share"] for row in group) <= 1
-    with np.load("known/spectra.npz") as arrays:
-        directions = arrays["disentangled/0-5"]
-        modes = arrays["vectors/full"][:, :6]
-    np.testing.assert_allclose(modes @ (modes.T @ directions), directions, atol=1e-5)
-
-    code, output, _ = mlx_entk(*kernel, "--disentangle", "varimax", "--out", "unknown")
-    assert code == 0
-    assert "No features were given to compare the directions with" in output

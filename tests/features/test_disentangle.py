@@ -1,103 +1,84 @@
-"""Rotations that know of no feature, against sources that were planted."""
-
-import sys
+from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from mlx_entk import InputError
-from mlx_entk.features import ROTATIONS, Rotation, disentangle, sparsity
+from mlx_entk._linalg import orthonormal_basis
+from mlx_entk.features import (
+    FREQUENCY_FAMILIES,
+    center,
+    cycle_frequency,
+    disentangle,
+    frequency_alignment,
+    modular_features,
+)
+from mlx_entk.features.disentangle import AXES
 
-N, K = 600, 5
-Array = NDArray[np.float64]
-
-
-def planted(seed: int = 0) -> tuple[Array, Array]:
-    """Sparse orthonormal sources, and a random rotation of them."""
-    generator = np.random.default_rng(seed)
-    sources = np.zeros((N, K))
-    for k in range(K):  # each on a tenth of the rows, which overlap
-        rows = generator.choice(N, N // 10, replace=False)
-        sources[rows, k] = generator.uniform(0.5, 1, len(rows))
-    sources = np.linalg.qr(sources)[0]
-    rotation = np.linalg.qr(generator.standard_normal((K, K)))[0]
-    return sources, sources @ rotation
+P = 11
+n, m = np.divmod(np.arange(P * P), P)
+BANK = modular_features(n, m, P)
 
 
-@pytest.mark.parametrize("method", ROTATIONS)
-def test_planted_sources_are_found_in_a_random_rotation(method: Rotation) -> None:
-    sources, mixed = planted()
-    assert np.abs(sources.T @ mixed).max(axis=1).min() < 0.9
-    found = disentangle(mixed, method)
-    least = 0.7 if method == "dictionary" else 0.98  # atoms need not be orthogonal
-    assert np.abs(sources.T @ found).max(axis=1).min() > least
-
-
-@pytest.mark.parametrize("method", ROTATIONS)
-def test_directions_have_unit_norm_lie_in_the_span_and_are_the_same_again(
-    method: Rotation,
+@pytest.mark.parametrize(
+    ("axis", "step"), [("n", (1, 0)), ("m", (0, 1)), ("diagonal", (1, 1))], ids=str
+)
+def test_the_operator_is_the_stated_function_of_the_graph_laplacian(
+    axis: str, step: tuple[int, int]
 ) -> None:
-    _, mixed = planted(1)
-    found = disentangle(mixed, method, seed=3)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=0), 1, atol=1e-6)
-    np.testing.assert_allclose(mixed @ (mixed.T @ found), found, atol=1e-8)
-    np.testing.assert_array_equal(found, disentangle(mixed, method, seed=3))
-    if method != "dictionary":
-        np.testing.assert_allclose(found.T @ found, np.eye(K), atol=1e-6)
-    assert (np.diff(sparsity(found)) <= 1e-9).all()
-    assert ((found**3).sum(axis=0) > 0).all()
+    shift = np.zeros((P * P, P * P))
+    shift[np.arange(P * P), (n + step[0]) % P * P + (m + step[1]) % P] = 1
+    laplacian = 2 * np.eye(P * P) - shift - shift.T
+    levels, vectors = np.linalg.eigh(laplacian)
+    frequencies = P / (2 * np.pi) * np.arccos(np.clip(1 - levels / 2, -1, 1))
+
+    applied = cycle_frequency(np.eye(P * P), P, axis)  # type: ignore[arg-type]
+
+    np.testing.assert_allclose(applied, (vectors * frequencies) @ vectors.T, atol=1e-6)
 
 
-def test_a_dictionary_may_have_more_atoms_than_there_are_modes() -> None:
-    _, mixed = planted()
-    assert disentangle(mixed, "dictionary", atoms=9).shape == (N, 9)
+@pytest.mark.parametrize("families", [("n", "m"), ("sum", "difference"), FREQUENCY_FAMILIES])
+@pytest.mark.parametrize("noise", [0, 0.02])
+def test_any_mixture_of_families_comes_apart_into_single_frequencies(
+    families: tuple[str, ...], noise: float
+) -> None:
+    generator = np.random.default_rng(0)
+    columns = np.concatenate([BANK[family] for family in families], axis=1)
+    basis = orthonormal_basis(center(columns))
+    mixed = basis @ np.linalg.qr(generator.standard_normal((basis.shape[1],) * 2))[0]
+    mixed = orthonormal_basis(mixed + noise * generator.standard_normal(mixed.shape))
+
+    rotated = disentangle(mixed, P, AXES)
+
+    aligned = np.concatenate([frequency_alignment(rotated, BANK[f]) for f in families], axis=1)
+    assert aligned.max(axis=1).min() > (0.999 if noise == 0 else 0.9)
+    # Each frequency of each family is met by its two modes, cosine and sine.
+    assert np.bincount(aligned.argmax(axis=1)).tolist() == [2] * aligned.shape[1]
+    np.testing.assert_allclose(rotated @ rotated.T, mixed @ mixed.T, atol=1e-10)
 
 
-def test_varimax_maximises_kaisers_criterion() -> None:
-    """No rotation of a pair of the directions raises the variance of their squares."""
-    _, mixed = planted(2)
-    found = disentangle(mixed)
-
-    def criterion(directions: Array) -> float:
-        return float((directions**2).var(axis=0).sum())
-
-    best = criterion(found)
-    assert best > criterion(mixed)
-    for a in range(K):
-        for b in range(a):
-            for angle in (-0.3, -0.01, 0.01, 0.3):
-                turned = found.copy()
-                turned[:, a] = np.cos(angle) * found[:, a] - np.sin(angle) * found[:, b]
-                turned[:, b] = np.sin(angle) * found[:, a] + np.cos(angle) * found[:, b]
-                assert criterion(turned) <= best + 1e-12
+def test_functions_on_another_grid_are_refused() -> None:
+    with pytest.raises(InputError, match="over 10 inputs, not p² = 121"):
+        cycle_frequency(np.zeros((10, 2)), P, "n")
 
 
-def test_sparsity_is_the_excess_kurtosis() -> None:
-    single = np.zeros((50, 1))
-    single[7] = 3
-    assert sparsity(single)[0] == pytest.approx(47)
-    normal = np.random.default_rng(0).standard_normal((200_000, 1))
-    assert sparsity(normal)[0] == pytest.approx(0, abs=0.1)
-    assert sparsity(np.zeros((5, 1)))[0] == -3
+def test_no_modes_and_one_come_back() -> None:
+    assert disentangle(np.zeros((P * P, 0)), P).shape == (P * P, 0)
+    assert cycle_frequency(np.zeros((P * P, 0)), P, "n").shape == (P * P, 0)
+    single = np.full((P * P, 1), 1 / P)
+    np.testing.assert_allclose(np.abs(disentangle(single, P)), single)
 
 
-def test_one_mode_and_none_stay_as_they_are() -> None:
-    sources, _ = planted()
-    np.testing.assert_allclose(np.abs(disentangle(sources[:, :1])), np.abs(sources[:, :1]))
-    assert disentangle(np.zeros((N, 0))).shape == (N, 0)
-
-
-def test_what_cannot_be_rotated_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, mixed = planted()
-    with pytest.raises(InputError, match="method 'pca' is unknown: use varimax, ica, dictionary"):
-        disentangle(mixed, "pca")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="modes are not orthonormal"):
-        disentangle(2 * mixed)
-    for method, atoms in (("varimax", 3), ("dictionary", 0)):
-        with pytest.raises(InputError, match=f"atoms is {atoms}"):
-            disentangle(mixed, method, atoms=atoms)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(InputError, match=r"need scikit-learn: pip install 'mlx-entk\[sparse\]'"):
-        disentangle(mixed, "ica")
-    assert disentangle(mixed).shape == mixed.shape
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cycle_frequency(np.ones((P * P, 1)), P, "k"), "axis 'k' is unknown: use n, m"),  # type: ignore[arg-type]
+        (lambda: cycle_frequency(np.ones(P * P), P, "n"), r"functions have shape \(121,\)"),
+        (lambda: cycle_frequency(np.full((P * P, 1), np.nan), P, "m"), "infinite functions"),
+        (lambda: disentangle(np.full((P * P, 2), np.inf), P), "121 of 121 inputs .* modes"),
+        (lambda: disentangle(np.ones((10, 2)), P), "over 10 inputs, not p² = 121"),
+    ],
+)
+def test_what_cannot_be_disentangled_is_refused(call: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        call()

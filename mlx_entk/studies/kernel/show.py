@@ -6,7 +6,7 @@ from mlx_entk.plotting import CaptionedFigure, plot_alignment, plot_spectra
 from mlx_entk.report import Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
-from mlx_entk.studies.kernel.study import KNOWN, KernelResults
+from mlx_entk.studies.kernel.study import KernelResults
 from mlx_entk.studies.words import (
     alignment_table,
     cliff_sentence,
@@ -60,46 +60,6 @@ def _tables(results: KernelResults) -> list[Table]:
         ),
         *alignment_table(results.alignment, results.equivalent_families, controls=results.controls),
         *_null_table(results),
-        *_disentangled_table(results),
-    ]
-
-
-def _disentangled_table(results: KernelResults) -> list[Table]:
-    """What each direction of the rotated groups is, as far as features are known."""
-    rows = results.disentangled
-    if not rows:
-        return []
-    if not results.mode_features:
-        return [
-            Table(
-                f"Groups of modes, rotated by {results.config.disentangle}",
-                ("modes", "direction", "kurtosis"),
-                [(modes_cell(row.modes), str(row.number), f"{row.sparsity:.3g}") for row in rows],
-                "No features were given to compare the directions with.",
-            )
-        ]
-    unknown = sum(not row.known for row in rows)
-    return [
-        Table(
-            f"Groups of modes, rotated by {results.config.disentangle}: {unknown} of {len(rows)} "
-            "directions are no known feature",
-            ("modes", "direction", "kurtosis", "feature", "share", "shuffled"),
-            [
-                (
-                    modes_cell(row.modes),
-                    str(row.number),
-                    f"{row.sparsity:.3g}",
-                    row.family if row.known else "no known feature",
-                    f"{row.share:.2f}",
-                    f"{row.shuffled:.2f}",
-                )
-                for row in rows
-            ],
-            "The rotation makes directions as sparse or as independent as may be, and knows of no "
-            "feature. Share: of a direction, in the family that holds the most of it. It is a "
-            f"known feature from {KNOWN:g} on, if shuffled features do not hold as much. Shuffled: "
-            "the largest share of 19 in 20 shuffles of the features over the inputs.",
-        )
     ]
 
 

@@ -1,39 +1,23 @@
 """A user's own model: kernel, spectrum, cliffs, and alignment with features if there are any."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from mlx_entk._files import Arrays, digest_of_file, write_atomically
-from mlx_entk._linalg import Float64Array, FloatArray, as_numpy, orthonormal_basis, require_finite
+from mlx_entk._linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
 from mlx_entk._memory import default_limit
 from mlx_entk._text import visible
-from mlx_entk.analysis import (
-    DENSE,
-    SHUFFLES,
-    WHOLE,
-    Analysis,
-    analyze_kernels,
-    groups_at,
-    with_whole,
-)
+from mlx_entk.analysis import DENSE, WHOLE, Analysis, analyze_kernels, groups_at, with_whole
 from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.controls import OUTPUTS, Controls, controls_of
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.errors import InputError
-from mlx_entk.features import (
-    ROTATIONS,
-    Alignment,
-    Rotation,
-    center,
-    disentangle,
-    family_shares,
-    sparsity,
-)
+from mlx_entk.features import Alignment, center, family_shares
 from mlx_entk.kernel import (
     LayerFactors,
     Reduction,
@@ -83,9 +67,6 @@ IMPORTED = "imported"
 TRACED = "traced"
 _EXAMPLE, _CLOSE = 4, 1e-4
 
-# The share of a direction from which on it counts as a known feature.
-KNOWN = 0.5
-
 # Products that Lanczos takes for each mode of a kernel too large to decompose, about.
 _PRODUCTS_PER_MODE = 4
 
@@ -122,9 +103,6 @@ class KernelConfig:
     initial
         Digest of the weights before training, filled in by ``prepare``; empty if they are not
         known.
-    disentangle
-        A method of ``mlx_entk.features.disentangle`` by which each group is rotated; empty for
-        none.
     """
 
     model: str
@@ -140,37 +118,6 @@ class KernelConfig:
     controls: bool = True
     factors: bool = False
     initial: str = ""
-    disentangle: str = ""
-
-
-@dataclass(frozen=True)
-class DisentangledMode:
-    """A direction inside a group of modes, and the known feature that it is nearest to.
-
-    Attributes
-    ----------
-    modes, number
-        The group, and the place of the direction in it, the sparsest first.
-    sparsity
-        Excess kurtosis; see ``mlx_entk.features.sparsity``.
-    family, share
-        The family whose span holds the most of it, and how much, from 0 to 1; empty and 0 without
-        features.
-    shuffled
-        The largest such share of 19 in 20 shuffles of the features over the inputs.
-    """
-
-    modes: Modes
-    number: int
-    sparsity: float
-    family: str
-    share: float
-    shuffled: float
-
-    @property
-    def known(self) -> bool:
-        """Whether most of it is a known feature, and more than of shuffled ones."""
-        return self.share >= KNOWN and self.share > self.shuffled
 
 
 @dataclass(frozen=True)
@@ -223,8 +170,6 @@ class KernelResults:
         What the columns of the arrays ``shares/…`` are.
     graph
         SHA-256 of the graph that the run keeps of a model that code made; empty if it has none.
-    disentangled
-        Directions of the groups of the whole kernel; empty unless they were asked for.
     """
 
     config: KernelConfig
@@ -240,7 +185,6 @@ class KernelResults:
     without: str
     mode_features: list[str]
     graph: str = ""
-    disentangled: list[DisentangledMode] = field(default_factory=list)
 
 
 def compute(
@@ -309,7 +253,6 @@ def compute(
     if before is not None:
         then = _stored_kernels(config, before, inputs, at_first)
         then_cliffs = analyze_kernels(then, top=config.top, progress=progress).cliffs
-    rotated = _disentangled(config, analysis)
     results = KernelResults(
         config=config,
         inputs=count(inputs),
@@ -324,16 +267,8 @@ def compute(
         without=without,
         mode_features=list(analysis.bases),
         graph="" if graph is not None else _keep_graph(config, function, inputs, run),
-        disentangled=[
-            row
-            for modes, directions in rotated.items()
-            for row in _nearest(modes, directions, analysis)
-        ],
     )
-    arrays: Arrays = {
-        f"disentangled/{first}-{last}": directions.astype(np.float32)
-        for (first, last), directions in rotated.items()
-    }
+    arrays: Arrays = {}
     for name, spectrum in analysis.spectra.items():
         arrays[f"values/{name}"] = spectrum.values
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
@@ -343,52 +278,6 @@ def compute(
     # What regression, export and verification need to have the model again.
     run.save_model(stored_weights(model), inputs_on_host(x))
     return results, arrays
-
-
-def _disentangled(config: KernelConfig, analysis: Analysis) -> dict[Modes, Float64Array]:
-    """The groups of the whole kernel, rotated."""
-    if not config.disentangle:
-        return {}
-    method = cast(Rotation, config.disentangle)
-    whole = analysis.spectra[WHOLE]
-    return {
-        modes: disentangle(whole.modes(*modes), method)
-        for modes in analysis.groups[WHOLE]
-        if modes[1] < whole.rank
-    }
-
-
-def _nearest(
-    modes: Modes, directions: Float64Array, analysis: Analysis
-) -> Iterator[DisentangledMode]:
-    """The family that each direction is nearest to, alongside shuffled features."""
-    generator = np.random.default_rng(0)
-    kurtoses = sparsity(directions)
-    names = list(analysis.bases)
-    shares = np.zeros((1, directions.shape[1]))
-    shuffled = np.zeros(directions.shape[1])
-    if names:
-        shares = _shares(analysis.bases, directions)
-        drawn = [
-            _shares(analysis.bases, directions[generator.permutation(len(directions))]).max(axis=0)
-            for _ in range(SHUFFLES)
-        ]
-        shuffled = np.quantile(drawn, 0.95, axis=0)
-    best = shares.argmax(axis=0)
-    for number in range(directions.shape[1]):
-        yield DisentangledMode(
-            modes,
-            number,
-            float(kurtoses[number]),
-            names[best[number]] if names else "",
-            float(shares[best[number], number]),
-            float(shuffled[number]),
-        )
-
-
-def _shares(bases: Mapping[str, Float64Array], directions: Float64Array) -> Float64Array:
-    """How much of each direction lies in each family, shape (families, k)."""
-    return np.stack([((basis.T @ directions) ** 2).sum(axis=0) for basis in bases.values()])
 
 
 def _groups(
@@ -527,8 +416,7 @@ def prepare(
     InputError
         For a model that cannot be called on x; an unknown reduction, and one that is no kernel;
         features that are of other inputs, that do not vary, or that come with a full kernel;
-        factors of a full kernel; an unknown way to disentangle; a ``top`` below 1; groups beyond
-        the modes; and a model before
+        factors of a full kernel; a ``top`` below 1; groups beyond the modes; and a model before
         training with other parameters.
     """
     function, inputs = bound(config, model, x)
@@ -537,10 +425,6 @@ def prepare(
     if config.by_layer and WHOLE in function.params:
         raise InputError(
             f"a parameter called {WHOLE} takes the name of the whole kernel: rename it"
-        )
-    if config.disentangle and config.disentangle not in ROTATIONS:
-        raise InputError(
-            f"disentangle is {config.disentangle!r}: choose one of {', '.join(ROTATIONS)}"
         )
     if config.top < 1:
         raise InputError(f"top is {config.top}: it must be at least 1")

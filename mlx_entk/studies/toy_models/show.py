@@ -30,15 +30,6 @@ _GEOMETRY_CAPTION = (
 def _summary(results: TMSResults) -> tuple[str, str]:
     config, beta = results.config, results.rescalings[-1]
     recovered = {network: results.kernel(network, beta).recovered for network in NETWORKS}
-    trained, initial, shuffled = (
-        results.kernel(name, beta).recovered_by_disentangled_modes for name in NETWORKS
-    )
-    rotated = (
-        ""
-        if trained is None
-        else f"Rotated by varimax, which knows of no feature, as many modes as there are features "
-        f"recover {trained}, compared with {initial} and {shuffled}. "
-    )
     return (
         f"The network reconstructs {results.reconstructed[TRAINED]} of {config.n} features with "
         f"{config.m} hidden units, and its flattened eNTK has "
@@ -46,7 +37,7 @@ def _summary(results: TMSResults) -> tuple[str, str]:
         f"Single modes recover {_features(recovered[TRAINED])} at β = {beta:g}, compared with "
         f"{recovered[INITIAL]} before training and {recovered[SHUFFLED]} in the network trained "
         f"on shuffled targets; {_features(results.recovered_by_constants)} can be recovered by a "
-        f"constant, which a bias alone gives. {rotated}{_without_kernel(results)}",
+        f"constant, which a bias alone gives. {_without_kernel(results)}",
     )
 
 
@@ -96,7 +87,6 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
         "β",
         "cliffs before",
         "recovered",
-        "varimax",
         "rotated",
         "random",
         "contained",
@@ -108,7 +98,6 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
             f"{row.beta:g}",
             _cliff_cell(row),
             str(row.recovered),
-            "" if (found := row.recovered_by_disentangled_modes) is None else str(found),
             str(row.recovered_by_rotated_modes),
             str(row.recovered_by_random_modes),
             str(row.contained),
@@ -124,9 +113,7 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
         rows,
         "The network is the trained one, the same before training (initial), or one trained on "
         "shuffled targets (shuffled); the cliffs lie before the modes named. "
-        f"{rule[0].upper()}{rule[1:]}. Alongside are the features that single directions recover "
-        "once the leading modes, as many as there are features, were rotated to be sparse "
-        "(varimax), that a random rotation of the "
+        f"{rule[0].upper()}{rule[1:]}. Alongside are the features that a random rotation of the "
         "same modes recovers (rotated), that random modes recover (random), and that lie in the "
         "span of all the modes (contained).",
     )

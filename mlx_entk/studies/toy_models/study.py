@@ -26,7 +26,6 @@ from mlx_entk.features import (
     center,
     channel_alignment,
     constant_alignment,
-    disentangle,
     recovery,
 )
 from mlx_entk.kernel import entk
@@ -166,7 +165,7 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
     for done, (name, of_name) in enumerate(networks.items()):
         progress("kernels", done, len(networks), name)
         arrays[f"W/{name}"], arrays[f"b/{name}"] = np.array(of_name.W), np.array(of_name.b)
-        for row, of_row in _decompose(of_name, name, x, config, rotate=True):
+        for row, of_row in _decompose(of_name, name, x, config):
             kernels.append(row)
             arrays |= {f"{kind}/{name}/{row.beta:g}": array for kind, array in of_row.items()}
         controls += _controls(of_name, name, x, config)
@@ -218,12 +217,9 @@ def rescaled_jacobian(model: ToyModel, x: FloatArray, importances: FloatArray) -
 
 
 def _decompose(
-    model: ToyModel, name: str, x: FloatArray, config: TMSConfig, rotate: bool = False
+    model: ToyModel, name: str, x: FloatArray, config: TMSConfig
 ) -> Iterator[tuple[Recovery, dict[str, FloatArray]]]:
-    """A row of results for each β, with its spectrum and its alignment.
-
-    ``rotate`` says to disentangle the modes as well.
-    """
+    """A row of results for each β, with its spectrum and its alignment."""
     for beta in sorted({0.0, *config.betas}):
         jacobian = rescaled_jacobian(model, x, config.importances**beta)
         top = min(*jacobian.shape, config.n + BEYOND)
@@ -240,17 +236,8 @@ def _decompose(
             recovered_by_rotated_modes=features.rotated,
             recovered_by_random_modes=features.random,
             contained=int((features.contained >= RECOVERED).sum()),
-            recovered_by_disentangled_modes=(
-                _recovered_by_rotation(spectrum.vectors[:, : config.n], x) if rotate else None
-            ),
         )
         yield row, {"values": spectrum.values, "alignment": np.abs(cosines).astype(np.float32)}
-
-
-def _recovered_by_rotation(modes: Float64Array, x: FloatArray) -> int:
-    """Features that single directions recover after a rotation that knows of none."""
-    cosines = np.abs(channel_alignment(disentangle(modes), x))
-    return int((cosines.max(axis=0, initial=0) >= RECOVERED).sum())
 
 
 def _controls(
@@ -352,9 +339,6 @@ def headline(results: TMSResults) -> Headline:
     }
     for row in results.kernels:
         numbers[f"recovered at β = {row.beta:g}, {row.network}"] = row.recovered
-        numbers[f"disentangled at β = {row.beta:g}, {row.network}"] = (
-            row.recovered_by_disentangled_modes
-        )
     for name, count in results.recovered_by_own_output.items():
         numbers[f"recovered without a kernel, {name}"] = results.best_control(name).recovered
         numbers[f"recovered by own output, {name}"] = count
