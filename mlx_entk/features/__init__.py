@@ -25,6 +25,7 @@ from mlx_entk.features.channels import (
     Recovery,
     channel_alignment,
     constant_alignment,
+    count_recovered,
     recovery,
 )
 from mlx_entk.features.cycles import cycle_frequency, disentangle_frequencies
@@ -56,6 +57,7 @@ __all__ = [
     "center",
     "channel_alignment",
     "constant_alignment",
+    "count_recovered",
     "cycle_frequency",
     "disentangle",
     "disentangle_frequencies",

@@ -137,6 +137,7 @@ def _varimax(columns: Float64Array, seed: int) -> tuple[Float64Array, bool]:
     not rise in any direction, such as the columns of a Hadamard matrix: a random rotation is not.
     """
     rotation = random_rotation(columns.shape[1], seed)
+    columns = columns[columns.any(axis=1)]  # rows of zeros add nothing, and may be most of them
     reached = 0.0
     for _ in range(_STEPS):
         rotated = columns @ rotation

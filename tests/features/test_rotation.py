@@ -143,4 +143,4 @@ def test_only_varimax_does_without_scikit_learn(monkeypatch: pytest.MonkeyPatch)
     assert disentangle(_MODES).vectors.shape == (4, 2)
     for method in ("ica", "dictionary"):
         with pytest.raises(InputError, match=rf"method {method} needs the extra sparse: pip"):
-            disentangle(_MODES, method)  # type: ignore[arg-type]
+            disentangle(_MODES, method)
