@@ -5,6 +5,7 @@ features. If each feature is active on few inputs, or they are independent of ea
 alone says which directions of the span are features.
 """
 
+import importlib.util
 import warnings
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -84,8 +85,7 @@ def disentangle(
         below 1 or of another method, and if scikit-learn is missing, which ``"varimax"`` does not
         need.
     """
-    if method not in METHODS:
-        raise InputError(f"method {method!r} is unknown: use {', '.join(METHODS)}")
+    require_available(method)
     columns = as_columns(modes, "modes")
     k = columns.shape[1]
     if not np.allclose(columns.T @ columns, np.eye(k), rtol=0, atol=_UNIT):
@@ -106,6 +106,17 @@ def disentangle(
     else:
         coordinates, converged = _dictionary(columns, components or k, seed)
     return _ordered(columns, coordinates, converged)
+
+
+def require_available(method: str) -> None:
+    """Raise InputError for an unknown method, and for one whose package is missing."""
+    if method not in METHODS:
+        raise InputError(f"method {method!r} is unknown: use {', '.join(METHODS)}")
+    if method != "varimax" and importlib.util.find_spec("sklearn") is None:
+        raise InputError(
+            f"method {method} needs the extra sparse: pip install 'mlx-entk[sparse]'; varimax does "
+            "not"
+        )
 
 
 def random_rotation(size: int, seed: int) -> Float64Array:
@@ -151,10 +162,8 @@ def _varimax(columns: Float64Array, seed: int) -> tuple[Float64Array, bool]:
 
 
 def _ica(columns: Float64Array, seed: int) -> tuple[Float64Array, bool]:
-    try:
-        from sklearn.decomposition import fastica
-    except ImportError as error:
-        raise _missing("ica") from error
+    from sklearn.decomposition import fastica
+
     N, k = columns.shape
     with warnings.catch_warnings():  # the number of steps says whether it converged
         warnings.simplefilter("ignore")
@@ -170,10 +179,8 @@ def _ica(columns: Float64Array, seed: int) -> tuple[Float64Array, bool]:
 
 
 def _dictionary(columns: Float64Array, atoms: int, seed: int) -> tuple[Float64Array, bool]:
-    try:
-        from sklearn.decomposition import MiniBatchDictionaryLearning
-    except ImportError as error:
-        raise _missing("dictionary") from error
+    from sklearn.decomposition import MiniBatchDictionaryLearning
+
     # Fits from elsewhere end in poorer optima. What is random is a start for further atoms.
     rotation, _ = _varimax(columns, seed)
     k = columns.shape[1]
@@ -192,9 +199,3 @@ def _dictionary(columns: Float64Array, atoms: int, seed: int) -> tuple[Float64Ar
         warnings.simplefilter("ignore")
         learning.fit(columns * np.sqrt(len(columns)))
     return np.asarray(learning.components_, dtype=np.float64).T, learning.n_iter_ < _ROUNDS
-
-
-def _missing(method: str) -> InputError:
-    return InputError(
-        f"method {method} needs the extra sparse: pip install 'mlx-entk[sparse]'; varimax does not"
-    )
