@@ -76,13 +76,19 @@ def _without_kernel(results: TMSResults) -> str:
         ""
         if rotated.recovered_by_disentangled_modes is None
         else f"those of the {rotated.control} ({rotated.scaling}), rotated in the same way, "
-        f"{rotated.recovered_by_disentangled_modes}, "
+        f"{rotated.recovered_by_disentangled_modes} "
+        f"({_rotated_control(results, INITIAL)} before training), "
     )
     return (
         f"Without a kernel, the modes of the {best.control} ({best.scaling}) recover "
         f"{best.recovered}, {also}and {own} resemble{'s' if own == 1 else ''} the output that "
         "should copy them."
     )
+
+
+def _rotated_control(results: TMSResults, network: str) -> int | None:
+    """What the best control of a network recovers once its modes are rotated."""
+    return results.best_control(network, disentangled=True).recovered_by_disentangled_modes
 
 
 def _features(count: int) -> str:
@@ -314,14 +320,14 @@ def _paper_disentangled(models: Mapping[str, TMSResults]) -> str:
         for network in NETWORKS
     )
     shuffled = listed(lambda model: row(model).shuffled_recovered_by_disentangled_modes)
-    controls = listed(
-        lambda model: model.best_control(TRAINED, disentangled=True).recovered_by_disentangled_modes
-    )
+    controls = listed(lambda model: _rotated_control(model, TRAINED))
+    controls_before = listed(lambda model: _rotated_control(model, INITIAL))
     return (
         f" Rotated to sparse directions by {METHOD}, the same modes recover {trained}, "
         f"compared with {with_shuffled} with shuffled targets and {initial} "
         f"before training, and of features that are shuffled over the inputs {shuffled}; modes of "
-        f"activations and outputs, rotated in the same way, recover {controls}."
+        f"activations and outputs, rotated in the same way, recover {controls}, and before "
+        f"training {controls_before}."
     )
 
 
