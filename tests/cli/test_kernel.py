@@ -127,6 +127,23 @@ def test_directions_are_found_that_nobody_named(
     assert "no known feature" in (tmp_path / "run" / "report.html").read_text()
 
 
+def test_directions_of_a_full_kernel_name_inputs(
+    kernel: Command, arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", arrays["x"])
+    given = ("--model", "two_inputs:Flat", "--inputs", "x.npy", "--reduction", "full")
+
+    code, _, errors = kernel(*given, "--groups", "0-3", "--disentangle", "varimax", "--out", "run")
+
+    assert code == 0, errors
+    (group, *_) = read_json(tmp_path / "run" / "results.json")["disentangled"]
+    with np.load(tmp_path / "run" / "spectra.npz") as stored:
+        assert stored["directions/0-3"].shape == (24, 4)
+        peaks = np.abs(stored["directions/0-3"]).argmax(axis=0) % 12
+    assert [row["inputs"][0] for row in group["directions"]] == peaks.tolist()
+    assert all((row["family"], row["shuffled"]) == ("", None) for row in group["directions"])
+
+
 def test_runs_of_versions_without_directions_are_shown(
     kernel: Command, mlx_entk: Command, parity: Path, tmp_path: Path
 ) -> None:

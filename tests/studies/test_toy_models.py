@@ -256,6 +256,12 @@ def test_the_numbers_of_the_paper(seed: int, tmp_path: Path) -> None:
         }
         assert counts[TRAINED, 0.3] > counts[INITIAL, 0.3]
         assert counts[TRAINED, 0.3] > counts[SHUFFLED, 0.3]
+        if name != "dense":  # there it is the outputs' blocks that are sparse
+            rows = [results.kernel(network, 0.3) for network in (TRAINED, INITIAL, SHUFFLED)]
+            found = [row.recovered_by_disentangled_modes or 0 for row in rows]
+            assert found[0] > 1.3 * counts[TRAINED, 0.3]
+            assert found[0] > 3 * max(found[1:])
+            assert rows[0].shuffled_recovered_by_disentangled_modes == 0
         if name != "sparse":  # for which it does not hold in every seed
             assert counts[TRAINED, 0.3] > counts[TRAINED, 1.0]
 
