@@ -280,7 +280,8 @@ class Recovery:
         Features that lie in the span of all the modes.
     recovered_by_disentangled_modes
         Features that single directions recover after the modes were rotated to sparse ones,
-        without knowing the features; None in runs of versions that did not do this.
+        without knowing the features; None for exponents, and in runs of versions, where this was
+        not done.
     shuffled_recovered_by_disentangled_modes
         The same of features that were shuffled over the inputs, each within its output: what a
         direction that only keeps to one output explains.

@@ -321,7 +321,9 @@ def test_results_are_told_in_plain_sentences(small: Run) -> None:
 def test_rotated_modes_stand_alongside_their_controls(small: Run) -> None:
     results = TOY_MODEL.results_of(small)
 
-    for row in results.kernels:
+    rotated = [row for row in results.kernels if row.recovered_by_disentangled_modes is not None]
+    assert [(row.network, row.beta) for row in rotated] == [(name, 0.3) for name in NETWORKS]
+    for row in rotated:
         found, shuffled = (
             row.recovered_by_disentangled_modes, row.shuffled_recovered_by_disentangled_modes
         )  # fmt: skip

@@ -159,7 +159,7 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
         "The network is the trained one, the same before training (initial), or one trained on "
         "shuffled targets (shuffled); the cliffs lie before the modes named. "
         f"{rule[0].upper()}{rule[1:]}. Alongside are the features that the same modes recover "
-        f"once they are rotated to sparse directions by {METHOD}, which knows no feature "
+        f"once they are rotated to sparse directions by {METHOD}, at the smallest β > 0 alone "
         "(disentangled), and how many they recover of features that were shuffled over the inputs, "
         "each within its output (of shuffled); that a random rotation of the same modes recovers "
         "(rotated), that random modes recover (random), and that lie in the span of all the modes "

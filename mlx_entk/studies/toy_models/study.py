@@ -237,8 +237,10 @@ def _decompose(
     Parameters
     ----------
     rotate
-        Whether to disentangle the modes as well, which takes as long again.
+        Whether to disentangle the modes of the smallest exponent above 0, the one that sentences
+        tell of. It takes about as long as finding them.
     """
+    smallest = min((beta for beta in config.betas if beta > 0), default=0.0)
     for beta in sorted({0.0, *config.betas}):
         jacobian = rescaled_jacobian(model, x, config.importances**beta)
         top = min(*jacobian.shape, config.n + BEYOND)
@@ -257,7 +259,7 @@ def _decompose(
             contained=int((features.contained >= RECOVERED).sum()),
             contained_by_random_modes=features.random_contained,
         )
-        if rotate:
+        if rotate and beta == smallest:
             row = _disentangled(row, spectrum.vectors, x, config.seed)
         yield row, {"values": spectrum.values, "alignment": np.abs(cosines).astype(np.float32)}
 
