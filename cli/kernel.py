@@ -13,6 +13,7 @@ from mlx_entk._memory import parse_bytes
 from mlx_entk._text import visible
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
+from mlx_entk.features import METHODS, Method
 from mlx_entk.kernel import explain
 from mlx_entk.onnx.files import read_model
 from mlx_entk.studies.estimate import Stage
@@ -114,6 +115,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Say which factor of each layer's kernel holds a feature: activations, or derivatives.",
 )
 @click.option(
+    "--disentangle",
+    type=click.Choice(METHODS),
+    help="Rotate each group of modes to sparse (varimax, dictionary) or independent (ica) "
+    "directions, and say which family explains each of them, if any does. ica and dictionary need "
+    "the extra sparse.",
+)
+@click.option(
     "--no-controls",
     is_flag=True,
     help="Leave out what the kernel is compared with: activations and outputs alone, shuffled "
@@ -147,6 +155,7 @@ def kernel(
     top: int,
     groups: str,
     factors: bool,
+    disentangle: Method | None,
     no_controls: bool,
     memory_limit: str | None,
     want_explanation: bool,
@@ -181,6 +190,7 @@ def kernel(
             groups=parse_groups(groups),
             controls=not no_controls,
             factors=factors,
+            disentangle=disentangle,
         ),
         model,
         x,

@@ -19,6 +19,7 @@ _SLOW = 0.25
 _EXTRAS = {
     "torch": ("torch", "kernels verified against torch.func"),
     "mlx_lm": ("lm", "language models"),
+    "sklearn": ("sparse", "independent and sparse directions of modes"),
     "nbclient": ("notebooks", "notebooks"),
 }
 

@@ -25,9 +25,10 @@ from mlx_entk.features.channels import (
     Recovery,
     channel_alignment,
     constant_alignment,
+    count_recovered,
     recovery,
 )
-from mlx_entk.features.disentangle import cycle_frequency, disentangle
+from mlx_entk.features.cycles import cycle_frequency, disentangle_frequencies
 from mlx_entk.features.frequencies import (
     KEY_RULE,
     embedding_power,
@@ -35,16 +36,20 @@ from mlx_entk.features.frequencies import (
     kernel_power,
     key_frequencies,
 )
+from mlx_entk.features.rotation import METHODS, Directions, Method, disentangle
 
 __all__ = [
     "FREQUENCY_FAMILIES",
     "KEYED_FAMILIES",
     "KEY_RULE",
+    "METHODS",
     "RECOVERED",
     "RECOVERY_RULE",
     "Alignment",
+    "Directions",
     "Family",
     "FeatureBank",
+    "Method",
     "Overlap",
     "Recovery",
     "Role",
@@ -52,8 +57,10 @@ __all__ = [
     "center",
     "channel_alignment",
     "constant_alignment",
+    "count_recovered",
     "cycle_frequency",
     "disentangle",
+    "disentangle_frequencies",
     "embedding_power",
     "equivalent_families",
     "family_shares",

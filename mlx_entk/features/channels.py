@@ -70,6 +70,25 @@ def constant_alignment(x: ArrayLike) -> Float64Array:
     return np.asarray(columns.sum(axis=0) / _lengths(columns) / np.sqrt(len(columns)))
 
 
+def count_recovered(cosines: ArrayLike) -> int:
+    """How many features are recovered by ``RECOVERY_RULE``, from ``channel_alignment``'s cosines.
+
+    Raises
+    ------
+    InputError
+        If the cosines are not of shape (k, C), or not finite.
+    """
+    return int((np.abs(_cosines(cosines)).max(axis=0, initial=0) >= RECOVERED).sum())
+
+
+def _cosines(values: ArrayLike) -> Float64Array:
+    cosines = np.asarray(as_floats(values, "cosines"), dtype=np.float64)
+    if cosines.ndim != 2:
+        raise InputError(f"cosines have shape {cosines.shape}: pass those of channel_alignment")
+    require_finite(cosines, "cosines", "modes")
+    return cosines
+
+
 @dataclass(frozen=True)
 class Recovery:
     """How many features some modes recover, by ``RECOVERY_RULE``.
@@ -85,12 +104,16 @@ class Recovery:
         rest to their span.
     random
         How many features random modes recover.
+    random_contained
+        How many features the span of random modes holds, cos² ≥ 0.5: no rotation of them, however
+        it is chosen, could recover more.
     """
 
     best: Float64Array
     contained: Float64Array
     rotated: int
     random: int
+    random_contained: int
 
     @property
     def count(self) -> int:
@@ -117,10 +140,7 @@ def recovery(cosines: ArrayLike, rows: int, seed: int = 0) -> Recovery:
     InputError
         If the cosines have another shape or are not finite, or there are fewer rows than modes.
     """
-    cosines = np.asarray(as_floats(cosines, "cosines"), dtype=np.float64)
-    if cosines.ndim != 2:
-        raise InputError(f"cosines have shape {cosines.shape}: pass those of channel_alignment")
-    require_finite(cosines, "cosines", "modes")
+    cosines = _cosines(cosines)
     k = cosines.shape[0]
     if whole_number(rows, "rows") < max(k, 1):
         raise InputError(f"rows is {rows}: {k} modes need at least {max(k, 1)}")
@@ -133,6 +153,7 @@ def recovery(cosines: ArrayLike, rows: int, seed: int = 0) -> Recovery:
     return Recovery(
         best=np.abs(cosines).max(axis=0, initial=0),
         contained=np.linalg.norm(cosines, axis=0),
-        rotated=int((np.abs(rotation @ cosines).max(axis=0, initial=0) >= RECOVERED).sum()),
-        random=int((by_chance.max(axis=0, initial=0) >= RECOVERED).sum()),
+        rotated=count_recovered(rotation @ cosines),
+        random=count_recovered(by_chance),
+        random_contained=int((np.linalg.norm(by_chance, axis=0) >= RECOVERED).sum()),
     )

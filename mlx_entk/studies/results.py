@@ -278,6 +278,15 @@ class Recovery:
         The same of two kinds of chance.
     contained
         Features that lie in the span of all the modes.
+    recovered_by_disentangled_modes
+        Features that single directions recover after the modes were rotated to sparse ones,
+        without knowing the features; None for exponents, and in runs of versions, where this was
+        not done.
+    shuffled_recovered_by_disentangled_modes
+        The same of features that were shuffled over the inputs, each within its output: what a
+        direction that only keeps to one output explains.
+    contained_by_random_modes
+        Features that lie in the span of random modes: no rotation of them could recover more.
     """
 
     network: str
@@ -289,6 +298,9 @@ class Recovery:
     recovered_by_rotated_modes: int
     recovered_by_random_modes: int
     contained: int
+    recovered_by_disentangled_modes: int | None = None
+    shuffled_recovered_by_disentangled_modes: int | None = None
+    contained_by_random_modes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -303,7 +315,8 @@ class ControlRecovery:
         As in ``mlx_entk.controls.ControlAlignment``.
     modes
         How many were looked at; there are fewer than of the kernel if the control has not so many.
-    recovered, recovered_by_rotated_modes, recovered_by_random_modes, contained
+    recovered, recovered_by_rotated_modes, recovered_by_random_modes, contained, \
+    recovered_by_disentangled_modes
         As in ``Recovery``.
     """
 
@@ -315,6 +328,7 @@ class ControlRecovery:
     recovered_by_rotated_modes: int
     recovered_by_random_modes: int
     contained: int
+    recovered_by_disentangled_modes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,100 @@ def test_training_moves_the_label_into_the_leading_modes(
         assert (tmp_path / "after" / file).stat().st_size > 0
 
 
+SPARSE = """
+import mlx.core as mx
+import mlx.nn as nn
+
+
+class Sparse(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = mx.eye(6)
+
+    def __call__(self, x):
+        return x @ self.weight
+"""
+
+
+@pytest.mark.parametrize("method", ["varimax", "ica", "dictionary"])
+def test_directions_are_found_that_nobody_named(
+    kernel: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """A linear model of independent sparse inputs, two of which are known: the kernel is x·x′."""
+    (tmp_path / "sparse_inputs.py").write_text(SPARSE)
+    monkeypatch.delitem(sys.modules, "sparse_inputs", raising=False)
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((800, 6)) * (generator.random((800, 6)) < 0.05)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "known.npz", first=x[:, :1], second=x[:, 1:2])
+    given = ("--model", "sparse_inputs:Sparse", "--inputs", "x.npy", "--features", "known.npz")
+    options = ("--groups", "0-5", "--disentangle", method, "--out", "run")
+
+    code, output, errors = kernel(*given, *options)
+
+    assert (code, "Error" in errors) == (0, False)
+    results = read_json(tmp_path / "run" / "results.json")
+    (group,) = [g for g in results["disentangled"] if g["modes"] == [0, 5]]
+    explained = [row for row in group["directions"] if row["share"] >= 0.5]
+    assert {row["family"] for row in explained} == {"first", "second"}
+    assert len(explained) == 2
+    assert all(row["share"] > 0.9 and row["shuffled"] < 0.1 for row in explained)
+    assert group["by_random_rotations"]["mean"] < 2
+    with np.load(tmp_path / "run" / "spectra.npz") as arrays:
+        directions = arrays["directions/0-5"]
+    unknown = [i for i, row in enumerate(group["directions"]) if row["share"] < 0.5]
+    found = np.abs(directions[:, unknown].T @ (x / np.linalg.norm(x, axis=0))).max(axis=1)
+    assert found.min() > 0.9
+    peak = int(np.abs(directions[:, unknown[0]]).argmax())
+    assert group["directions"][unknown[0]]["inputs"][0] == peak
+    assert f"Rotated by {method}, " in " ".join(output.split())
+    assert "no known feature" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_directions_of_a_full_kernel_name_inputs(
+    kernel: Command, arrays: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "x.npy", arrays["x"])
+    given = ("--model", "two_inputs:Flat", "--inputs", "x.npy", "--reduction", "full")
+
+    code, _, errors = kernel(*given, "--groups", "0-3", "--disentangle", "varimax", "--out", "run")
+
+    assert code == 0, errors
+    (group, *_) = read_json(tmp_path / "run" / "results.json")["disentangled"]
+    with np.load(tmp_path / "run" / "spectra.npz") as stored:
+        assert stored["directions/0-3"].shape == (24, 4)
+        peaks = np.abs(stored["directions/0-3"]).argmax(axis=0) % 12
+    assert [row["inputs"][0] for row in group["directions"]] == peaks.tolist()
+    assert all((row["family"], row["shuffled"]) == ("", None) for row in group["directions"])
+
+
+def test_runs_of_versions_without_directions_are_shown(
+    kernel: Command, mlx_entk: Command, parity: Path, tmp_path: Path
+) -> None:
+    given = ("--model", MODEL, "--inputs", parity / "inputs.npz", "--out", "run")
+    assert kernel(*given)[0] == 0
+    for file in ("config.json", "results.json"):
+        stored = read_json(tmp_path / "run" / file)
+        del stored["config"]["disentangle"]
+        stored.pop("disentangled", None)
+        write_json(tmp_path / "run" / file, stored)
+
+    assert mlx_entk("show", "run")[0] == 0
+    assert kernel(*given)[0] == 0  # and the same command finds the run finished
+
+
+def test_a_group_is_named_if_there_is_none_to_disentangle(
+    kernel: Command, parity: Path, tmp_path: Path
+) -> None:
+    weights = ("--weights", parity / "weights.safetensors", "--no-controls")
+    given = ("--model", MODEL, "--inputs", parity / "inputs.npz", *weights, "--out", "run")
+
+    code, output, _ = kernel(*given, "--disentangle", "varimax")
+
+    assert code == 0
+    assert "no group of modes to disentangle: name some with --groups" in " ".join(output.split())
+
+
 def test_a_run_of_other_weights_is_refused(kernel: Command, parity: Path) -> None:
     common = ("--model", MODEL, "--inputs", parity / "inputs.npz", "--out", "run")
     assert kernel(*common)[0] == 0
@@ -364,6 +458,7 @@ def test_what_names_no_code_is_not_repeated_in_a_line_to_paste(
         (("--groups", "1-x"), "--groups 1-x: write FIRST-LAST,…"),
         (("--groups", "5-300"), "modes 5–300: the run has 200 modes"),
         (("--factors", "--reduction", "full"), "a full kernel is over inputs and classes"),
+        (("--disentangle", "pca"), "'pca' is not one of 'varimax', 'ica', 'dictionary'"),
     ],
 )
 def test_controls_that_cannot_be_are_refused(

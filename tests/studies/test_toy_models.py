@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError, entk, flatten, jacobian_modes
-from mlx_entk._records import to_json
+from mlx_entk._records import from_json, to_json
 from mlx_entk.models import ToyModel
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies.base import problem_of
@@ -32,6 +32,7 @@ from mlx_entk.studies.toy_models.study import (
     NETWORKS,
     SHUFFLED,
     TRAINED,
+    TMSResults,
     rescaled_jacobian,
 )
 from mlx_entk.studies.toy_models.training import dataset
@@ -255,6 +256,12 @@ def test_the_numbers_of_the_paper(seed: int, tmp_path: Path) -> None:
         }
         assert counts[TRAINED, 0.3] > counts[INITIAL, 0.3]
         assert counts[TRAINED, 0.3] > counts[SHUFFLED, 0.3]
+        if name != "dense":  # there it is the outputs' blocks that are sparse
+            rows = [results.kernel(network, 0.3) for network in (TRAINED, INITIAL, SHUFFLED)]
+            found = [row.recovered_by_disentangled_modes or 0 for row in rows]
+            assert found[0] > 1.3 * counts[TRAINED, 0.3]
+            assert found[0] > 3 * max(found[1:])
+            assert rows[0].shuffled_recovered_by_disentangled_modes == 0
         if name != "sparse":  # for which it does not hold in every seed
             assert counts[TRAINED, 0.3] > counts[TRAINED, 1.0]
 
@@ -309,6 +316,48 @@ def test_results_are_told_in_plain_sentences(small: Run) -> None:
     assert ("seed, steps", "0, 1500") in overview.rows
     assert len(recovered.rows) == len(results.kernels) == 9
     assert recovered.columns[0] == "network"
+
+
+def test_rotated_modes_stand_alongside_their_controls(small: Run) -> None:
+    results = TOY_MODEL.results_of(small)
+
+    rotated = [row for row in results.kernels if row.recovered_by_disentangled_modes is not None]
+    assert [(row.network, row.beta) for row in rotated] == [(name, 0.3) for name in NETWORKS]
+    for row in rotated:
+        found, shuffled = (
+            row.recovered_by_disentangled_modes, row.shuffled_recovered_by_disentangled_modes
+        )  # fmt: skip
+        assert found is not None
+        assert shuffled is not None
+        assert found <= row.contained
+        assert row.contained_by_random_modes == 0
+    trained = results.kernel(TRAINED, 0.3)
+    assert trained.recovered_by_disentangled_modes >= trained.recovered  # type: ignore[operator]
+    assert (
+        f"Rotated to sparse directions by varimax, the {trained.modes} modes recover"
+        in (TOY_MODEL.show.summary(results)[1])
+    )
+    best = results.best_control(TRAINED, disentangled=True)
+    assert best.recovered_by_disentangled_modes == max(
+        row.recovered_by_disentangled_modes or 0
+        for row in results.controls
+        if row.network == TRAINED
+    )
+
+
+def test_results_of_versions_that_rotated_nothing_are_told_without_it(small: Run) -> None:
+    stored = to_json(TOY_MODEL.results_of(small))
+    for row in [*stored["kernels"], *stored["controls"]]:
+        for key in [key for key in row if "disentangled" in key or key.endswith("by_random_modes")]:
+            if key != "recovered_by_random_modes":
+                del row[key]
+
+    results = from_json(TMSResults, stored, "results.json")
+
+    assert "varimax" not in " ".join(TOY_MODEL.show.summary(results))
+    assert len(TOY_MODEL.show.tables(results)) == 3
+    model = ModelResults(**vars(results), study="toy-model")
+    assert "varimax" not in PAPER_SHOW.summary(PaperResults(SMALL, {"dense": model}))[1]
 
 
 def test_the_paper_says_how_many_features_a_constant_explains(small: Run) -> None:

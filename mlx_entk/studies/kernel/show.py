@@ -6,6 +6,7 @@ from mlx_entk.plotting import CaptionedFigure, plot_alignment, plot_spectra
 from mlx_entk.report import Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
+from mlx_entk.studies.kernel.directions import EXPLAINED
 from mlx_entk.studies.kernel.study import KernelResults
 from mlx_entk.studies.words import (
     alignment_table,
@@ -29,18 +30,46 @@ def _summary(results: KernelResults) -> tuple[str, str]:
     # The first mode is close to constant in most kernels, and says little.
     rows = [row for row in rows if row.modes != (0, 0)] or rows
     if not rows:
-        return first, (
+        nothing = (
             "There is no group of modes to align with the features."
             if results.mode_features
             else "No features were given to align its modes with."
         )
+        return first, nothing + _disentangled_sentence(results)
     best = max(rows, key=lambda row: row.percent - row.chance_percent)
     before = (
         ""
         if best.initial_percent is None
         else f"; before training the same modes held {best.initial_percent:.0f}%"
     )
-    return first, f"{holding_sentence(best)}{before}. {margin_sentence(best, results.controls)}"
+    held = f"{holding_sentence(best)}{before}. {margin_sentence(best, results.controls)}"
+    return first, held.rstrip() + _disentangled_sentence(results)
+
+
+def _disentangled_sentence(results: KernelResults) -> str:
+    """What explains the rotated directions; empty if that was not asked for."""
+    method, groups = results.config.disentangle, results.disentangled
+    if method is None:
+        return ""
+    if not groups:
+        return " There is no group of modes to disentangle: name some with --groups."
+    directions = sum(len(group.directions) for group in groups)
+    if not results.mode_features:
+        return f" Rotated by {method}, the groups have {directions} directions."
+    modes = sum(group.modes[1] - group.modes[0] + 1 for group in groups)
+    null = [f"{sum(group.by_modes for group in groups)} of the {modes} modes as they are"]
+    random = [g.by_random_rotations for g in groups if g.by_random_rotations is not None]
+    if random:
+        null.append(f"{sum(draws.mean for draws in random):.1f} by a random rotation")
+    before = [group.before for group in groups if group.before is not None]
+    if before:
+        null.append(f"{sum(before)} rotated in the same way before training")
+    explained = sum(group.explained for group in groups)
+    compared = " and ".join(filter(None, [", ".join(null[:-1]), null[-1]]))
+    return (
+        f" Rotated by {method}, {explained} of {directions} directions are explained by a known "
+        f"family, compared with {compared}."
+    )
 
 
 def _tables(results: KernelResults) -> list[Table]:
@@ -60,6 +89,85 @@ def _tables(results: KernelResults) -> list[Table]:
         ),
         *alignment_table(results.alignment, results.equivalent_families, controls=results.controls),
         *_null_table(results),
+        *_disentangled_table(results),
+    ]
+
+
+def _disentangled_table(results: KernelResults) -> list[Table]:
+    """Groups of modes that were rotated, and what explains their directions."""
+    if not results.disentangled:
+        return []
+    unfinished = [modes_cell(g.modes) for g in results.disentangled if not g.converged]
+    stopped = f" The rotation of {', '.join(unfinished)} did not converge." if unfinished else ""
+    return [
+        Table(
+            "Directions that a known family explains, of groups rotated by "
+            f"{results.config.disentangle}",
+            (
+                "modes",
+                "directions",
+                "explained",
+                "modes as they are",
+                "random rotation",
+                "before training",
+            ),
+            [
+                (
+                    modes_cell(group.modes),
+                    str(len(group.directions)),
+                    str(group.explained),
+                    str(group.by_modes),
+                    "" if group.by_random_rotations is None else str(group.by_random_rotations),
+                    "" if group.before is None else str(group.before),
+                )
+                for group in results.disentangled
+            ],
+            f"A family explains a direction if its span holds a share (cos²) of {EXPLAINED} or "
+            "more of it. Alongside is how many it explains of the modes as they are, of random "
+            f"rotations of them ({SHUFFLES} draws), and of the same modes before training, rotated "
+            "in the same way. If they are as many, the rotation says nothing of the features."
+            f"{stopped}",
+        )
+    ]
+
+
+def _direction_table(results: KernelResults) -> list[Table]:
+    """Each direction of the rotated groups, with the family that explains it."""
+    if not results.disentangled:
+        return []
+    return [
+        Table(
+            "Directions of the rotated groups, the sparsest of each first",
+            (
+                "modes",
+                "direction",
+                "explained by",
+                "best family",
+                "share",
+                "shuffled",
+                "kurtosis",
+                "largest on inputs",
+            ),
+            [
+                (
+                    modes_cell(group.modes),
+                    str(number),
+                    direction.family if direction.explained else "no known feature",
+                    direction.family,
+                    f"{direction.share:.2f}" if direction.family else "",
+                    "" if direction.shuffled is None else f"{direction.shuffled:.2f}",
+                    f"{direction.kurtosis:.1f}",
+                    ", ".join(map(str, direction.inputs)),
+                )
+                for group in results.disentangled
+                for number, direction in enumerate(group.directions)
+            ],
+            "Share: how much of the direction (cos²) lies in the span of the best known family; "
+            f"below {EXPLAINED} none explains it. Shuffled: the same of features that were "
+            f"shuffled over the inputs, the mean of {SHUFFLES} shuffles. The kurtosis of a "
+            "Gaussian is 3; the larger, the fewer inputs make the direction. The directions are "
+            "the columns of directions/FIRST-LAST in spectra.npz.",
+        )
     ]
 
 
@@ -98,7 +206,10 @@ def _null_table(results: KernelResults) -> list[Table]:
 
 
 def _details(results: KernelResults, run: Run) -> list[Table]:
-    return control_tables(results.alignment, results.controls)
+    return [
+        *control_tables(results.alignment, results.controls),
+        *_direction_table(results),
+    ]
 
 
 def _figures(results: KernelResults, run: Run) -> Figures:

@@ -1,7 +1,7 @@
 """A user's own model: kernel, spectrum, cliffs, and alignment with features if there are any."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.controls import OUTPUTS, Controls, controls_of
 from mlx_entk.distributed import Group, first_says, is_first
 from mlx_entk.errors import InputError
-from mlx_entk.features import Alignment, center, family_shares
+from mlx_entk.features import Alignment, Method, center, family_shares
+from mlx_entk.features.rotation import require_available
 from mlx_entk.kernel import (
     LayerFactors,
     Reduction,
@@ -41,6 +42,7 @@ from mlx_entk.studies.estimate import (
     seconds_of_decomposition,
     seconds_of_kernel,
 )
+from mlx_entk.studies.kernel.directions import DisentangledGroup, disentangle_groups
 from mlx_entk.studies.kernel.sources import (
     import_graph,
     inputs_on_host,
@@ -103,6 +105,9 @@ class KernelConfig:
     initial
         Digest of the weights before training, filled in by ``prepare``; empty if they are not
         known.
+    disentangle
+        How to rotate each reported group of the whole kernel (``mlx_entk.features.disentangle``);
+        None for not at all.
     """
 
     model: str
@@ -118,6 +123,7 @@ class KernelConfig:
     controls: bool = True
     factors: bool = False
     initial: str = ""
+    disentangle: Method | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +176,8 @@ class KernelResults:
         What the columns of the arrays ``shares/…`` are.
     graph
         SHA-256 of the graph that the run keeps of a model that code made; empty if it has none.
+    disentangled
+        The reported groups of the whole kernel, rotated, if that was asked for.
     """
 
     config: KernelConfig
@@ -185,6 +193,7 @@ class KernelResults:
     without: str
     mode_features: list[str]
     graph: str = ""
+    disentangled: list[DisentangledGroup] = field(default_factory=list)
 
 
 def compute(
@@ -249,10 +258,11 @@ def compute(
         top=config.top,
         progress=progress,
     )
-    then = then_cliffs = None
+    then = analysis_before = None
     if before is not None:
         then = _stored_kernels(config, before, inputs, at_first)
-        then_cliffs = analyze_kernels(then, top=config.top, progress=progress).cliffs
+        analysis_before = analyze_kernels(then, top=config.top, progress=progress)
+    rotated, directions = _disentangled(config, analysis, analysis_before, count(inputs))
     results = KernelResults(
         config=config,
         inputs=count(inputs),
@@ -261,14 +271,15 @@ def compute(
         cliff_rule=CLIFF_RULE,
         effective_rank=analysis.effective_ranks,
         equivalent_families=analysis.equivalent_families,
-        cliffs_before=then_cliffs,
+        cliffs_before=None if analysis_before is None else analysis_before.cliffs,
         alignment=_alongside(analysis, then, config.controls),
         controls=analysis.controls,
         without=without,
         mode_features=list(analysis.bases),
         graph="" if graph is not None else _keep_graph(config, function, inputs, run),
+        disentangled=rotated,
     )
-    arrays: Arrays = {}
+    arrays: Arrays = directions
     for name, spectrum in analysis.spectra.items():
         arrays[f"values/{name}"] = spectrum.values
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
@@ -345,6 +356,22 @@ def _alongside(
     ]
 
 
+def _disentangled(
+    config: KernelConfig, analysis: Analysis, before: Analysis | None, inputs: int
+) -> tuple[list[DisentangledGroup], Arrays]:
+    if config.disentangle is None:
+        return [], {}
+    return disentangle_groups(
+        analysis.spectra[WHOLE],
+        analysis.groups[WHOLE],
+        analysis.bases,
+        config.disentangle,
+        inputs,
+        controls=config.controls,
+        before=None if before is None else before.spectra[WHOLE],
+    )
+
+
 def _keep_graph(
     config: KernelConfig, function: ParametricFunction, inputs: Inputs, run: Run
 ) -> str:
@@ -416,8 +443,9 @@ def prepare(
     InputError
         For a model that cannot be called on x; an unknown reduction, and one that is no kernel;
         features that are of other inputs, that do not vary, or that come with a full kernel;
-        factors of a full kernel; a ``top`` below 1; groups beyond the modes; and a model before
-        training with other parameters.
+        factors of a full kernel; a ``top`` below 1; groups beyond the modes; a model before
+        training with other parameters; and a way to disentangle that is unknown, or needs
+        scikit-learn where that is missing.
     """
     function, inputs = bound(config, model, x)
     cotangents_of(config.reduction, check_model(function, inputs, model))
@@ -437,6 +465,8 @@ def prepare(
         require_modes(modes, min(config.top, count(inputs)), "the run")
     if config.factors and config.reduction == "full":
         raise InputError("factors are of kernels over inputs alone: choose another reduction")
+    if config.disentangle is not None:
+        require_available(config.disentangle)
     if initial is not None:
         _require_same_parameters(function, bound(config, initial, x)[0])
     for family, columns in features.items():

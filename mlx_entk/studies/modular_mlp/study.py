@@ -26,7 +26,7 @@ from mlx_entk.features import (
     FREQUENCY_FAMILIES,
     FeatureBank,
     center,
-    disentangle,
+    disentangle_frequencies,
     frequency_alignment,
     frequency_shares,
     modular_features,
@@ -297,7 +297,10 @@ def _disentangle(
     spectrum: Spectrum, groups: list[Modes], bank: FeatureBank, p: int
 ) -> dict[Modes, Float64Array]:
     """Each group rotated into single frequencies: mode × frequency of each family in turn."""
-    return {modes: _heatmap(disentangle(spectrum.modes(*modes), p), bank) for modes in groups}
+    return {
+        modes: _heatmap(disentangle_frequencies(spectrum.modes(*modes), p), bank)
+        for modes in groups
+    }
 
 
 def _heatmap(modes: Float64Array, bank: FeatureBank) -> Float64Array:
@@ -323,7 +326,9 @@ def _compared_with_chance(
         rotation = np.linalg.qr(generator.standard_normal((d, d)))[0]
         rotated.append(_single_frequency(_heatmap(group @ rotation, bank)).median)
         drawn = linalg.orthonormal_basis(center(generator.standard_normal((N, d))))
-        random.append(_single_frequency(_heatmap(disentangle(drawn, config.p), bank)).median)
+        random.append(
+            _single_frequency(_heatmap(disentangle_frequencies(drawn, config.p), bank)).median
+        )
     return Disentangled(
         WHOLE,
         modes,

@@ -1,6 +1,6 @@
 """How the studies of toy models are shown: their sentences, tables and captioned figures."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mlx_entk.features import RECOVERED
 from mlx_entk.plotting import CaptionedFigure
@@ -11,7 +11,14 @@ from mlx_entk.studies.results import Recovery
 from mlx_entk.studies.toy_models import charts
 from mlx_entk.studies.toy_models.double_descent import DescentResults
 from mlx_entk.studies.toy_models.paper import PaperResults
-from mlx_entk.studies.toy_models.study import INITIAL, NETWORKS, SHUFFLED, TRAINED, TMSResults
+from mlx_entk.studies.toy_models.study import (
+    INITIAL,
+    METHOD,
+    NETWORKS,
+    SHUFFLED,
+    TRAINED,
+    TMSResults,
+)
 from mlx_entk.studies.words import cliff_sentence
 
 _CONSTANTS_NOTE = (
@@ -37,7 +44,26 @@ def _summary(results: TMSResults) -> tuple[str, str]:
         f"Single modes recover {_features(recovered[TRAINED])} at β = {beta:g}, compared with "
         f"{recovered[INITIAL]} before training and {recovered[SHUFFLED]} in the network trained "
         f"on shuffled targets; {_features(results.recovered_by_constants)} can be recovered by a "
-        f"constant, which a bias alone gives. {_without_kernel(results)}",
+        f"constant, which a bias alone gives. {_disentangled(results, beta)}"
+        f"{_without_kernel(results)}",
+    )
+
+
+def _disentangled(results: TMSResults, beta: float) -> str:
+    """What the same modes recover once they are rotated; empty for runs that did not do it."""
+    row = results.kernel(TRAINED, beta)
+    if row.recovered_by_disentangled_modes is None:
+        return ""
+    null = {
+        network: results.kernel(network, beta).recovered_by_disentangled_modes
+        for network in (INITIAL, SHUFFLED)
+    }
+    return (
+        f"Rotated to sparse directions by {METHOD}, the {row.modes} modes recover "
+        f"{row.recovered_by_disentangled_modes}, compared with {null[INITIAL]} before training, "
+        f"{null[SHUFFLED]} in the network trained on shuffled targets, and "
+        f"{row.shuffled_recovered_by_disentangled_modes} if the features are shuffled over the "
+        "inputs. "
     )
 
 
@@ -45,11 +71,24 @@ def _without_kernel(results: TMSResults) -> str:
     """What activations and outputs of the trained network recover without a kernel."""
     best = results.best_control(TRAINED)
     own = results.recovered_by_own_output[TRAINED]
+    rotated = results.best_control(TRAINED, disentangled=True)
+    also = (
+        ""
+        if rotated.recovered_by_disentangled_modes is None
+        else f"those of the {rotated.control} ({rotated.scaling}), rotated in the same way, "
+        f"{rotated.recovered_by_disentangled_modes} "
+        f"({_rotated_control(results, INITIAL)} before training), "
+    )
     return (
         f"Without a kernel, the modes of the {best.control} ({best.scaling}) recover "
-        f"{best.recovered}, and {own} resemble{'s' if own == 1 else ''} the output that should "
-        "copy them."
+        f"{best.recovered}, {also}and {own} resemble{'s' if own == 1 else ''} the output that "
+        "should copy them."
     )
+
+
+def _rotated_control(results: TMSResults, network: str) -> int | None:
+    """What the best control of a network recovers once its modes are rotated."""
+    return results.best_control(network, disentangled=True).recovered_by_disentangled_modes
 
 
 def _features(count: int) -> str:
@@ -87,9 +126,12 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
         "β",
         "cliffs before",
         "recovered",
+        "disentangled",
+        "... of shuffled",
         "rotated",
         "random",
         "contained",
+        "... by random",
     )
     rows = [
         (
@@ -98,9 +140,12 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
             f"{row.beta:g}",
             _cliff_cell(row),
             str(row.recovered),
+            _count_cell(row.recovered_by_disentangled_modes),
+            _count_cell(row.shuffled_recovered_by_disentangled_modes),
             str(row.recovered_by_rotated_modes),
             str(row.recovered_by_random_modes),
             str(row.contained),
+            _count_cell(row.contained_by_random_modes),
         )
         for name, results in models.items()
         for row in results.kernels
@@ -113,9 +158,13 @@ def _recovery_table(models: Mapping[str, TMSResults]) -> Table:
         rows,
         "The network is the trained one, the same before training (initial), or one trained on "
         "shuffled targets (shuffled); the cliffs lie before the modes named. "
-        f"{rule[0].upper()}{rule[1:]}. Alongside are the features that a random rotation of the "
-        "same modes recovers (rotated), that random modes recover (random), and that lie in the "
-        "span of all the modes (contained).",
+        f"{rule[0].upper()}{rule[1:]}. Alongside are the features that the same modes recover "
+        f"once they are rotated to sparse directions by {METHOD}, at the smallest β > 0 alone "
+        "(disentangled), and how many they recover of features that were shuffled over the inputs, "
+        "each within its output (of shuffled); that a random rotation of the same modes recovers "
+        "(rotated), that random modes recover (random), and that lie in the span of all the modes "
+        "(contained) or of as many random ones (by random): no rotation recovers more than lie in "
+        "the span.",
     )
 
 
@@ -127,6 +176,7 @@ def _control_table(models: Mapping[str, TMSResults]) -> Table:
         "Gram matrix of",
         "scaling",
         "recovered",
+        "disentangled",
         "rotated",
         "random",
         "contained",
@@ -141,6 +191,7 @@ def _control_table(models: Mapping[str, TMSResults]) -> Table:
                 row.control,
                 row.scaling,
                 str(row.recovered),
+                _count_cell(row.recovered_by_disentangled_modes),
                 str(row.recovered_by_rotated_modes),
                 str(row.recovered_by_random_modes),
                 str(row.contained),
@@ -148,7 +199,7 @@ def _control_table(models: Mapping[str, TMSResults]) -> Table:
             for row in results.controls
         ]
         rows += [
-            (*label, network, "own output", "", str(count), "", "", "")
+            (*label, network, "own output", "", str(count), "", "", "", "")
             for network, count in results.recovered_by_own_output.items()
         ]
     return Table(
@@ -159,6 +210,10 @@ def _control_table(models: Mapping[str, TMSResults]) -> Table:
         "centred if the coordinates are. Own output: features that have cos² ≥ "
         f"{RECOVERED**2:g} with the output that should copy them.",
     )
+
+
+def _count_cell(count: int | None) -> str:
+    return "" if count is None else str(count)
 
 
 def _cliff_cell(row: Recovery) -> str:
@@ -241,8 +296,38 @@ def _paper_summary(results: PaperResults) -> tuple[str, str]:
         f"Of {results.config.n} features the three models reconstruct {counts}.",
         f"At the smallest β single modes of their kernels recover {recovered(TRAINED)}, compared "
         f"with {recovered(SHUFFLED)} in networks trained on shuffled targets, and "
-        f"{recovered(INITIAL)} before training.{explained} Without a kernel, activations and "
-        f"outputs show {without}.",
+        f"{recovered(INITIAL)} before training.{explained}"
+        f"{_paper_disentangled(models)} Without a kernel, activations and outputs show {without}.",
+    )
+
+
+def _paper_disentangled(models: Mapping[str, TMSResults]) -> str:
+    """What the same modes recover once they are rotated; empty for runs that did not do it."""
+
+    def listed(count: Callable[[TMSResults], int | None]) -> str:
+        return ", ".join(f"{count(model)} ({name})" for name, model in models.items())
+
+    def row(model: TMSResults, network: str = TRAINED) -> Recovery:
+        return model.kernel(network, model.rescalings[-1])
+
+    if any(row(model).recovered_by_disentangled_modes is None for model in models.values()):
+        return ""
+    trained, initial, with_shuffled = (
+        ", ".join(
+            f"{row(model, network).recovered_by_disentangled_modes} ({name})"
+            for name, model in models.items()
+        )
+        for network in NETWORKS
+    )
+    shuffled = listed(lambda model: row(model).shuffled_recovered_by_disentangled_modes)
+    controls = listed(lambda model: _rotated_control(model, TRAINED))
+    controls_before = listed(lambda model: _rotated_control(model, INITIAL))
+    return (
+        f" Rotated to sparse directions by {METHOD}, the same modes recover {trained}, "
+        f"compared with {with_shuffled} with shuffled targets and {initial} "
+        f"before training, and of features that are shuffled over the inputs {shuffled}; modes of "
+        f"activations and outputs, rotated in the same way, recover {controls}, and before "
+        f"training {controls_before}."
     )
 
 

@@ -67,7 +67,7 @@ def cycle_frequency(functions: ArrayLike, p: int, axis: Axis) -> Float64Array:
     return scaled.reshape(rows, d)
 
 
-def disentangle(modes: ArrayLike, p: int, axes: Sequence[Axis] = AXES) -> Float64Array:
+def disentangle_frequencies(modes: ArrayLike, p: int, axes: Sequence[Axis] = AXES) -> Float64Array:
     """Rotate an eigenspace into modes of one frequency along each cycle in turn.
 
     The frequency along the first cycle is diagonalised within the space. Whenever it rises by

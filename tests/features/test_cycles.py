@@ -9,11 +9,11 @@ from mlx_entk.features import (
     FREQUENCY_FAMILIES,
     center,
     cycle_frequency,
-    disentangle,
+    disentangle_frequencies,
     frequency_alignment,
     modular_features,
 )
-from mlx_entk.features.disentangle import AXES
+from mlx_entk.features.cycles import AXES
 
 P = 11
 n, m = np.divmod(np.arange(P * P), P)
@@ -48,7 +48,7 @@ def test_any_mixture_of_families_comes_apart_into_single_frequencies(
     mixed = basis @ np.linalg.qr(generator.standard_normal((basis.shape[1],) * 2))[0]
     mixed = orthonormal_basis(mixed + noise * generator.standard_normal(mixed.shape))
 
-    rotated = disentangle(mixed, P, AXES)
+    rotated = disentangle_frequencies(mixed, P, AXES)
 
     aligned = np.concatenate([frequency_alignment(rotated, BANK[f]) for f in families], axis=1)
     assert aligned.max(axis=1).min() > (0.999 if noise == 0 else 0.9)
@@ -63,10 +63,10 @@ def test_functions_on_another_grid_are_refused() -> None:
 
 
 def test_no_modes_and_one_come_back() -> None:
-    assert disentangle(np.zeros((P * P, 0)), P).shape == (P * P, 0)
+    assert disentangle_frequencies(np.zeros((P * P, 0)), P).shape == (P * P, 0)
     assert cycle_frequency(np.zeros((P * P, 0)), P, "n").shape == (P * P, 0)
     single = np.full((P * P, 1), 1 / P)
-    np.testing.assert_allclose(np.abs(disentangle(single, P)), single)
+    np.testing.assert_allclose(np.abs(disentangle_frequencies(single, P)), single)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,11 @@ def test_no_modes_and_one_come_back() -> None:
         (lambda: cycle_frequency(np.ones((P * P, 1)), P, "k"), "axis 'k' is unknown: use n, m"),  # type: ignore[arg-type]
         (lambda: cycle_frequency(np.ones(P * P), P, "n"), r"functions have shape \(121,\)"),
         (lambda: cycle_frequency(np.full((P * P, 1), np.nan), P, "m"), "infinite functions"),
-        (lambda: disentangle(np.full((P * P, 2), np.inf), P), "121 of 121 inputs .* modes"),
-        (lambda: disentangle(np.ones((10, 2)), P), "over 10 inputs, not p² = 121"),
+        (
+            lambda: disentangle_frequencies(np.full((P * P, 2), np.inf), P),
+            "121 of 121 inputs .* modes",
+        ),
+        (lambda: disentangle_frequencies(np.ones((10, 2)), P), "over 10 inputs, not p² = 121"),
     ],
 )
 def test_what_cannot_be_disentangled_is_refused(call: Any, message: str) -> None:
