@@ -209,6 +209,28 @@ def test_bad_requests_get_one_line(problem: InterventionProblem) -> None:
         intervene(replace(problem, initial=dict(problem.function.params)))
 
 
+def test_features_that_the_outputs_do_not_hold_are_left_out(problem: InterventionProblem) -> None:
+    assert problem.features is not None
+    held = problem.features.strengths
+
+    def strengths(outputs: NDArray[np.float64]) -> dict[str, float]:
+        return held(outputs) | {"frequency 2": 0.0}
+
+    found, _ = intervene(
+        replace(problem, features=replace(problem.features, strengths=strengths)),
+        modes=[(33, 34)],
+    )
+    assert "frequency 2" not in found.features
+    assert [row.feature for row in found.singles] == found.features
+    assert len(found.singles) == 7
+
+
+def test_an_edit_after_which_outputs_overflow_is_one_line(problem: InterventionProblem) -> None:
+    far = {name: value + 1e20 for name, value in problem.function.params.items()}
+    with pytest.raises(InputError, match="outputs of the network after an edit"):
+        intervene(replace(problem, initial=far), modes=[(33, 64)])
+
+
 def test_parameters_without_a_gradient_are_refused(problem: InterventionProblem) -> None:
     function = problem.function
 

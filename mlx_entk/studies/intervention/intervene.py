@@ -40,8 +40,9 @@ DOSES = tuple(round(0.1 * k, 1) for k in range(11))
 # The size of a step, as a share of the norm of the weights; and modes of a group that step.
 STEP, STEPS = 0.1, 6
 
-# The least change of outputs that others are divided by.
-_LEAST = 1e-12
+# The least change of outputs that others are divided by; and the least strength of a feature, as a
+# share of the largest, that is not rounding.
+_LEAST, _HELD = 1e-12, 1e-5
 
 RANDOM = "random, equal norm"
 OTHER = "other modes"
@@ -106,7 +107,6 @@ def intervene(
         raise InputError("there is no group of modes to intervene on: name one by --modes")
     editor = _Editor(problem, by, parameters, seed)
     outputs = editor.outputs({})
-    require_finite(outputs, "outputs of the network")
     before = problem.measures(outputs)
     arrays: Arrays = {"outputs/trained": outputs.astype(np.float32)}
     if problem.grid is not None:
@@ -133,9 +133,9 @@ def intervene(
             initial=_initial(problem),
             by_class=problem.by_class(outputs) if problem.by_class else [],
             edits=rows,
-            features=list(features.strengths(outputs)) if features else [],
+            features=list(_strengths(features, outputs)) if features else [],
             singles=singles,
-            cumulative=_cumulative(editor, features) if features and len(singles) > 1 else [],
+            cumulative=_cumulative(editor, features, singles) if features else [],
             single_rule=features.rule if features else "",
         ),
         arrays,
@@ -189,7 +189,9 @@ class _Editor:
         self.generator = np.random.default_rng(seed)
 
     def outputs(self, change: Params, dose: float = 1.0) -> Float64Array:
-        return edits.outputs_after(self.function, self.problem.x, change, dose)
+        outputs = edits.outputs_after(self.function, self.problem.x, change, dose)
+        require_finite(outputs, "outputs of the network after an edit")
+        return outputs
 
     def measured(self, change: Params, dose: float = 1.0) -> dict[str, float]:
         return self.problem.measures(self.outputs(change, dose))
@@ -319,9 +321,9 @@ def _singles(
     editor: _Editor, features: Features, outputs: Float64Array, progress: Progress
 ) -> Iterator[SingleEdit]:
     """Take out one feature at a time, and see what becomes of all of them."""
-    before = features.strengths(outputs)
+    before = _strengths(features, outputs)
     names = list(before)
-    wanted = {name: vectors for name, vectors in features.vectors.items() if vectors.shape[1]}
+    wanted = {name: features.vectors[name] for name in names if features.vectors[name].shape[1]}
 
     def changes(after: Float64Array) -> list[float]:
         now = features.strengths(after)
@@ -351,9 +353,13 @@ def _singles(
     progress("edits of single features", len(wanted), len(wanted))
 
 
-def _cumulative(editor: _Editor, features: Features) -> list[Cumulative]:
-    """Take out more and more features together, in random orders."""
-    names = [name for name, vectors in features.vectors.items() if vectors.shape[1]]
+def _cumulative(
+    editor: _Editor, features: Features, singles: Sequence[SingleEdit]
+) -> list[Cumulative]:
+    """Take out more and more features together, in random orders; nothing for less than two."""
+    names = [row.feature for row in singles]
+    if len(names) < 2:
+        return []
     steps = sorted({*np.linspace(1, len(names), min(len(names), 8)).round().astype(int).tolist()})
     values: dict[int, list[float]] = {count: [] for count in steps}
     random: dict[int, list[float]] = {count: [] for count in steps}
@@ -374,6 +380,13 @@ def _cumulative(editor: _Editor, features: Features) -> list[Cumulative]:
 def _share(changes: Sequence[float], own: int) -> float:
     total = float(np.abs(changes).sum())
     return abs(changes[own]) / total if total else 0.0
+
+
+def _strengths(features: Features, outputs: Float64Array) -> dict[str, float]:
+    """The strengths of the features that the outputs hold, beyond rounding."""
+    found = features.strengths(outputs)
+    most = max((abs(value) for value in found.values()), default=0.0)
+    return {name: value for name, value in found.items() if abs(value) > _HELD * most}
 
 
 def _selectivity(

@@ -143,8 +143,9 @@ def intervention(
         if config.reduction == "full":
             raise InputError("--features: features are over inputs, modes of a full kernel are not")
         bases_of(features, inputs=len(outputs))  # refuses what does not fit
+        searched = vectors[:, : 1 + max((last for _, last in groups), default=values.size - 1)]
         single = Features(
-            {name: along(vectors, family) for name, family in features.items()},
+            {name: along(searched, family) for name, family in features.items()},
             strength_in(features),
         )
     return InterventionProblem(
