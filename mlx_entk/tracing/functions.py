@@ -2,10 +2,8 @@
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from threading import Lock
 from typing import Any
 
 import mlx.core as mx
@@ -16,11 +14,19 @@ from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk.errors import InputError
 from mlx_entk.tracing.inputs import Inputs, as_inputs
 from mlx_entk.tracing.module_state import require_initialised, restored
+from mlx_entk.tracing.replacing import Replacing
 
-# Functions of mlx.core that give indices, which calls of models replace; the calls going on.
-_INDICES = {name: getattr(mx, name) for name in ("argmax", "argmin", "argpartition", "argsort")}
-_CALLS: list[None] = []
-_REPLACING = Lock()
+
+def _stopped(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    return lambda *a, **k: mx.stop_gradient(function(*a, **k))
+
+
+# Indices that a model finds by its own values count as constants, which they are. MLX refuses to
+# differentiate by an index, as in a mixture's choice of experts, unless the model itself takes its
+# gradient out.
+_INDICES_WITHOUT_DERIVATIVE = Replacing(
+    dict.fromkeys(("argmax", "argmin", "argpartition", "argsort"), _stopped)
+)
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ def as_parametric(
         return model
 
     def call(function: Callable[..., Any], *inputs: mx.array) -> mx.array:
-        with _indices_without_derivative():
+        with _INDICES_WITHOUT_DERIVATIVE:
             if input_names is None:
                 returned = function(*inputs)
             else:
@@ -139,32 +145,6 @@ def as_parametric(
         return call(lambda *a, **k: function(tree, *a, **k), *inputs)
 
     return _from_values(of_flat, flat)
-
-
-@contextmanager
-def _indices_without_derivative() -> Iterator[None]:
-    """Let indices that a model finds by its own values count as constants, which they are.
-
-    MLX refuses to differentiate by an index, as in a mixture's choice of experts, unless the model
-    itself takes its gradient out.
-    """
-    with _REPLACING:
-        if not _CALLS:
-            for name, function in _INDICES.items():
-                setattr(mx, name, _stopped(function))
-        _CALLS.append(None)
-    try:
-        yield
-    finally:
-        with _REPLACING:
-            _CALLS.pop()
-            if not _CALLS:
-                for name, function in _INDICES.items():
-                    setattr(mx, name, function)
-
-
-def _stopped(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
-    return lambda *a, **k: mx.stop_gradient(function(*a, **k))
 
 
 def from_flat(function: Callable[..., mx.array], params: Params) -> ParametricFunction:

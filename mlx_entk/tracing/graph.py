@@ -11,7 +11,17 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlx_entk.tracing.module_state import restored_at_the_end
 from mlx_entk.tracing.primitives import OPERATIONS, Arrays, Operation, UntraceableError
+from mlx_entk.tracing.replacing import Replacing
+
+
+def _as_it_is(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    return lambda a, *layout, **named: a
+
+
+# MLX cannot report a copy that only lays an array out otherwise in memory.
+_REPORTED = Replacing({"contiguous": _as_it_is})
 
 
 @dataclass(frozen=True)
@@ -136,7 +146,7 @@ def record(function: Callable[..., Any], *inputs: mx.array) -> Graph:
     try:
         # For a GPU MLX would report its fused kernels (layer norm, attention) as one primitive
         # each, for a CPU the operations that define them. Nothing is computed here.
-        with mx.stream(mx.cpu):
+        with restored_at_the_end(), _REPORTED, mx.stream(mx.cpu):
             mx.export_function(receive, function, *inputs)
     except Exception as error:  # of a model that asks for values, say: whatever its code raises
         raise UntraceableError(str(error) or type(error).__name__) from error

@@ -1,7 +1,8 @@
 """A module's state kept while it is called under a transform, and given back."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -9,6 +10,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_entk.errors import InputError
+
+# The transform that goes on, and what to do at its end.
+_TRANSFORM: ContextVar[ExitStack | None] = ContextVar("_TRANSFORM", default=None)
 
 # Objects that are walked through at most; a model has fewer, what it refers to may be anything.
 _MOST = 20_000
@@ -24,13 +28,34 @@ def restored(module: nn.Module) -> Iterator[None]:
     which write into an array, leave the module's own alone.
     """
     kept = [(owner, _content(owner)) for owner in _owners(module)]
+
+    def give_back() -> None:
+        for owner, content in kept:
+            _refill(owner, content)
+
+    if (transform := _TRANSFORM.get()) is not None:
+        transform.callback(give_back)
     try:
         for owner, content in kept:
             _refill(owner, {part: _handles(value) for part, value in content.items()})
         yield
     finally:
-        for owner, content in kept:
-            _refill(owner, content)
+        give_back()
+
+
+@contextmanager
+def restored_at_the_end() -> Iterator[None]:
+    """Give the modules that are called inside back once more at the end of a transform.
+
+    MLX runs a checkpointed part again when it differentiates or maps what was called, and
+    ``nn.utils.checkpoint`` then writes into the module.
+    """
+    with ExitStack() as stack:
+        token = _TRANSFORM.set(stack)
+        try:
+            yield
+        finally:
+            _TRANSFORM.reset(token)
 
 
 def require_initialised(module: nn.Module) -> None:

@@ -282,6 +282,19 @@ def _right_power(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     return mx.exp(exponent * mx.log(base))
 
 
+def _differ(a: mx.array, b: mx.array) -> mx.array:
+    """MLX's vmap of not_equal gives a wrong axis if only the second is mapped."""
+    return mx.logical_not(mx.equal(a, b))
+
+
+def _right_bitwise(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
+    """MLX's vmap reads memory that is not there if only one of the two is mapped."""
+    a, b = inputs
+    if a.dtype == mx.bool_:
+        return (mx.logical_and, mx.logical_or, _differ)[arguments[0]](a, b)
+    return _BITWISE[arguments[0]](a + 0 * b, b + 0 * a)
+
+
 def _right_as_type(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     """Rounding to whole numbers has derivative 0; MLX passes a gradient through."""
     cast = inputs[0].astype(arguments[0])
@@ -419,17 +432,22 @@ OPERATIONS: dict[str, Operation] = {
 }
 
 # Primitives that take indices or a mask.
-_INDEXED = ("Gather", "GatherAxis", "MaskedScatter", "Scatter", "ScatterAxis")
+_INDEXED = ("Gather", "GatherAxis", "GatherMM", "MaskedScatter", "Scatter", "ScatterAxis")
+
+# By MLX itself, whose indices have no derivative.
+INDEXED: dict[str, Operation] = {name: _indexed(OPERATIONS[name]) for name in _INDEXED}
 
 # The same values by others, for what MLX differentiates or maps wrongly, or not at all.
 RIGHT: dict[str, Operation] = {
-    **{name: _indexed(OPERATIONS[name]) for name in _INDEXED},
+    **INDEXED,
     "AsType": _right_as_type,
+    "BitwiseBinary": _right_bitwise,
     "Convolution": _right_convolution,
     # MLX's derivative is 0, and its vmap ends the process.
     "DivMod": lambda x, a: [mx.floor_divide(x[0], x[1]), mx.remainder(x[0], x[1])],
     "Full": lambda x, a: x[0],  # MLX multiplies a gradient by the value
     "GatherMM": _indexed(_right_gather_mm),
+    "NotEqual": lambda x, a: _differ(x[0], x[1]),
     "Pad": _right_pad,
     "Power": _right_power,
     "SliceUpdate": _right_slice_update,

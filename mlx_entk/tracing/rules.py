@@ -7,7 +7,7 @@ derivative of the model and that of its graph are compared first, as graphs: wha
 are, nothing hidden goes unseen.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,9 +17,15 @@ from mlx_entk._precision import require_full
 from mlx_entk.errors import InputError
 from mlx_entk.tracing.fingerprint import fingerprints
 from mlx_entk.tracing.functions import ParametricFunction
-from mlx_entk.tracing.graph import Graph, Node, record, require_known, trace
+from mlx_entk.tracing.graph import Graph, Node, dependents, record, require_known, trace
 from mlx_entk.tracing.inputs import Inputs, part
-from mlx_entk.tracing.primitives import RIGHT, UntraceableError, reverse_is_right
+from mlx_entk.tracing.primitives import (
+    INDEXED,
+    RIGHT,
+    Operation,
+    UntraceableError,
+    reverse_is_right,
+)
 
 
 @dataclass(frozen=True)
@@ -81,14 +87,16 @@ def examine(function: ParametricFunction, x: Inputs, C: int) -> Examined:
     wrong = _wrong_rules(graph, len(names))
     if wrong and hidden:
         raise InputError(
-            f"MLX's derivative of {', '.join(wrong)}, as this model uses it, is wrong, and whether "
-            "the model hides other derivatives cannot be told: write it by other operations"
+            f"MLX's rule for {', '.join(wrong)}, as this model uses it, is wrong, and whether "
+            "the model hides derivatives cannot be told: write it by other operations"
         )
     right = by_graph(function) if wrong else function
     return Examined(right, graph, "", derivative, frozenset(hidden))
 
 
-def by_graph(function: ParametricFunction) -> ParametricFunction:
+def by_graph(
+    function: ParametricFunction, instead: Mapping[str, Operation] = RIGHT
+) -> ParametricFunction:
     """The same function by its graph, traced anew for inputs of other shapes, with right rules."""
     names = list(function.params)
     graphs: dict[tuple[object, ...], Graph] = {}
@@ -98,7 +106,7 @@ def by_graph(function: ParametricFunction) -> ParametricFunction:
         key = tuple((array.shape, array.dtype) for array in (*inputs, *params))
         if key not in graphs:
             graphs[key] = _record(function, tuple(inputs), params)
-        values_of_graph = graphs[key].run([*inputs, *params], instead=RIGHT)
+        values_of_graph = graphs[key].run([*inputs, *params], instead=instead)
         return values_of_graph[graphs[key].outputs[0]]
 
     return ParametricFunction(function.params, apply)
@@ -133,11 +141,12 @@ def _of_all(function: ParametricFunction, number: int) -> Callable[..., mx.array
 
 
 def _replayed(function: ParametricFunction, graph: Graph) -> ParametricFunction:
-    """The same by its graph of one input, with MLX's own rules."""
+    """The same by its graph of one input, with MLX's own rules; indices have no derivative."""
     names = list(function.params)
 
     def apply(values: dict[str, mx.array], *inputs: mx.array) -> mx.array:
-        return graph.run([*inputs, *(values[name] for name in names)])[graph.outputs[0]]
+        given = [*inputs, *(values[name] for name in names)]
+        return graph.run(given, instead=INDEXED)[graph.outputs[0]]
 
     return ParametricFunction(function.params, apply)
 
@@ -159,16 +168,30 @@ def _derivative(function: ParametricFunction, x: Inputs, C: int) -> tuple[str, .
 
 
 def _wrong_rules(graph: Graph, parameters: int) -> list[str]:
-    """Primitives of a graph whose reverse rule in MLX is wrong for what they are given."""
-    depends = set(graph.inputs[len(graph.inputs) - parameters :])
+    """Primitives of a graph whose rule in MLX is wrong for what they are given.
+
+    Reverse rules, and rules for mapping over inputs that the plain gradients do not tell of.
+    """
+    number = len(graph.inputs) - parameters
+    depends = set(graph.inputs[number:])
+    mapped = dependents(graph, graph.inputs[:number])
     primitives = []
     for node in graph.nodes:
-        # MLX's vmap over divmod ends the process, of tokens too.
-        if node.primitive == "DivMod" or _is_wrong(graph, node, depends):
+        if _is_wrongly_mapped(node, mapped) or _is_wrong(graph, node, depends):
             primitives.append(node.primitive)
         if depends.intersection(node.inputs):
             depends.update(node.outputs)
     return list(dict.fromkeys(primitives))
+
+
+def _is_wrongly_mapped(node: Node, mapped: Collection[str]) -> bool:
+    """Whether MLX's vmap over values ends the process, or gives a wrong axis."""
+    which = [name in mapped for name in node.inputs]
+    if node.primitive == "BitwiseBinary":
+        return any(which) and not all(which)
+    if node.primitive == "NotEqual":
+        return which == [False, True]
+    return node.primitive == "DivMod"  # of tokens too
 
 
 def _is_wrong(graph: Graph, node: Node, depends: set[str]) -> bool:

@@ -151,6 +151,16 @@ def test_perturbations_are_added_where_they_are_named() -> None:
     np.testing.assert_allclose(np.array(perturbed), np.tanh(np.array(x @ y.T) + 1), rtol=1e-5)
 
 
+def test_a_copy_in_another_layout_is_no_primitive() -> None:
+    contiguous = mx.contiguous
+
+    graph = trace(lambda v: mx.contiguous(v.T, True) * 2, x)
+
+    assert "Contiguous" not in {node.primitive for node in graph.nodes}
+    assert np.array_equal(np.array(graph.run([x])[graph.outputs[0]]), 2 * np.array(x).T)
+    assert mx.contiguous is contiguous
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
