@@ -11,11 +11,11 @@ from mlx_entk.onnx import CHECKERS, installed_checkers
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import network_of
-from mlx_entk.studies.networks import export_graph, verify_run
+from mlx_entk.studies.networks import export_graph, how_written, verify_run
 from mlx_entk.studies.reporting import write_report
 from mlx_entk.studies.verification import verification_table
 
-from .base import Command, RunFolder, code_option
+from .base import Command, RunFolder, code_option, wants_json
 from .display import progress, show
 from .inputs import parse_reduction
 
@@ -55,7 +55,8 @@ def export(
     """Write the network of a finished RUN, or a derivative of it, as an ONNX graph.
 
     Derivative graphs need no automatic differentiation: onnxruntime alone computes the eNTK on
-    new inputs.
+    new inputs. A graph is written once onnxruntime has run it, at two sizes of the batch if that
+    is free, and agrees with MLX.
     """
     if reduction is not None and what != "entk":
         raise InputError(f"--reduction goes with --what entk, not with --what {what}")
@@ -66,7 +67,7 @@ def export(
     else:
         with opened.session():
             written = export_graph(opened, network_of(opened, model), what, wanted)
-    show([], graph=written)
+    show([], graph=written, **how_written(written))
 
 
 @click.command(
@@ -95,6 +96,8 @@ def verify(context: click.Context, run: Path, against: str | None, model: str | 
             verification = verify_run(opened, network_of(opened, model), names, update)
         opened.save_verification(to_json(verification))
         report = write_report(opened)
-    show([verification_table(verification)], passed=verification.passed, report=report)
+    stored = to_json(verification)
+    facts = stored if wants_json() else {"passed": verification.passed}
+    show([verification_table(verification)], **facts, report=report)
     if not verification.passed:
         context.exit(1)

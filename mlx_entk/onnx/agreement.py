@@ -1,7 +1,7 @@
 """How far a result of another framework is from the expected one, and whether that is too far."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,7 +16,10 @@ TOLERANCES = {
     "forward": (1e-5, "single precision: some hundred roundings of 6e-8 along a path"),
     "kernel": (1e-4, "single precision: products of Jacobians, summed over the parameters"),
     "differences": (1e-6, "double precision on both sides: rounding over a step of 1e-7"),
+    "half": (0.1, "half precision: two or three digits"),
 }
+# The kinds whose quantities MLX computes in the model's own precision.
+_OWN_PRECISION = frozenset({"forward", "kernel"})
 
 # Eigenvalues below this share of the largest may be rounding of single precision.
 ROUNDING = 1e-6
@@ -33,7 +36,10 @@ class Agreement:
     Attributes
     ----------
     checker, quantity
-        Who computed what. The quantity is empty if the checker could not continue.
+        Who computed what.
+    graphs
+        The exported graphs that were compared, by what they are of; empty in files of earlier
+        versions, as is the quantity if a checker could not continue.
     max_error
         Largest difference over the largest entry; None if nothing was computed, or the result is
         not a number.
@@ -49,8 +55,8 @@ class Agreement:
         Dimension of those eigenspaces: up to the widest gap among the first ten eigenvalues above
         the rounding of single precision, where the space is best defined.
     tolerance, reason
-        The largest ``max_error`` and ``frobenius`` allowed, and why; or None, and why the checker
-        could not run.
+        The largest ``max_error`` and ``frobenius`` allowed, and why; or None, and why the check
+        could not be run.
     passed
         Whether the check ran and passed.
     status
@@ -68,13 +74,17 @@ class Agreement:
     reason: str
     passed: bool
     status: Status
+    graphs: list[str] = field(default_factory=list)
 
     @classmethod
-    def not_run(cls, checker: str, reason: str) -> "Agreement":
-        """Return the row of a checker that could not run, or not continue."""
+    def not_run(
+        cls, checker: str, quantity: str, graphs: Sequence[str], reason: str
+    ) -> "Agreement":
+        """Return the row of a check that could not be run."""
         return cls(
-            checker=checker, quantity="", max_error=None, frobenius=None, spectrum=None,
+            checker=checker, quantity=quantity, max_error=None, frobenius=None, spectrum=None,
             angle=None, modes=None, tolerance=None, reason=reason, passed=False, status="not run",
+            graphs=list(graphs),
         )  # fmt: skip
 
 
@@ -91,6 +101,8 @@ def agreement_of(
     expected: NDArray[Any],
     kind: str,
     symmetric: bool = False,
+    half: bool = False,
+    graphs: Sequence[str] = (),
 ) -> Agreement:
     """Measure how far a checker's result is from the expected one.
 
@@ -105,6 +117,10 @@ def agreement_of(
     symmetric
         Whether both are symmetric kernels, (N, N) or (N, N, C, C), so that their spectra can be
         examined as well.
+    half
+        Whether the model has half precision.
+    graphs
+        The exported graphs that were compared.
 
     Raises
     ------
@@ -117,7 +133,7 @@ def agreement_of(
             "is of another model, export it again"
         )
     a, b = actual.astype(np.float64), expected.astype(np.float64)
-    tolerance, reason = TOLERANCES[kind]
+    tolerance, reason = TOLERANCES["half" if half and kind in _OWN_PRECISION else kind]
     difference = a - b
     spectrum = angle = modes = None
     if symmetric and np.isfinite(difference).all():
@@ -144,6 +160,7 @@ def agreement_of(
         reason=reason,
         passed=passed,
         status="passed" if passed else "failed",
+        graphs=list(graphs),
     )
 
 

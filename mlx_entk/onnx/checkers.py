@@ -5,10 +5,10 @@ forward graph, in double precision by ONNX's reference, use no automatic differe
 differentiates the forward graph by ``torch.func``.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from mlx_entk import _linalg as linalg
 from mlx_entk._files import Arrays
 from mlx_entk._linalg import Float64Array
-from mlx_entk.kernel import Reduction, entk
-from mlx_entk.onnx.agreement import Agreement, agreement_of
+from mlx_entk.kernel import Reduction
 from mlx_entk.onnx.derivatives import KERNEL, OUTPUT, OUTPUT_TANGENT, What
 from mlx_entk.onnx.precision import in_double, is_weight
 from mlx_entk.onnx.reference import evaluator
+from mlx_entk.onnx.runtime import Session
+from mlx_entk.onnx.subject import Subject
 from mlx_entk.onnx.torch_runtime import as_torch
-from mlx_entk.tracing.functions import ParametricFunction
 
 # Finite differences check the whole kernel of models with at most this many parameters.
 SMALL = 4000
@@ -33,137 +33,179 @@ STEP = 1e-7
 DIRECTIONS = 4
 
 
+Graphs = dict[What, onnx.ModelProto]
+
+
 @dataclass(frozen=True)
-class Subject:
-    """What to verify.
+class Compared:
+    """A quantity that a checker computed, and what it should be.
+
+    ``kind`` is a key of ``mlx_entk.onnx.agreement.TOLERANCES``; ``graphs`` were used.
+    """
+
+    actual: NDArray[Any]
+    expected: NDArray[Any]
+    kind: str
+    graphs: tuple[What, ...]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One row of a verification.
 
     Attributes
     ----------
-    model
-        The model in MLX, with the weights that the graphs should have.
-    x
-        Inputs that the model was not trained on, shape (N, …).
-    reduction
-        Reduction of the kernel.
+    checker, quantity
+        Who computes what.
     graphs
-        Paths of the graphs ``model``, ``jvp`` and ``entk``. If one is missing, the checkers that
-        need it stop there.
+        The graphs that it needs.
+    compute
+        Computes it from these; raises NotImplementedError, or whatever a framework raises, if that
+        lacks an operator.
     """
 
-    model: ParametricFunction
-    x: mx.array
-    reduction: Reduction
-    graphs: dict[What, Path]
-
-    @cached_property
-    def outputs(self) -> NDArray[Any]:
-        """MLX's outputs, shape (N, C)."""
-        return linalg.as_numpy(self.model.apply(self.model.params, self.x))
-
-    @cached_property
-    def kernel(self) -> NDArray[Any]:
-        """MLX's kernel, in the shape of the reduction."""
-        kernel: NDArray[Any] = entk(self.model, self.x, reduction=self.reduction)
-        return kernel
-
-    @property
-    def has_spectrum(self) -> bool:
-        """Whether the kernel is symmetric; that of a pair of different classes is not."""
-        return isinstance(self.reduction, str) or self.reduction[0] == self.reduction[1]
+    checker: str
+    quantity: str
+    graphs: tuple[What, ...]
+    compute: Callable[[], Compared]
 
 
-Graphs = dict[What, onnx.ModelProto]
-Checker = Callable[[Subject, Graphs], Iterator[Agreement]]
+Checker = Callable[[Subject, Graphs], list[Check]]
 
 
-def _graph(graphs: Graphs, what: What) -> onnx.ModelProto:
-    """Return a graph that a checker needs; raises NotImplementedError if it was not written."""
-    if what not in graphs:
-        raise NotImplementedError(f"there is no graph {what} of this model")
-    return graphs[what]
-
-
-def by_onnxruntime(subject: Subject, graphs: Graphs) -> Iterator[Agreement]:
+def by_onnxruntime(subject: Subject, graphs: Graphs) -> list[Check]:
     """Check the outputs and the kernel by running the graphs in onnxruntime."""
-    import onnxruntime
 
-    def run(graph: onnx.ModelProto, output: str, feed: Arrays) -> NDArray[Any]:
-        session = onnxruntime.InferenceSession(
-            graph.SerializeToString(), providers=["CPUExecutionProvider"]
+    def run(what: What, output: str) -> NDArray[Any]:
+        (result,) = Session(graphs[what].SerializeToString()).run(
+            [output], {"x": subject.x, "x2": subject.x}
         )
-        return np.asarray(session.run([output], feed)[0])
+        return result
 
-    x = linalg.as_numpy(subject.x)
-    outputs = run(_graph(graphs, "model"), OUTPUT, {"x": x})
-    yield agreement_of("onnxruntime", "outputs", outputs, subject.outputs, "forward")
-    kernel = run(_graph(graphs, "entk"), KERNEL, {"x": x, "x2": x})
-    yield agreement_of(
-        "onnxruntime", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum
-    )
+    def outputs() -> Compared:
+        return Compared(run("model", OUTPUT), subject.outputs, "forward", ("model",))
+
+    def kernel() -> Compared:
+        return Compared(run("entk", KERNEL), subject.kernel, "kernel", ("entk",))
+
+    name = "onnxruntime"
+    return [Check(name, "outputs", ("model",), outputs), Check(name, "kernel", ("entk",), kernel)]
 
 
-def by_differences(subject: Subject, graphs: Graphs) -> Iterator[Agreement]:
-    """Check outputs, J u and, for small models, the kernel by central differences in float64."""
-    x = _in_double(subject.x)
-    weights = _weights(_graph(graphs, "model"))
-    forward = evaluator(in_double(_graph(graphs, "model"), weights_as_inputs=True))
-    name = "finite-differences"
-    outputs = forward(OUTPUT, {"x": x, **weights})
-    yield agreement_of(name, "outputs in double", outputs, subject.outputs, "forward")
+def by_differences(subject: Subject, graphs: Graphs) -> list[Check]:
+    """Check outputs, J u and, for small models, the kernel by central differences in float64.
 
-    def slope(direction: Arrays) -> Float64Array:
+    They are compared with the graphs of derivatives in float64; if there is none, or the reference
+    cannot run it, with MLX.
+    """
+    name, differences = "finite-differences", _Differences(subject, graphs)
+    checks = [
+        Check(name, "outputs in double", ("model",), differences.outputs),
+        Check(name, f"J u, {DIRECTIONS} directions", ("model",), differences.tangents),
+    ]
+    if sum(value.size for value in subject.model.params.values()) <= SMALL:
+        checks.append(Check(name, "kernel", ("model",), differences.kernel))
+    return checks
+
+
+class _Differences:
+    """Central differences of the forward graph in double precision."""
+
+    def __init__(self, subject: Subject, graphs: Graphs):
+        self._subject, self._graphs = subject, graphs
+        self._x = _in_double(subject.x)
+
+    @cached_property
+    def _weights(self) -> Arrays:
+        return {
+            tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64)
+            for tensor in self._graphs["model"].graph.initializer
+            if is_weight(tensor)
+        }
+
+    @cached_property
+    def _forward(self) -> Callable[[str, Arrays], Float64Array]:
+        return evaluator(in_double(self._graphs["model"], weights_as_inputs=True))
+
+    def _slope(self, direction: Arrays) -> Float64Array:
         after, before = (
-            forward(OUTPUT, {"x": x} | {k: w + step * direction[k] for k, w in weights.items()})
+            self._forward(
+                OUTPUT,
+                {"x": self._x} | {k: w + step * direction[k] for k, w in self._weights.items()},
+            )
             for step in (STEP, -STEP)
         )
         return (after - before) / (2 * STEP)
 
-    generator = np.random.default_rng(0)
-    directions = [
-        {k: generator.standard_normal(w.shape) for k, w in subject.model.params.items()}
-        for _ in range(DIRECTIONS)
-    ]
-    push = evaluator(in_double(_graph(graphs, "jvp")))
-    tangents = [
-        push(OUTPUT_TANGENT, {"x": x} | {f"tangent.{k}": u for k, u in direction.items()})
-        for direction in directions
-    ]
-    slopes = [slope(direction) for direction in directions]
-    quantity = f"J u, {DIRECTIONS} directions"
-    yield agreement_of(name, quantity, np.stack(slopes), np.stack(tangents), "differences")
-    if sum(w.size for w in weights.values()) > SMALL:
-        return
-    columns = []
-    for parameter, weight in weights.items():
-        for index in np.ndindex(weight.shape):
-            unit = {k: np.zeros_like(w) for k, w in weights.items()}
-            unit[parameter][index] = 1
-            columns.append(slope(unit))
-    kernel = _reduce(np.stack(columns, axis=-1), subject.reduction)
-    expected = evaluator(in_double(_graph(graphs, "entk")))(KERNEL, {"x": x, "x2": x})
-    yield agreement_of(name, "kernel", kernel, expected, "differences", subject.has_spectrum)
+    def outputs(self) -> Compared:
+        outputs = self._forward(OUTPUT, {"x": self._x, **self._weights})
+        return Compared(outputs, self._subject.outputs, "forward", ("model",))
+
+    def tangents(self) -> Compared:
+        generator = np.random.default_rng(0)
+        directions = [
+            {k: generator.standard_normal(w.shape) for k, w in self._subject.model.params.items()}
+            for _ in range(DIRECTIONS)
+        ]
+        slopes = np.stack([self._slope(direction) for direction in directions])
+        if "jvp" in self._graphs:
+            with suppress(Exception):  # whatever the reference raises
+                push = evaluator(in_double(self._graphs["jvp"]))
+                pushed = [push(OUTPUT_TANGENT, self._tangent(u)) for u in directions]
+                return Compared(slopes, np.stack(pushed), "differences", ("model", "jvp"))
+        pushed = [self._subject.push(direction) for direction in directions]
+        return Compared(slopes, np.stack(pushed), "kernel", ("model",))
+
+    def _tangent(self, direction: Arrays) -> Arrays:
+        return {"x": self._x} | {f"tangent.{name}": u for name, u in direction.items()}
+
+    def kernel(self) -> Compared:
+        columns = []
+        for parameter, weight in self._weights.items():
+            for index in np.ndindex(weight.shape):
+                unit = {k: np.zeros_like(w) for k, w in self._weights.items()}
+                unit[parameter][index] = 1
+                columns.append(self._slope(unit))
+        kernel = _reduce(np.stack(columns, axis=-1), self._subject.reduction)
+        if "entk" in self._graphs:
+            with suppress(Exception):  # whatever the reference raises
+                run = evaluator(in_double(self._graphs["entk"]))
+                expected = run(KERNEL, {"x": self._x, "x2": self._x})
+                return Compared(kernel, expected, "differences", ("model", "entk"))
+        return Compared(kernel, self._subject.kernel, "kernel", ("model",))
 
 
-def by_torch(subject: Subject, graphs: Graphs) -> Iterator[Agreement]:
+def by_torch(subject: Subject, graphs: Graphs) -> list[Check]:
     """Check the outputs and the kernel by differentiating the graph with ``torch.func``."""
-    weights, function = as_torch(_graph(graphs, "model"))
-    import torch
 
-    x = torch.from_numpy(_in_double(subject.x))
-    outputs = function(weights, x).numpy()
-    yield agreement_of("torch", "outputs", outputs, subject.outputs, "forward")
+    def outputs() -> Compared:
+        import torch
 
-    def of_input(values: Any, row: Any) -> Any:
-        return function(values, row[None])[0]
+        weights, function = as_torch(graphs["model"])
+        found = function(weights, torch.from_numpy(_in_double(subject.x))).numpy()
+        return Compared(found, subject.outputs, "forward", ("model",))
 
-    # One input at a time: for a wide network, the Jacobian of all would need too much memory.
-    jacobian = torch.func.jacrev(of_input)
-    rows = [
-        torch.cat([part.flatten(1) for part in jacobian(weights, row).values()], dim=1) for row in x
+    def kernel() -> Compared:
+        import torch
+
+        weights, function = as_torch(graphs["model"])
+
+        def of_input(values: Any, row: Any) -> Any:
+            return function(values, row[None])[0]
+
+        # One input at a time: for a wide network, the Jacobian of all would need too much memory.
+        jacobian = torch.func.jacrev(of_input)
+        rows = [
+            torch.cat([part.reshape(len(part), -1) for part in jacobian(weights, row).values()], 1)
+            for row in torch.from_numpy(_in_double(subject.x))
+        ]
+        J = torch.stack(rows).numpy()
+        return Compared(_reduce(J, subject.reduction), subject.kernel, "kernel", ("model",))
+
+    return [
+        Check("torch", "outputs", ("model",), outputs),
+        Check("torch", "kernel", ("model",), kernel),
     ]
-    J = torch.stack(rows).numpy()
-    kernel = _reduce(J, subject.reduction)
-    yield agreement_of("torch", "kernel", kernel, subject.kernel, "kernel", subject.has_spectrum)
 
 
 def _reduce(J: Float64Array, reduction: Reduction) -> Float64Array:
@@ -180,13 +222,6 @@ def _reduce(J: Float64Array, reduction: Reduction) -> Float64Array:
 
 
 def _in_double(x: mx.array) -> NDArray[Any]:
-    array = linalg.as_numpy(x)
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
-
-
-def _weights(graph: onnx.ModelProto) -> dict[str, Float64Array]:
-    return {
-        tensor.name: onnx.numpy_helper.to_array(tensor).astype(np.float64)
-        for tensor in graph.graph.initializer
-        if is_weight(tensor)
-    }
+    if not mx.issubdtype(x.dtype, mx.floating):
+        return linalg.as_numpy(x)
+    return np.asarray(linalg.as_numpy(x.astype(mx.float32)), dtype=np.float64)

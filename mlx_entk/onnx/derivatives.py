@@ -12,11 +12,12 @@ from mlx_entk.errors import InputError
 from mlx_entk.kernel.checks import check_model
 from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
+from mlx_entk.onnx.checkpoints import hides, without_checkpoints
 from mlx_entk.onnx.trial import agree
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.graph import record
 from mlx_entk.tracing.jacobian import Probe, gradient
-from mlx_entk.tracing.primitives import UntraceableError
+from mlx_entk.tracing.primitives import TRANSPOSABLE, UntraceableError
 from mlx_entk.tracing.rules import Examined, by_graph, examine
 
 What = Literal["model", "jacobian", "entk", "vjp", "jvp"]
@@ -93,6 +94,8 @@ def derivative(
             lambda params, x: {OUTPUT: model.apply(flatten_tree(params), x)}, {"x": x}, ((0,),)
         )
     examined = examine(model, (x,), C)
+    if hides(examined.untraceable):
+        examined = examine(without_checkpoints(model, x[:1]), (x,), C)
     if what == "jacobian":
         rows_of, mapped = _find_rows(examined, x, C)
         basis = mx.eye(C)
@@ -160,14 +163,20 @@ def _find_rows(examined: Examined, x: mx.array, C: int) -> tuple[Rows, bool]:
     """
     probe = Probe.of(examined.function, (x,), C)
     (pair,) = probe.x
-    mapped = _mapped(examined.rows)
-    try:
-        by_parameter = mapped(examined.function.params, pair, probe.cotangents)
-        if not probe.mistaken(by_parameter.items()):
-            return mapped, True
-    except Exception:  # MLX raises several types if a rule is missing
-        pass
-    return _one_by_one(_reported(examined.function, x, C)), False
+    reported = _reported(examined.function, x, C)
+    candidates = [examined.rows, reported]
+    if examined.graph is not None and not examined.hidden:
+        # MLX maps no gradient of a convolution by its weight: that is a product of patches here.
+        candidates.append(by_graph(examined.function, TRANSPOSABLE))
+    for candidate in candidates:
+        mapped = _mapped(candidate)
+        try:
+            by_parameter = mapped(examined.function.params, pair, probe.cotangents)
+            if not probe.mistaken(by_parameter.items()):
+                return mapped, True
+        except Exception:  # MLX raises several types if a rule is missing
+            continue
+    return _one_by_one(reported), False
 
 
 def _reported(function: ParametricFunction, x: mx.array, C: int) -> ParametricFunction:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.symbolic import FixedBatchError, Size
+from mlx_entk.onnx.symbolic import FixedBatchError, Size, is_free
 
 # The producer that exported files name.
 PRODUCER = "mlx-entk"
@@ -61,11 +61,20 @@ def onnx_type(dtype: mx.Dtype) -> int:
 
 
 def as_onnx_array(array: mx.array) -> NDArray[Any]:
-    """Return a NumPy array of the ONNX type; it shares memory if the types are the same."""
+    """Return a NumPy array of the ONNX type; it shares memory if the types are the same.
+
+    Raises
+    ------
+    InputError
+        If the type, or a number that is no int64, has no counterpart.
+    """
     dtype = helper.tensor_dtype_to_np_dtype(onnx_type(array.dtype))
     if array.dtype == mx.bfloat16:
         array = array.astype(mx.float32)
-    return np.asarray(array).astype(dtype, copy=False)
+    host = np.asarray(array)
+    if host.dtype == np.uint64 and host.max(initial=0) >= 2**63:
+        raise InputError("a uint64 of 2**63 or more has no counterpart in ONNX runtimes")
+    return host.astype(dtype, copy=False)
 
 
 class Emitter:
@@ -114,7 +123,7 @@ class Emitter:
         FixedBatchError
             If an attribute depends on the batch, since attributes are fixed numbers.
         """
-        if any(_is_free(value) for value in attributes.values()):
+        if any(is_free(value) for value in attributes.values()):
             raise FixedBatchError(f"the batch size changes an attribute of ONNX operator {kind}")
         self.nodes.append(helper.make_node(kind, list(inputs), outputs, **attributes))
         return outputs
@@ -127,7 +136,7 @@ class Emitter:
         FixedBatchError
             If a number depends on the batch; ``sizes`` computes those.
         """
-        if _is_free(value):
+        if is_free(value):
             raise FixedBatchError("the batch size changes a constant of the graph")
         array = np.asarray(value, dtype=dtype)
         key = (str(array.dtype), array.shape, array.tobytes())
@@ -194,10 +203,3 @@ class Emitter:
         else:
             target = self.sizes(shape)
         return self.op("Reshape", [value, target], output)
-
-
-def _is_free(value: Any) -> bool:
-    """Return whether an attribute or constant holds a size that depends on the batch."""
-    if isinstance(value, list | tuple):
-        return any(_is_free(part) for part in value)
-    return isinstance(value, Size)

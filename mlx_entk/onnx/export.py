@@ -7,38 +7,37 @@ which tracing at several sizes shows (see ``mlx_entk.onnx.symbolic``).
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
 from mlx_entk._parameters import Params, flatten_tree, unflatten_tree
 from mlx_entk._provenance import provenance
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.builders import BUILDERS, Primitive
-from mlx_entk.onnx.emitter import FROZEN, PRODUCER, Emitter, as_onnx_array, is_value, onnx_type
+from mlx_entk.onnx.assembly import assembled
+from mlx_entk.onnx.checkpoints import reported
+from mlx_entk.onnx.emitter import FROZEN
 from mlx_entk.onnx.files import write_model
+from mlx_entk.onnx.random_numbers import refuse_draws, with_numbers_drawn
 from mlx_entk.onnx.symbolic import (
     FixedBatchError,
-    Size,
     SymbolicGraph,
     resized,
     trace_dynamic,
     trace_fixed,
 )
 from mlx_entk.onnx.trial import Trial
-from mlx_entk.tracing.primitives import UntraceableError
-
-# ReduceMax with its axes as an input needs 18; every other operator is older.
-OPSET = 18
-# Version of the file format: the first with opset 18.
-IR_VERSION = 8
+from mlx_entk.tracing.module_state import restored
 
 Exportable = nn.Module | Callable[..., Any]
+# For each batch that may have any size, the numbers of the arrays whose first axis it is.
+Batches = Sequence[Sequence[int]]
 
 
 def export(
@@ -94,56 +93,83 @@ def export(
         operator or the output.
     """
     weights, call = _parametric(function, params)
-    names = list(weights)
-    first = len(names)  # number of the first input, after the parameters
-    structure: list[str] = []
-
-    def flat(*arrays: mx.array) -> list[mx.array]:
-        outputs = call(dict(zip(names, arrays[:first], strict=True)), *arrays[first:])
-        if isinstance(outputs, mx.array):
-            outputs = [outputs]
-        structure[:] = list(outputs) if isinstance(outputs, dict) else []
-        return list(outputs.values() if isinstance(outputs, dict) else outputs)
-
+    flat = _Flat(list(weights), call)
     arrays = [*weights.values(), *example_inputs]
-    free = [[first + number for number in numbers] for numbers in batches]
+    first = len(weights)  # number of the first input, after the weights
     inputs = _named(input_names, len(example_inputs), "x")
     outputs: list[str] = []
 
-    def build(traced: SymbolicGraph, free: Sequence[Sequence[int]]) -> onnx.ModelProto:
+    def build(traced: SymbolicGraph, free: Batches) -> tuple[SymbolicGraph, onnx.ModelProto]:
+        traced = with_numbers_drawn(traced)
         count = len(traced.graph.outputs)
-        outputs[:] = _named(output_names or structure or None, count, "output")
-        return _build(traced, [*names, *inputs], outputs, weights, free)
+        outputs[:] = _named(output_names or flat.keys or None, count, "output")
+        return traced, assembled(traced, [*weights, *inputs], outputs, weights, free)
 
+    with restored(function) if isinstance(function, nn.Module) else nullcontext():
+        free = [[first + number for number in numbers] for numbers in batches]
+        with refuse_draws():
+            made = reported(partial(_make, arrays=arrays, free=free, build=build), flat, first)
+        frozen = {FROZEN: _frozen(function)} if isinstance(function, nn.Module) else {}
+        entries = {"batch": made.note, **frozen, **(metadata or {}), "provenance": provenance()}
+        for key, value in entries.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            made.model.metadata_props.add(key=key, value=text)
+        sizes = [arrays[numbers[0]].shape[0] + 1 + i for i, numbers in enumerate(made.free)]
+        tried = [arrays, resized(arrays, made.free, sizes)] if made.free else [arrays]
+        trial = Trial(
+            function=lambda given: flat(*weights.values(), *given),
+            inputs=[dict(zip(inputs, batch[first:], strict=True)) for batch in tried],
+            outputs=outputs,
+            dtypes=frozenset(made.traced.graph.dtypes.values()),
+            primitives=frozenset(node.primitive for node in made.traced.nodes),
+        )
+        write_model(made.model, path, trial)
+    return made.model
+
+
+class _Flat:
+    """A function of arrays in order, weights first, that returns a list.
+
+    ``keys`` are those of the dictionary that the function returned last.
+    """
+
+    def __init__(self, names: Sequence[str], call: Callable[..., Any]):
+        self.keys: list[str] = []
+        self._names, self._call = names, call
+
+    def __call__(self, *arrays: mx.array) -> list[mx.array]:
+        count = len(self._names)
+        values = dict(zip(self._names, arrays[:count], strict=True))
+        outputs = self._call(values, *arrays[count:])
+        if isinstance(outputs, mx.array):
+            outputs = [outputs]
+        self.keys = list(outputs) if isinstance(outputs, dict) else []
+        return list(outputs.values() if isinstance(outputs, dict) else outputs)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A model, the graph that it was made from, and what is said of its free batches."""
+
+    traced: SymbolicGraph
+    model: onnx.ModelProto
+    note: str
+    free: Batches
+
+
+def _make(
+    function: Callable[..., list[mx.array]],
+    arrays: Sequence[mx.array],
+    free: Batches,
+    build: Callable[[SymbolicGraph, Batches], tuple[SymbolicGraph, onnx.ModelProto]],
+) -> _Made:
+    """Trace a function and build its model, with free batches if the graph allows them."""
     try:
-        try:
-            if not free:
-                raise FixedBatchError("it was exported for the batch size of its example")
-            traced = trace_dynamic(flat, arrays, free)
-            model, note = build(traced, free), "dynamic"
-        except FixedBatchError as error:
-            traced = trace_fixed(flat, arrays)
-            model, note, free = build(traced, []), f"fixed: {error}", []
-    except UntraceableError as error:
-        raise InputError(f"the function cannot be exported: {error}") from error
-    frozen = {FROZEN: _frozen(function)} if isinstance(function, nn.Module) else {}
-    entries = {"batch": note, **frozen, **(metadata or {}), "provenance": provenance()}
-    for key, value in entries.items():
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        model.metadata_props.add(key=key, value=text)
-
-    sizes = [example_inputs[numbers[0] - first].shape[0] for numbers in free]
-    larger = [size + 1 + i for i, size in enumerate(sizes)]
-    batches_tried = [arrays, resized(arrays, free, larger)] if free else [arrays]
-    trial = Trial(
-        function=lambda given: flat(*weights.values(), *given),
-        inputs=[dict(zip(inputs, batch[first:], strict=True)) for batch in batches_tried],
-        outputs=outputs,
-        dtypes=frozenset(traced.graph.dtypes.values()),
-        primitives=frozenset(node.primitive for node in traced.nodes),
-    )
-    write_model(model, path, trial)
-    return model
+        if not free:
+            raise FixedBatchError("it was exported for the batch size of its example")
+        return _Made(*build(trace_dynamic(function, arrays, free), free), "dynamic", free)
+    except FixedBatchError as error:
+        return _Made(*build(trace_fixed(function, arrays), []), f"fixed: {error}", [])
 
 
 def _parametric(function: Exportable, params: Any) -> tuple[Params, Callable[..., Any]]:
@@ -151,16 +177,12 @@ def _parametric(function: Exportable, params: Any) -> tuple[Params, Callable[...
         if params is not None:
             raise InputError("params belongs to a function; a module brings its own parameters")
         module = function
-        own = flatten_tree(module.parameters())
 
         def call(values: Params, *inputs: mx.array) -> Any:
             module.update(unflatten_tree(values))
-            try:
-                return module(*inputs)
-            finally:
-                module.update(unflatten_tree(own))
+            return module(*inputs)
 
-        return own, call
+        return flatten_tree(module.parameters()), call
     if params is None:
         return {}, lambda values, *inputs: function(*inputs)
     return flatten_tree(params), lambda values, *inputs: function(unflatten_tree(values), *inputs)
@@ -179,86 +201,3 @@ def _named(names: Sequence[str] | None, count: int, stem: str) -> list[str]:
     if len(names) != count:
         raise InputError(f"got {len(names)} names for {count} arrays: give one for each")
     return list(names)
-
-
-def _build(
-    traced: SymbolicGraph,
-    input_names: list[str],
-    output_names: list[str],
-    weights: Params,
-    free: Sequence[Sequence[int]],
-) -> onnx.ModelProto:
-    graph = traced.graph
-    ends = {*input_names[len(weights) :], *output_names}
-    if taken := [name for name in weights if name in ends or is_value(name)]:
-        raise InputError(
-            f"the graph has an input, an output or a value of its own called {taken[0]}: rename "
-            "the parameter"
-        )
-    names = dict(zip(graph.inputs, input_names, strict=True))
-    emitter = Emitter({numbers[0]: input_names[numbers[0]] for numbers in free})
-    for name, value in weights.items():
-        emitter.initializers[name] = as_onnx_array(value)
-    for name, value in graph.constants.items():
-        names[name] = emitter.fresh()
-        emitter.initializers[names[name]] = as_onnx_array(value)
-    for node in traced.nodes:
-        if node.primitive == "RandomBits":
-            raise InputError(
-                "the function cannot be exported because of MLX primitive RandomBits: it draws "
-                "random numbers, or closes over an array that mx.eval has not computed yet"
-            )
-        if node.primitive not in BUILDERS:
-            raise InputError(
-                f"MLX primitive {node.primitive} has no ONNX builder: add a line "
-                f'"{node.primitive}": … to the table of its family in mlx_entk/onnx/builders'
-            )
-        primitive = Primitive(
-            name=node.primitive,
-            inputs=[names[name] for name in node.inputs],
-            arguments=node.arguments,
-            shapes=[traced.shapes[name] for name in node.inputs],
-            dtypes=[graph.dtypes[name] for name in node.inputs],
-            output_shapes=[traced.shapes[name] for name in node.outputs],
-            output_dtypes=[graph.dtypes[name] for name in node.outputs],
-        )
-        built = BUILDERS[node.primitive](emitter, primitive)
-        names.update(zip(node.outputs, [built] if isinstance(built, str) else built, strict=True))
-    for name, output in zip(graph.outputs, output_names, strict=True):
-        emitter.op("Identity", [names[name]], output)
-    used = {name for node in emitter.nodes for name in node.input}
-
-    labels = {numbers[0]: f"N{i}" if i else "N" for i, numbers in enumerate(free)}
-
-    def described(name: str, value: str) -> onnx.ValueInfoProto:
-        shape = [_label(size, labels) for size in traced.shapes[value]]
-        return helper.make_tensor_value_info(name, onnx_type(graph.dtypes[value]), shape)
-
-    inputs = list(zip(input_names, graph.inputs, strict=True))[len(weights) :]
-    outputs = zip(output_names, graph.outputs, strict=True)
-    model = helper.make_model(
-        helper.make_graph(
-            emitter.nodes,
-            "mlx_entk",
-            [described(name, value) for name, value in inputs],
-            [described(name, value) for name, value in outputs],
-        ),
-        producer_name=PRODUCER,
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
-    for name, array in emitter.initializers.items():  # one at a time: they may fill the memory
-        if name in used:
-            tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
-            model.graph.initializer.add().CopyFrom(tensor)
-    return model
-
-
-def _label(size: Any, labels: dict[int, str]) -> int | str | None:
-    """Return a size, the name of a free batch, or None for a size composed of batches."""
-    if not isinstance(size, Size):
-        return int(size)
-    for number, label in labels.items():
-        if size.coefficients == (((number,), 1),):
-            return label
-    return None

@@ -37,6 +37,13 @@ class Size:
     coefficients: tuple[tuple[tuple[int, ...], int], ...]
 
 
+def is_free(value: Any) -> bool:
+    """Return whether a number, or any in nested lists, depends on a batch size."""
+    if isinstance(value, list | tuple):
+        return any(is_free(part) for part in value)
+    return isinstance(value, Size)
+
+
 class FixedBatchError(ValueError):
     """Raised if no single graph works for every batch size; the message says why."""
 

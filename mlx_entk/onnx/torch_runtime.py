@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
@@ -35,8 +36,9 @@ def as_torch(model: onnx.ModelProto) -> tuple[Tensors, Callable[[Tensors, Any], 
         raise NotImplementedError(f"verification by PyTorch lacks operator {', '.join(unknown)}")
 
     def tensor(proto: onnx.TensorProto) -> Any:
-        value = torch.from_numpy(numpy_helper.to_array(proto).copy())
-        return value.double() if value.is_floating_point() else value
+        array = numpy_helper.to_array(proto)
+        whole = array.dtype.kind in "biu"
+        return torch.from_numpy(array.copy() if whole else array.astype(np.float64))
 
     stored = {proto.name: tensor(proto) for proto in model.graph.initializer}
     weights = {t.name: stored[t.name] for t in model.graph.initializer if is_weight(t)}
@@ -135,7 +137,12 @@ def operators_of(torch: Any) -> dict[str, Operator]:
         for i, axis in enumerate(axes):
             last = 2 * (x[0].ndim - 1 - axis % x[0].ndim)  # PyTorch starts with the last axis
             widths[last : last + 2] = sizes(x[1])[i :: len(axes)]
-        return torch.nn.functional.pad(x[0], widths, value=x[2].item() if len(x) > 2 else 0)
+        padded = torch.nn.functional.pad(x[0], widths)
+        if len(x) < 3 or not x[2].any():
+            return padded
+        # PyTorch takes the value as a float, which no large integer is.
+        inside = torch.nn.functional.pad(torch.ones(x[0].shape, dtype=torch.bool), widths)
+        return torch.where(inside, padded, x[2])
 
     def divide(x: list[Any], a: dict[str, Any]) -> Any:
         return torch.div(*x, rounding_mode=None if x[0].is_floating_point() else "trunc")

@@ -1,6 +1,5 @@
 """The trial of a graph: onnxruntime has to run it and agree with MLX before it is written."""
 
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +9,19 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
 
-from mlx_entk.errors import InputError, first_line
+from mlx_entk.errors import InputError
 from mlx_entk.onnx.emitter import as_onnx_array
+from mlx_entk.onnx.runtime import Session, message_of
 
 # How far an output may be from MLX's, relative to its largest entry. The trial looks for operators
-# that compute something else; verification has tighter limits. Half precision has three digits.
-TOLERANCE, TOLERANCE_IN_HALF = 1e-3, 0.05
+# that compute something else; verification has tighter limits. Half precision has three digits,
+# bfloat16 two.
+TOLERANCE = 1e-3
+TOLERANCES_IN_HALF = {mx.float16: 0.05, mx.bfloat16: 0.1}
 # The same relative to the largest number that goes in or out, because an output that consists of
 # rounding alone, such as a vanishing gradient, would otherwise never agree.
 ROUNDING = 1e-6
 
-_HALF = frozenset({mx.float16, mx.bfloat16})
-# Types that onnxruntime supports on the CPU for some operators only.
-_RARE = frozenset({mx.float16, mx.bfloat16, mx.float64, mx.int8, mx.int16})
 # Primitives whose order each backend of MLX chooses for itself.
 _UNORDERED = frozenset({"ArgPartition", "Partition"})
 
@@ -54,11 +53,13 @@ class Trial:
     def run(self, model: bytes | Path) -> str:
         """Run a serialised model, or one in a file, in one onnxruntime session.
 
+        If its CPU lacks operators for bfloat16, or for another of the rare types, a copy of the
+        model is run that has float32 instead.
+
         Returns
         -------
         str
-            What the model was tried on, or why it was not tried: onnxruntime's CPU lacks operators
-            for some types.
+            What the model was tried on, and how.
 
         Raises
         ------
@@ -68,49 +69,44 @@ class Trial:
         """
         import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # problems arrive as exceptions anyway
-        source = model if isinstance(model, bytes) else str(model)
         try:
-            session = onnxruntime.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"]
-            )
+            session = Session(model)
         except Exception as error:  # its errors have no other common class
-            if self.dtypes & _RARE and type(error).__name__ == "NotImplemented":
-                return (
-                    f"not run: its CPU lacks operators for {_named(self.dtypes)}: {_message(error)}"
-                )
-            raise InputError(f"onnxruntime cannot load the graph: {_message(error)}") from error
-        ends = {value.type for value in (*session.get_inputs(), *session.get_outputs())}
-        if "tensor(bfloat16)" in ends:  # NumPy, through which arrays pass, has no such type
-            return "not run: it takes and returns no bfloat16"
+            raise _cannot("load", error) from error
         for inputs in self.inputs:
             self._require_agreement(session, inputs)
-        others = " and on larger batches" if len(self.inputs) > 1 else ""
-        return f"{onnxruntime.__version__} agrees with MLX on the example inputs{others}"
+        sizes = (
+            "the example inputs and on larger batches"
+            if len(self.inputs) > 1
+            else "the example inputs, whose size is the only one that it takes"
+        )
+        instead = f", with {session.instead}" if session.instead else ""
+        return f"{onnxruntime.__version__} agrees with MLX on {sizes}{instead}"
 
-    def _require_agreement(self, session: Any, inputs: dict[str, mx.array]) -> None:
-        taken = {value.name for value in session.get_inputs()}
-        feed = {name: as_onnx_array(value) for name, value in inputs.items() if name in taken}
+    def _require_agreement(self, session: Session, inputs: dict[str, mx.array]) -> None:
         try:
-            actual = session.run(list(self.outputs), feed)
+            actual = session.run(self.outputs, inputs)
         except Exception as error:
-            raise InputError(f"onnxruntime cannot run the graph: {_message(error)}") from error
-        expected = [as_onnx_array(value) for value in self.function(list(inputs.values()))]
-        floor = ROUNDING * max(map(_largest, (*feed.values(), *expected)), default=0.0)
+            raise _cannot("run", error) from error
+        given = [session.host(value) for value in inputs.values()]
+        expected = [session.host(value) for value in self.function(list(inputs.values()))]
+        floor = ROUNDING * max(map(_largest, (*given, *expected)), default=0.0)
         tolerance = _tolerance(self.dtypes)
         for name, a, b in zip(self.outputs, actual, expected, strict=True):
-            if difference := disagreement(np.asarray(a), b, tolerance, floor):
+            if difference := disagreement(a, b, tolerance, floor):
                 raise InputError(
                     f"onnxruntime and MLX disagree about {name}: {difference}; nothing was "
                     f"written{self._hint()}"
                 )
 
     def _hint(self) -> str:
-        unordered = " and ".join(sorted(self.primitives & _UNORDERED))
-        if not unordered:
-            return ""
-        return f". The reason may be that MLX leaves the order of {unordered} open: sort instead"
+        if unordered := " and ".join(sorted(self.primitives & _UNORDERED)):
+            return (
+                f". The reason may be that MLX leaves the order of {unordered} open: sort instead"
+            )
+        if half := _named(self.dtypes & TOLERANCES_IN_HALF.keys()):
+            return f". The reason may be rounding in {half}: use float32"
+        return ""
 
 
 def agree(actual: Sequence[mx.array], expected: Sequence[mx.array]) -> bool:
@@ -170,13 +166,12 @@ def _largest(array: NDArray[Any]) -> float:
 
 
 def _tolerance(dtypes: Collection[mx.Dtype]) -> float:
-    return TOLERANCE if _HALF.isdisjoint(dtypes) else TOLERANCE_IN_HALF
+    return max((TOLERANCES_IN_HALF.get(dtype, TOLERANCE) for dtype in dtypes), default=TOLERANCE)
 
 
 def _named(dtypes: Iterable[mx.Dtype]) -> str:
-    return ", ".join(sorted(str(dtype).rpartition(".")[2] for dtype in dtypes if dtype in _RARE))
+    return " and ".join(sorted(str(dtype).rpartition(".")[2] for dtype in dtypes))
 
 
-def _message(error: Exception) -> str:
-    """Return onnxruntime's message without the number and the name in front of it."""
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", first_line(error))
+def _cannot(do: str, error: Exception) -> InputError:
+    return InputError(f"onnxruntime cannot {do} the graph: {message_of(error)}")

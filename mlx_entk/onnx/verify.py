@@ -1,16 +1,24 @@
 """Verification: whether other frameworks compute the same outputs, derivatives and kernels."""
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 
-from mlx_entk.errors import InputError, MlxEntkError, first_line
-from mlx_entk.onnx.agreement import Agreement
-from mlx_entk.onnx.checkers import Checker, Subject, by_differences, by_onnxruntime, by_torch
+from mlx_entk.errors import InputError, MlxEntkError
+from mlx_entk.onnx.agreement import Agreement, agreement_of
+from mlx_entk.onnx.checkers import (
+    Check,
+    Checker,
+    by_differences,
+    by_onnxruntime,
+    by_torch,
+)
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.precision import is_weight
+from mlx_entk.onnx.runtime import message_of
+from mlx_entk.onnx.subject import Subject
 from mlx_entk.progress import Progress, silent
 
 _CHECKERS: dict[str, Checker] = {
@@ -38,8 +46,8 @@ def verify(
     Returns
     -------
     list of Agreement
-        Rows of each checker in turn. If a checker cannot run, or not continue, for instance
-        because it lacks an operator, its last row says why; the other checkers still run.
+        Rows of each checker in turn. If a checker lacks an operator, or a graph could not be
+        written, the rows that need it say so; the others are run all the same.
 
     Raises
     ------
@@ -53,19 +61,35 @@ def verify(
     agreements: list[Agreement] = []
     for done, name in enumerate(against):
         progress("verification", done, len(against), name)
-        agreements += _rows(name, _CHECKERS[name](subject, graphs))
+        agreements += [_row(subject, check) for check in _CHECKERS[name](subject, graphs)]
     progress("verification", len(against), len(against))
     return agreements
 
 
-def _rows(name: str, rows: Iterator[Agreement]) -> Iterator[Agreement]:
-    """Yield the rows of a checker and, if it stops early, one that says why."""
+def _row(subject: Subject, check: Check) -> Agreement:
+    """Return the row of a check, or one that says why there is nothing to compare."""
+    for what in check.graphs:
+        if what not in subject.graphs:
+            why = subject.missing.get(what, "it was not written")
+            reason = f"there is no graph {what} of this model: {why}"
+            return Agreement.not_run(check.checker, check.quantity, check.graphs, reason)
     try:
-        yield from rows
+        found = check.compute()
     except MlxEntkError:
         raise
     except Exception as error:  # other frameworks may raise anything
-        yield Agreement.not_run(name, first_line(error))
+        reason = message_of(error)
+        return Agreement.not_run(check.checker, check.quantity, check.graphs, reason)
+    return agreement_of(
+        check.checker,
+        check.quantity,
+        found.actual,
+        found.expected,
+        found.kind,
+        symmetric=check.quantity == "kernel" and subject.has_spectrum,
+        half=subject.is_half,
+        graphs=found.graphs,
+    )
 
 
 def require_checkers(names: Sequence[str]) -> None:

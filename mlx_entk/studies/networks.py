@@ -8,15 +8,17 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 from numpy.typing import NDArray
+from onnx import load as load_model_proto
 
 from mlx_entk import onnx
+from mlx_entk._files import digest, digest_of_file
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.reduction import Reduction, reduction_name
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Network
-from mlx_entk.studies.verification import Verification
+from mlx_entk.studies.verification import Verification, VerifiedGraph, VerifiedModel
 from mlx_entk.tracing.functions import as_parametric
 from mlx_entk.training import load_parameters
 
@@ -84,6 +86,14 @@ def export_graph(
     return target
 
 
+def how_written(path: Path) -> dict[str, str]:
+    """What the metadata of a graph say: its ``batch``, and what it was ``tried`` on."""
+    model = load_model_proto(path, load_external_data=False)
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    batch = "any size" if said["batch"] == "dynamic" else said["batch"]
+    return {"batch": batch, "tried": f"onnxruntime {said['onnxruntime']}"}
+
+
 def graph_file(run: Run, what: What, reduction: Reduction) -> Path:
     """The file in which a run keeps a graph; each reduction of the kernel has its own."""
     if what == "entk":
@@ -97,25 +107,37 @@ def verify_run(
     """Verify a run's network; export the graphs that the run folder does not have yet."""
     onnx.require_checkers(against)
     graphs = {what: graph_file(run, what, network.reduction) for what in VERIFIED}
-    missing: set[What] = set()
+    missing: dict[What, str] = {}
     for done, (what, path) in enumerate(graphs.items()):
         progress("export", done, len(graphs), what)
         if path.exists():
             continue
         try:
             export_graph(run, network, what)
-        except InputError:
+        except InputError as error:
             if what == "model":
                 raise
-            missing.add(what)  # a derivative without a graph: checks that need it are not run
+            missing[what] = str(error)  # a derivative without a graph: what needs it is not run
     progress("export", len(graphs), len(graphs))
     written = {what: path for what, path in graphs.items() if what not in missing}
-    subject = onnx.Subject(network.function, network.x, network.reduction, written)
+    verified = [
+        VerifiedGraph(what, str(path.relative_to(run.path)), digest_of_file(path), "")
+        for what, path in written.items()
+    ]
+    subject = onnx.Subject(network.function, network.x, network.reduction, written, missing)
     agreements = onnx.verify(subject, against, progress)
+    params = network.function.params
     return Verification(
         reduction=reduction_name(network.reduction),
         inputs=network.x.shape[0],
         passed=onnx.all_passed(agreements),
         comparisons=agreements,
         not_installed=[name for name in onnx.CHECKERS if name not in onnx.installed_checkers()],
+        model=VerifiedModel(
+            run=run.path.resolve().name,
+            study=run.study,
+            parameters=sum(value.size for value in params.values()),
+            sha256=digest(params),
+        ),
+        graphs=[*verified, *(VerifiedGraph(k, None, None, why) for k, why in missing.items())],
     )

@@ -1,5 +1,6 @@
 """``mlx-entk export``, ``verify`` and ``kernel --onnx``, as a reader calls them."""
 
+import hashlib
 import json
 from functools import partial
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 from onnx import numpy_helper
 
 from mlx_entk import entk, layerwise_entk
-from mlx_entk.onnx import CHECKERS, export
+from mlx_entk.onnx import CHECKERS, derivatives, export
+from mlx_entk.onnx.derivatives import Rows
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import network_of
+from mlx_entk.tracing.rules import Examined
 from tests.conftest import Command
 from tests.models import MLP
 from tests.onnx.layers import normal
@@ -43,8 +46,51 @@ def test_every_study_exports_and_is_verified(mlx_entk: Command, study: str) -> N
     assert "Verification of the" in Path("run/report.html").read_text()
     for what in ("model", "jacobian", "vjp", "jvp"):
         code, output, _ = mlx_entk("export", "run", "--what", what)
-        assert (code, output) == (0, f"Graph: run/onnx/{what}.onnx\n")
+        graph, batch, tried = output.splitlines()
+        assert (code, graph) == (0, f"Graph: run/onnx/{what}.onnx")
+        assert batch == "Batch: any size"
+        assert tried.endswith("agrees with MLX on the example inputs and on larger batches")
         onnx.checker.check_model(f"run/onnx/{what}.onnx", full_check=True)
+
+
+def test_the_json_of_a_verification_says_what_was_verified(mlx_entk: Command) -> None:
+    mlx_entk(*STUDIES["tms"], "--out", "run")
+
+    code, output, _ = mlx_entk("verify", "run", "--json")
+
+    found, stored = json.loads(output), Run.load(Path("run")).verification
+    assert code == 0
+    assert stored is not None
+    assert {key: found[key] for key in stored} == stored
+    network = network_of(Run.load(Path("run")))
+    count = sum(value.size for value in network.function.params.values())
+    assert (stored["model"]["run"], stored["model"]["study"]) == ("run", "tms")
+    assert stored["model"]["parameters"] == count
+    assert [graph["graph"] for graph in stored["graphs"]] == ["model", "jvp", "entk"]
+    for graph in stored["graphs"]:
+        data = Path("run", graph["file"]).read_bytes()
+        assert graph["sha256"] == hashlib.sha256(data).hexdigest()
+    for row in stored["comparisons"]:
+        assert row["status"] == "passed"
+        assert row["max_error"] <= row["tolerance"]
+        assert set(row["graphs"]) <= {"model", "jvp", "entk"}
+
+
+def test_a_graph_that_takes_one_size_alone_says_so(
+    mlx_entk: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlx_entk(*STUDIES["mlp"], "--out", "run")
+    monkeypatch.setattr("mlx_entk.onnx.derivatives._find_rows", unmapped)
+
+    _, output, _ = mlx_entk("export", "run", "--what", "jacobian")
+
+    _, batch, tried = output.splitlines()
+    assert batch == "Batch: fixed: it was exported for the batch size of its example"
+    assert tried.endswith("on the example inputs, whose size is the only one that it takes")
+
+
+def unmapped(examined: Examined, x: mx.array, C: int) -> tuple[Rows, bool]:
+    return derivatives._one_by_one(examined.function), False
 
 
 @pytest.mark.slow
@@ -69,7 +115,7 @@ def test_onnxruntime_alone_computes_the_kernel_of_new_inputs(mlx_entk: Command) 
         "export", "run", "--what", "entk", "--reduction", "sum-of-logits", "--out", "k.onnx"
     )
 
-    assert (code, output) == (0, "Graph: k.onnx\n")
+    assert (code, output.splitlines()[0]) == (0, "Graph: k.onnx")
     session = onnxruntime.InferenceSession("k.onnx", providers=["CPUExecutionProvider"])
     (kernel,) = session.run(["kernel"], {"x": np.array(x), "x2": np.array(x2)})
     expected = entk(network.function, x, x2, reduction="sum-of-logits")

@@ -13,11 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from mlx_entk import InputError
+from mlx_entk._parameters import flatten_tree
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx import derivative, export
 from mlx_entk.onnx.derivatives import What
 from mlx_entk.tracing.functions import as_parametric
-from tests.models import MLP, Convolution, Image, Superposition, Transformer
+from tests.models import MLP, Convolution, Image, Seeded, Superposition, Transformer
 from tests.onnx.layers import TOKENS, Chain, MixtureOfExperts, normal, written
 from tests.reference import finite_difference_jacobian, from_jacobian, relative_error
 
@@ -42,7 +43,7 @@ def graph_of(
         batches=exported.batches,
     )
     batch = {e.key: e.value for e in model.metadata_props}["batch"]
-    assert (batch == "dynamic") == (not isinstance(module, Convolution | Image))
+    assert (batch == "dynamic") == (not isinstance(module, Unmapped))
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
@@ -103,15 +104,19 @@ def test_jacobian_and_products_with_it(name: str, tmp_path: Path) -> None:
         assert np.allclose(pulled[f"gradient.{key}"].ravel(), gradient, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("module", "x"), [(Convolution(), normal(3, 4, 2)), (Image(), normal(2, 5, 6, 2))]
-)
-def test_what_mlx_cannot_map_has_a_kernel_for_a_fixed_batch(
-    module: nn.Module, x: mx.array, tmp_path: Path
-) -> None:
+class Unmapped(Chain):
+    """MLX maps no gradient of a convolution by its weight, and its graph hides a derivative."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv1d(2, 3, 2), lambda h: mx.tanh(h) * mx.stop_gradient(h))
+
+
+def test_what_mlx_cannot_map_has_a_kernel_for_a_fixed_batch(tmp_path: Path) -> None:
+    module, x = Unmapped(), normal(3, 4, 2)
+
     kernels = run(graph_of(module, x, "entk", tmp_path / "entk.onnx", "full"), x=x, x2=x)
 
-    for name, J in finite_difference_jacobian(module, x).items():
+    for name, J in plain_jacobian(module, x).items():
         assert np.allclose(kernels[f"kernel.{name}"], from_jacobian(J), rtol=1e-4, atol=1e-5)
 
 
@@ -174,6 +179,8 @@ def longer(x: mx.array) -> mx.array:
 @pytest.mark.parametrize(
     ("module", "x"),
     [
+        (Convolution(), normal(3, 4, 2)),
+        (Image(), normal(2, 5, 6, 2)),
         (Chain(nn.GRU(3, 4)), normal(3, 4, 3)),
         (Chain(MixtureOfExperts()), normal(2, 3, 6)),
         (Chain(MixtureOfExperts()), normal(2, 40, 6)),  # so many that mlx-lm sorts them
@@ -197,10 +204,101 @@ def test_every_derivative_of_layers_with_difficult_rules(
     check_derivatives(module, x, plain_jacobian(module, longer(x)), tmp_path)
 
 
+# Rounded, with the derivative of the identity.
+straight_through: Any = mx.custom_function(lambda x: mx.round(4 * x) / 4)
+straight_through.vjp(lambda primals, cotangents, outputs: cotangents)
+
+
+class Noisy(Seeded):
+    """A scale without axes, and numbers drawn in each call, by a key that is always the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 4)
+        self.scale = mx.array(1.0)
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        noise = mx.random.normal((4,), key=mx.random.key(7))
+        return (self.scale * mx.tanh(self.inner(x) + noise))[:, :2]
+
+
+class Checkpointed(Seeded):
+    """Two layers and all of it run again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 2)
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        def both(x: mx.array) -> mx.array:
+            h = mx.tanh(nn.utils.checkpoint(self.first)(x))
+            return mx.checkpoint(mx.sin)(nn.utils.checkpoint(self.second)(h))
+
+        outputs: mx.array = nn.utils.checkpoint(self, both)(x)
+        return outputs
+
+
+class CheckpointedEncoder(Chain):
+    """The layers of a transformer run again in the backward pass, as MLX's own option does it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.TransformerEncoder(1, 4, 2, 5, checkpoint=True)
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return super().__call__(self.encoder(x, None))
+
+
+class Closing(Seeded):
+    """MLX finds no derivative by what a checkpoint closes over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 5), nn.Linear(5, 2)
+        self.draw()
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return mx.checkpoint(lambda h: self.second(mx.tanh(h)))(self.first(x))
+
+
+def test_a_derivative_that_a_checkpoint_hides_is_refused(tmp_path: Path) -> None:
+    function, x = as_parametric(Closing()), normal(3, 3)
+
+    exported = derivative(function, x, "vjp")
+    with pytest.raises(InputError, match=r"what is inside mx\.checkpoint, .* without it$"):
+        export(
+            exported.function, list(exported.inputs.values()), tmp_path / "g.onnx",
+            params=function.params, batches=exported.batches,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "x"),
+    [
+        (Noisy(), normal(3, 3)),
+        (Checkpointed(), normal(3, 3)),
+        (CheckpointedEncoder(), normal(2, 3, 4)),
+        (Chain(nn.Linear(3, 4), straight_through), normal(3, 3)),
+    ],
+)
+def test_every_derivative_of_what_mlx_reports_in_part(
+    module: nn.Module, x: mx.array, tmp_path: Path
+) -> None:
+    before = {name: np.array(value) for name, value in flatten_tree(module.parameters()).items()}
+
+    check_derivatives(module, x, plain_jacobian(module, longer(x)), tmp_path)
+
+    for name, value in flatten_tree(module.parameters()).items():
+        assert np.array_equal(np.array(value), before[name])
+
+
 def check_derivatives(
     module: nn.Module, x: mx.array, J: dict[str, NDArray[np.float64]], folder: Path
 ) -> None:
-    """All derivative graphs, for the inputs and, where their batch is free, for ``longer(x)``.
+    """All derivative graphs, whose batch is free, for the inputs and for ``longer(x)``.
 
     ``J`` is the Jacobian of the longer batch.
     """
@@ -215,9 +313,9 @@ def check_derivatives(
             exported.function, list(exported.inputs.values()), folder / "g.onnx",
             params=function.params, input_names=list(exported.inputs), batches=exported.batches,
         )  # fmt: skip
-        free = {e.key: e.value for e in model.metadata_props}["batch"] == "dynamic"
+        assert {e.key: e.value for e in model.metadata_props}["batch"] == "dynamic"
         session = onnxruntime.InferenceSession(str(folder / "g.onnx"))
-        for rows in (x, longer(x)) if free else (x,):
+        for rows in (x, longer(x)):
             N = rows.shape[0]
             part = {key: value[:N] for key, value in J.items()}
             C = next(iter(part.values())).shape[1]

@@ -21,7 +21,7 @@ from mlx_entk._parameters import flatten_tree
 from mlx_entk.onnx import OPSET, builders, emitter, export, load
 from mlx_entk.onnx.builders import BUILDERS
 from mlx_entk.onnx.emitter import as_onnx_array
-from mlx_entk.onnx.importer import HOST_ONLY
+from mlx_entk.onnx.evaluation import HOST_ONLY
 from mlx_entk.onnx.operators import OPERATORS
 from mlx_entk.onnx.torch_runtime import as_torch, operators_of
 from tests.models import MLP
@@ -242,8 +242,21 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
         export(lambda x: mx.logcumsumexp(x, axis=1), [x], tmp_path / "f.onnx")
     with pytest.raises(InputError, match="primitive Quantize has no ONNX builder"):
         export(quantized, [normal(2, 64)], tmp_path / "f.onnx")
-    with pytest.raises(InputError, match="RandomBits: it draws random numbers, or closes over an"):
+    with pytest.raises(InputError, match=r"draws other random numbers in each call: call eval\(\)"):
         export(lambda x: x + mx.random.normal(x.shape), [x], tmp_path / "f.onnx")
+    with pytest.raises(InputError, match="draws other random numbers in each call"):
+        export(nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)), [x], tmp_path / "f.onnx")
+    with pytest.raises(InputError, match="random numbers by a key that depends on its inputs"):
+        export(
+            lambda x: mx.random.normal((3,), key=(x[0, :2] > 0).astype(mx.uint32)),
+            [x], tmp_path / "f.onnx",
+        )  # fmt: skip
+    with pytest.raises(InputError, match=r"uint64 of 2\*\*63 or more has no counterpart"):
+        export(
+            lambda x: x // mx.array(np.array(2**63, np.uint64)),
+            [x.astype(mx.uint64)],
+            tmp_path / "f",
+        )
     with pytest.raises(InputError, match="type complex64 has no counterpart in ONNX"):
         export(lambda x: mx.abs(x.astype(mx.complex64)), [x], tmp_path / "f.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -369,7 +382,9 @@ def test_a_slice_of_every_second_input_keeps_the_size(tmp_path: Path) -> None:
     agrees(lambda x: x[::2], VALUES, tmp_path / "f.onnx", "fixed: a size in the graph")
 
 
-SMALL_TYPES = (mx.bool_, mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8)
+SMALL_TYPES = (
+    mx.bool_, mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8, mx.uint16, mx.uint32
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -382,6 +397,9 @@ SMALL_TYPES = (mx.bool_, mx.int8, mx.int16, mx.int32, mx.int64, mx.uint8)
         lambda x: mx.all(x, axis=1), lambda x: mx.any(x, axis=1), lambda x: mx.sum(x, axis=1),
         lambda x: mx.max(x, axis=1), lambda x: mx.pad(x, [(0, 0), (1, 1)]), lambda x: mx.floor(x),
         lambda x: x.at[:, 1:3].maximum(x[:, :2]), lambda x: mx.softmax(x, axis=1),
+        lambda x: mx.minimum(x, x[:, ::-1]), lambda x: mx.min(x, axis=1),
+        lambda x: mx.clip(x, 0, 2), lambda x: mx.cummin(x, axis=1), lambda x: x - 2 * x[:, ::-1],
+        lambda x: x.at[:, mx.array([0, 2])].minimum(x[:, :2]), lambda x: mx.prod(x, axis=1),
     ],
 )  # fmt: skip
 def test_types_that_onnx_operators_lack(
@@ -390,7 +408,7 @@ def test_types_that_onnx_operators_lack(
     x = mx.array([[0, -3, 2, 0], [1, 1, -1, 0], [2, 3, 5, -1]])
 
     def of_every_type(x: mx.array) -> mx.array:
-        typed = [(mx.abs(x) if t == mx.uint8 else x).astype(t) for t in SMALL_TYPES]
+        typed = [(mx.abs(x) if "uint" in str(t) else x).astype(t) for t in SMALL_TYPES]
         return mx.stack([function(value).astype(mx.float32) for value in typed])
 
     agrees(of_every_type, x, tmp_path / "f.onnx")
@@ -403,6 +421,121 @@ def test_division_of_whole_numbers_goes_down(dtype: mx.Dtype, tmp_path: Path) ->
 
     agrees(lambda x: x // by, x, tmp_path / "f.onnx")
     agrees(lambda x: mx.divmod(x, by)[0] + x % by, x, tmp_path / "d.onnx")
+
+
+UNSIGNED = (mx.uint8, mx.uint16, mx.uint32)
+INTEGERS = (mx.int8, mx.int16, mx.int32, mx.int64, *UNSIGNED, mx.uint64)
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("shift", [mx.left_shift, mx.right_shift])
+def test_bits_are_shifted(
+    shift: Callable[[mx.array, mx.array], mx.array], dtype: mx.Dtype, tmp_path: Path
+) -> None:
+    """Of negative numbers, to the largest and the smallest, by none, and by all but one bit."""
+    bits = 8 * dtype.size
+    if dtype == mx.uint64:  # int64 in the graph
+        bits, least, most = 32, 0, 2**31
+    elif dtype in UNSIGNED:
+        least, most = 0, 2**bits - 1
+    else:
+        least, most = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    x = mx.array([[most, least, 1, 5], [least + 1, most // 3, -least // 7, 100]], mx.int64)
+    by = mx.array([[0, 1, 2, 3], [bits - 1, bits // 2, 4, bits - 2]], mx.int64).astype(dtype)
+
+    def of_both(x: mx.array) -> mx.array:
+        shifted = [shift(x, by[:1]), shift(x, by[1:]), shift(x, mx.array(bits - 1, dtype))]
+        return mx.concatenate(shifted, axis=1)
+
+    agrees(of_both, x.astype(dtype), tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize("dtype", UNSIGNED)
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + x, lambda x: x * x, lambda x: -x, lambda x: x - x[:, ::-1], mx.square,
+        lambda x: mx.sum(x, axis=1), lambda x: mx.cumsum(x, axis=1), lambda x: mx.prod(x, axis=1),
+        lambda x: x.at[:, mx.array([0, 0])].add(x[:, 2:]), lambda x: x.at[:, 1:3].add(x[:, 2:]),
+        lambda x: (x.astype(mx.int32) - 9).astype(x.dtype), lambda x: (x + x).astype(mx.uint8),
+    ],
+)  # fmt: skip
+def test_small_unsigned_integers_wrap_around(
+    function: Callable[[mx.array], mx.array], dtype: mx.Dtype, tmp_path: Path
+) -> None:
+    most = 2 ** (8 * dtype.size) - 1
+    x = mx.array([[0, 1, most, most // 2 + 1], [3, most - 1, 2, most]], mx.int64).astype(dtype)
+
+    agrees(function, x, tmp_path / "f.onnx")
+
+
+def test_a_parameter_and_a_constant_without_axes_keep_their_shape(tmp_path: Path) -> None:
+    model = export(
+        lambda p, x: (p["scale"] * mx.sum(x) + mx.array(0.5)).reshape(1),
+        [normal(2, 3)], tmp_path / "f.onnx", params={"scale": mx.array(3.0)},
+    )  # fmt: skip
+
+    shapes = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    assert shapes.pop("scale") == []
+    assert [] in shapes.values()
+
+
+KEY = mx.random.key(3)
+KEYS = mx.random.split(KEY, 4)
+# Never computed before the function is exported.
+LATER = mx.random.normal((4, 5), key=mx.random.key(5))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x + mx.random.normal((4,), key=KEY),
+        lambda x: x + mx.random.normal((3, 1, 5, 1), key=KEY).sum(axis=(0, 2)),
+        lambda x: x + mx.random.uniform(-1, 1, shape=(1,), key=mx.random.key(2**40 + 7)),
+        lambda x: x + mx.random.bernoulli(0.5, (4,), key=mx.random.split(KEY, 3)[2]),
+        lambda x: x[:, mx.random.permutation(4, key=KEY)] + mx.random.randint(0, 9, (4,), key=KEY),
+        lambda x: x + mx.vmap(lambda key: mx.random.normal((3,), key=key))(KEYS)[:, 1],
+        lambda x: x @ LATER,
+    ],
+)  # fmt: skip
+def test_numbers_drawn_by_a_fixed_key_are_constants(
+    function: Callable[[mx.array], mx.array], tmp_path: Path
+) -> None:
+    agrees(function, VALUES, tmp_path / "f.onnx")
+
+
+def test_numbers_for_each_input_keep_the_size(tmp_path: Path) -> None:
+    agrees(
+        lambda x: x + mx.random.normal(x.shape, key=KEY), VALUES, tmp_path / "f.onnx",
+        "fixed: the batch size changes how many random numbers are drawn",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        mx.checkpoint(lambda x: mx.tanh(x)),
+        lambda x: mx.checkpoint(mx.sin)(mx.checkpoint(mx.exp)(x)),
+        mx.custom_function(lambda x: mx.cos(x) + mx.arange(x.shape[0])[:, None]),
+    ],
+)  # fmt: skip
+def test_what_runs_again_in_the_backward_pass(
+    function: Callable[[mx.array], mx.array], tmp_path: Path
+) -> None:
+    agrees(function, VALUES, tmp_path / "f.onnx")
+
+
+def test_a_checkpoint_of_weights_alone(tmp_path: Path) -> None:
+    params = {"w": normal(4, 5)}
+
+    model = export(
+        lambda p, x: x @ mx.checkpoint(mx.tanh)(p["w"]), [VALUES], tmp_path / "f.onnx",
+        params=params,
+    )  # fmt: skip
+
+    assert np.allclose(run(model, x=VALUES)[0], np.array(VALUES @ mx.tanh(params["w"])), atol=1e-6)
+    with pytest.raises(InputError, match=r"inside mx\.checkpoint, .* call the function without it"):
+        export(lambda x: x @ mx.checkpoint(mx.tanh)(LATER), [VALUES], tmp_path / "f.onnx")
 
 
 EXPERTS = normal(4, 6, 5)

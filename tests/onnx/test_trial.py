@@ -26,7 +26,7 @@ def note(model: onnx.ModelProto) -> str:
 
 
 def beyond(e: Emitter, p: Primitive) -> str:
-    return e.op("Gather", [p.inputs[0], e.constant(7)], axis=0)
+    return e.op("Gather", [p.inputs[0], e.constant([7])], axis=0)
 
 
 def choice(e: Emitter, p: Primitive) -> str:
@@ -116,10 +116,13 @@ def test_one_session_runs_the_example_and_another_batch(
     assert len(made) == 1
     assert note(model).endswith("agrees with MLX on the example inputs and on larger batches")
     fixed = export(lambda x: x.reshape(2, -1), [normal(2, 3)], tmp_path / "f.onnx")
-    assert note(fixed).endswith("agrees with MLX on the example inputs")
+    assert note(fixed).endswith("the example inputs, whose size is the only one that it takes")
 
 
-def test_types_that_its_cpu_lacks_are_noted(tmp_path: Path) -> None:
+SINGLE = "larger batches, with float32 in place of {}, since onnxruntime's CPU lacks operators for"
+
+
+def test_types_that_its_cpu_lacks_are_tried_in_single_precision(tmp_path: Path) -> None:
     half = nn.Linear(3, 2)
     half.set_dtype(mx.bfloat16)
     with mx.stream(mx.cpu):
@@ -132,12 +135,46 @@ def test_types_that_its_cpu_lacks_are_noted(tmp_path: Path) -> None:
     double = export(lambda x: mx.erf(x, stream=mx.cpu), [wide], tmp_path / "d.onnx")
 
     for model in (narrow, inside):
-        assert note(model).startswith("not run: its CPU lacks operators for bfloat16: Could not")
-    assert "agrees with MLX" in note(moved)
-    assert note(double).startswith("not run: its CPU lacks operators for float64: Could not find")
+        assert SINGLE.format("bfloat16") in note(model)
+    assert note(moved).endswith("on larger batches")
+    assert SINGLE.format("float64") in note(double)
     assert "implementation for Erf" in note(double)
     in_half = export(nn.Tanh(), [normal(2, 3).astype(mx.float16)], tmp_path / "h.onnx")
-    assert "agrees with MLX" in note(in_half)
+    assert note(in_half).endswith("on larger batches")
+
+
+def test_what_comes_back_in_half_precision_alone_is_tried_as_well(tmp_path: Path) -> None:
+    model = export(lambda x: mx.tanh(x).astype(mx.bfloat16), [normal(2, 3)], tmp_path / "t.onnx")
+
+    assert model.graph.output[0].type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16
+    assert "float32 in place of bfloat16, since" in note(model)
+
+
+def test_a_wrong_graph_of_bfloat16_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BUILDERS, "Tanh", lambda e, p: e.op("Sigmoid", p.inputs))
+    x = 4 * normal(2, 3).astype(mx.bfloat16)
+
+    with pytest.raises(
+        InputError, match=r"disagree about output: .* rounding in bfloat16: use flo"
+    ):
+        export(lambda x: mx.tanh(x), [x], tmp_path / "t.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_large_weights_of_a_type_that_its_cpu_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "WITHIN", 10_000)
+    module = nn.Linear(90, 90)
+    module.set_dtype(mx.bfloat16)
+
+    model = export(module, [normal(2, 90).astype(mx.bfloat16)], tmp_path / "model.onnx")
+
+    assert SINGLE.format("bfloat16") in note(model)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert (tmp_path / "model.onnx.data").stat().st_size == 2 * 90 * 90
 
 
 def test_weights_beyond_what_a_file_holds_go_beside_it(

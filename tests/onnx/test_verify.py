@@ -151,52 +151,115 @@ def test_a_checker_that_cannot_run_says_so_and_stops_no_other(
     for against in (CHECKERS, CHECKERS[::-1]):  # wherever it stands
         agreements = verify(subject, against)
 
-        assert [row.checker for row in agreements if row.status == "not run"] == ["torch"]
+        stopped = [row for row in agreements if row.status == "not run"]
+        assert [(row.checker, row.quantity) for row in stopped] == [
+            ("torch", "outputs"), ("torch", "kernel"),
+        ]  # fmt: skip
         assert {row.checker for row in agreements if row.passed} == {
             "onnxruntime",
             "finite-differences",
         }
         assert all_passed(agreements)
-    (row,) = verify(subject, ["torch"])
-    assert (row.status, row.passed, row.max_error) == ("not run", False, None)
+    row, _ = verify(subject, ["torch"])
+    assert (row.status, row.passed, row.max_error, row.graphs) == (
+        "not run",
+        False,
+        None,
+        ["model"],
+    )
     assert row.reason == "verification by PyTorch lacks operator Tanh"
     assert not all_passed([row])
     assert not all_passed([])
 
 
-def test_what_a_checker_found_before_it_stopped_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
-    model = onnx.load(subject.graphs["jvp"])
+def spoil(path: Path, domain: str = "elsewhere") -> None:
+    """Let a graph end in an operator that nobody has."""
+    model = onnx.load(path)
     name = model.graph.output[0].name
-    model.graph.node[-1].output[0] = "before"
-    model.graph.node.append(helper.make_node("Relu", ["before"], [name], domain="elsewhere"))
-    model.opset_import.append(helper.make_opsetid("elsewhere", 1))
-    subject.graphs["jvp"].write_bytes(model.SerializeToString())
+    next(node for node in model.graph.node if node.output[0] == name).output[0] = "before"
+    model.graph.node.append(helper.make_node("Relu", ["before"], [name], domain=domain))
+    model.opset_import.append(helper.make_opsetid(domain, 1))
+    path.write_bytes(model.SerializeToString())
 
-    agreements = verify(subject, ["finite-differences", "torch"])
 
-    assert [(row.quantity, row.status) for row in agreements] == [
-        ("outputs in double", "passed"), ("", "not run"), ("outputs", "passed"),
-        ("kernel", "passed"),
+def test_one_graph_that_does_not_run_stops_only_what_needs_it(tmp_path: Path) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    spoil(subject.graphs["entk"])
+
+    agreements = verify(subject)
+
+    assert [(row.checker, row.quantity, row.status) for row in agreements] == [
+        ("onnxruntime", "outputs", "passed"), ("onnxruntime", "kernel", "not run"),
+        ("finite-differences", "outputs in double", "passed"),
+        ("finite-differences", "J u, 4 directions", "passed"),
+        ("finite-differences", "kernel", "passed"),
+        ("torch", "outputs", "passed"), ("torch", "kernel", "passed"),
     ]  # fmt: skip
+    assert "Relu" in agreements[1].reason
     assert all_passed(agreements)
 
 
-def test_a_graph_that_could_not_be_written_stops_those_that_need_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["missing", "spoiled"])
+def test_finite_differences_are_compared_with_mlx_where_no_derivative_graph_runs(
+    how: str, tmp_path: Path
+) -> None:
     subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
-    del subject.graphs["jvp"]
+    for what in ("jvp", "entk"):
+        if how == "missing":
+            del subject.graphs[what]
+        else:
+            spoil(subject.graphs[what])
+
+    agreements = verify(subject, ["finite-differences"])
+
+    assert [(row.quantity, row.graphs, row.tolerance) for row in agreements] == [
+        ("outputs in double", ["model"], 1e-5), ("J u, 4 directions", ["model"], 1e-4),
+        ("kernel", ["model"], 1e-4),
+    ]  # fmt: skip
+    assert all(row.passed for row in agreements)
+    change_weight(subject.graphs["model"], 0.01)
+    assert not any(row.passed for row in verify(subject, ["finite-differences"]))
+
+
+def test_a_graph_that_could_not_be_written_says_why(tmp_path: Path) -> None:
+    subject = subject_of(MLP([3, 5, 2]), normal(6, 3), tmp_path, "trace")
+    del subject.graphs["entk"]
+    subject.missing["entk"] = "MLX has no rule"
 
     agreements = verify(subject)
 
     assert [(row.checker, row.reason) for row in agreements if row.status == "not run"] == [
-        ("finite-differences", "there is no graph jvp of this model")
+        ("onnxruntime", "there is no graph entk of this model: MLX has no rule")
     ]
     assert all_passed(agreements)
-    assert [row.quantity for row in agreements if row.passed] == [
-        "outputs", "kernel", "outputs in double", "outputs", "kernel",
-    ]  # fmt: skip
+    assert {row.checker for row in agreements if row.passed} == set(CHECKERS)
+
+
+class Scaled(MLP):
+    """With a parameter that has no axes."""
+
+    def __init__(self) -> None:
+        super().__init__([3, 5, 2])
+        self.scale = mx.array(1.5)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.scale * super().__call__(x)
+
+
+def test_a_parameter_without_axes_counts(tmp_path: Path) -> None:
+    assert all(row.passed for row in verify(subject_of(Scaled(), normal(6, 3), tmp_path, "trace")))
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_models_in_half_precision_have_its_tolerance(dtype: mx.Dtype, tmp_path: Path) -> None:
+    module = MLP([3, 5, 2])
+    module.set_dtype(dtype)
+    subject = subject_of(module, normal(6, 3).astype(dtype), tmp_path, "trace")
+
+    agreements = verify(subject)
+
+    assert all(row.passed for row in agreements)
+    assert [row.tolerance for row in agreements] == [0.1, 0.1, 0.1, 1e-6, 1e-6, 0.1, 0.1]
 
 
 def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored(
@@ -204,10 +267,15 @@ def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored(
 ) -> None:
     passed = agreement_of("onnxruntime", "outputs", np.ones((2, 2)), np.ones((2, 2)), "forward")
     failed = agreement_of("torch", "outputs", np.full((2, 2), np.nan), np.ones((2, 2)), "forward")
-    rows = [passed, failed, Agreement.not_run("torch", "operator Foo is missing")]
+    rows = [
+        passed,
+        failed,
+        Agreement.not_run("torch", "kernel", ["model"], "operator Foo is missing"),
+    ]
     stored = {"inputs": 2, "reduction": "trace", "passed": False, "not_installed": []}
     new = to_json(rows)
-    old = [{key: value for key, value in row.items() if key != "status"} for row in new[:2]]
+    later = ("status", "graphs")
+    old = [{key: value for key, value in row.items() if key not in later} for row in new[:2]]
 
     def table_of(comparisons: list[Json]) -> Table:
         run = Run.create(tmp_path / "run", "any", {})
@@ -220,8 +288,8 @@ def test_the_table_shows_what_was_not_run_and_what_earlier_versions_stored(
 
     assert [row[-1] for row in table.rows] == ["passed", "FAILED", "not run"]
     assert [row[2] for row in table.rows] == ["0.0e+00", "NaN", ""]
-    assert table.rows[2][:2] == ("torch", "")
-    assert "torch could not continue: operator Foo is missing." in str(table.note)
+    assert table.rows[2][:2] == ("torch", "kernel")
+    assert "Not run: torch kernel, because operator Foo is missing." in str(table.note)
     assert before.rows == table.rows[:2]
 
 

@@ -4,7 +4,14 @@ import math
 
 import mlx.core as mx
 
-from mlx_entk.onnx.builders.primitive import Builder, Primitive, is_float, is_infinite
+from mlx_entk.onnx.builders.primitive import (
+    UNSIGNED,
+    Builder,
+    Primitive,
+    as_int64,
+    is_float,
+    is_infinite,
+)
 from mlx_entk.onnx.emitter import Emitter
 
 
@@ -106,17 +113,38 @@ def _logical(kind: str) -> Builder:
 
 def _bitwise(e: Emitter, p: Primitive) -> str:
     kind = p.arguments[0]
-    if kind > 2:  # ONNX shifts unsigned integers only, which are int64 here
-        raise p.refuse("if it shifts bits")
+    if kind > 2:
+        return _shift(e, p, left=kind == 3)
     name = ("And", "Or", "Xor")[kind]
     return e.op(name if p.dtypes[0] == mx.bool_ else f"Bitwise{name}", p.inputs)
+
+
+def _shift(e: Emitter, p: Primitive, left: bool) -> str:
+    """Shift bits: a product with a power of two, or its quotient rounded down.
+
+    ONNX's BitShift takes unsigned integers, for which negative ones have to be taken apart. Here
+    they are shifted in int64, by half of the number and then by the rest, so that each power of
+    two is itself an int64.
+    """
+    value, by = (as_int64(e, *given) for given in zip(p.inputs, p.dtypes, strict=True))
+    half = e.op("Div", [by, e.constant(2)])
+    for places in (half, e.op("Sub", [by, half])):
+        power = e.op("Pow", [e.constant(2), places])
+        value = e.op("Mul", [value, power]) if left else _divided_down(e, value, power)
+    dtype = p.output_dtypes[0]
+    return value if dtype in UNSIGNED or dtype == mx.int64 else e.cast(value, dtype)
+
+
+def _divided_down(e: Emitter, a: str, b: str) -> str:
+    """Divide whole numbers and round down, where Div alone rounds towards zero."""
+    return e.op("Div", [e.op("Sub", [a, e.op("Mod", [a, b])]), b])
 
 
 def _floor_divide(e: Emitter, p: Primitive) -> str:
     a, b = p.inputs
     if is_float(p.dtypes[0]):
         return e.op("Floor", [e.op("Div", [a, b])])
-    return e.op("Div", [e.op("Sub", [a, e.op("Mod", [a, b])]), b])  # Div alone rounds towards zero
+    return _divided_down(e, a, b)
 
 
 def _remainder(e: Emitter, p: Primitive) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from mlx_entk.onnx.builders.primitive import Builder, Primitive, as_index
+from mlx_entk.onnx.builders.primitive import Builder, Primitive, as_int64
 from mlx_entk.onnx.emitter import Emitter
 from mlx_entk.onnx.symbolic import Size
 
@@ -67,7 +67,7 @@ def _indices(e: Emitter, p: Primitive, names: Sequence[str], axes: Sequence[int]
     """Stack index arrays along a new last axis, for GatherND and ScatterND."""
     columns = []
     for name, dtype, axis in zip(names, p.dtypes[1:], axes, strict=False):
-        value = as_index(e, name, dtype)
+        value = as_int64(e, name, dtype)
         if not isinstance(p.shapes[0][axis], Size):  # in MLX, negative indices count from the end
             length = e.constant(p.shapes[0][axis])
             negative = e.op("Less", [value, e.constant(0)])
@@ -117,7 +117,7 @@ def _scatter(e: Emitter, p: Primitive) -> str:
 
 def _gather_axis(e: Emitter, p: Primitive) -> str:
     return e.op(
-        "GatherElements", [p.inputs[0], as_index(e, p.inputs[1], p.dtypes[1])], axis=p.arguments[0]
+        "GatherElements", [p.inputs[0], as_int64(e, p.inputs[1], p.dtypes[1])], axis=p.arguments[0]
     )
 
 
@@ -126,7 +126,7 @@ def _scatter_axis(e: Emitter, p: Primitive) -> str:
     reduction = ("add", "none")[kind]
     data, _, updates = p.inputs
     moved = e.op("Expand", [updates, e.sizes(p.shapes[1])])
-    inputs = [data, as_index(e, p.inputs[1], p.dtypes[1]), moved]
+    inputs = [data, as_int64(e, p.inputs[1], p.dtypes[1]), moved]
     return e.op("ScatterElements", inputs, axis=axis, reduction=reduction)
 
 

@@ -1,6 +1,6 @@
 """Products of matrices, and convolutions."""
 
-from mlx_entk.onnx.builders.primitive import Builder, Primitive, as_index
+from mlx_entk.onnx.builders.primitive import Builder, Primitive, as_int64
 from mlx_entk.onnx.emitter import Emitter
 from mlx_entk.onnx.symbolic import combined, product_of
 
@@ -20,7 +20,7 @@ def _gather_mm(e: Emitter, p: Primitive) -> str:
     for number, name in enumerate(p.inputs[:2]):
         *batch, rows, columns = p.shapes[number]
         matrices = e.reshape(name, [product_of(batch), rows, columns])
-        index = as_index(e, p.inputs[2 + number], p.dtypes[2 + number])
+        index = as_int64(e, p.inputs[2 + number], p.dtypes[2 + number])
         # Not Gather: onnxruntime turns one with consecutive indices into a wrong Slice.
         index = e.op("Unsqueeze", [index, e.constant([-1])])
         products.append(e.op("GatherND", [matrices, index]))

@@ -55,6 +55,10 @@ class Primitive:
         )
 
 
+# Bits of the unsigned types, which are int64 in the graph. What wraps around at fewer than 64 bits
+# can be made to wrap there.
+UNSIGNED = {mx.uint8: 8, mx.uint16: 16, mx.uint32: 32, mx.uint64: 64}
+
 Built = str | list[str]
 Builder = Callable[[Emitter, Primitive], Built]
 
@@ -70,6 +74,6 @@ def is_infinite(e: Emitter, value: str, dtype: mx.Dtype) -> str:
     return e.op("IsInf", [value if wide else e.cast(value, mx.float32)])
 
 
-def as_index(e: Emitter, name: str, dtype: mx.Dtype) -> str:
-    """Cast an index to int64, unless it is stored as that already."""
+def as_int64(e: Emitter, name: str, dtype: mx.Dtype) -> str:
+    """Cast whole numbers to int64, unless they are stored as that already."""
     return name if TYPES[dtype] == TYPES[mx.int64] else e.cast(name, mx.int64)

@@ -1,6 +1,7 @@
 """Primitives that combine entries along an axis: reductions, scans and sorting."""
 
 import math
+from dataclasses import dataclass
 
 import mlx.core as mx
 
@@ -16,8 +17,22 @@ def _reduce(e: Emitter, p: Primitive) -> str:
     if kind < 2 and p.output_dtypes[0] == mx.bool_:  # all and any, which also take numbers
         zero = e.number(0, dtype)
         value, dtype = e.cast(e.op("Not", [e.op("Equal", [value, zero])]), mx.int32), mx.int32
-    reduced = e.op(f"Reduce{name}", [value, e.constant(list(axes))], keepdims=1)
+    if name == "Prod" and not is_float(dtype) and 0 not in p.shapes[0]:
+        reduced = _product(e, p, value, dtype)
+    else:
+        reduced = e.op(f"Reduce{name}", [value, e.constant(list(axes))], keepdims=1)
     return reduced if p.output_dtypes[0] == dtype else e.cast(reduced, p.output_dtypes[0])
+
+
+def _product(e: Emitter, p: Primitive, value: str, dtype: mx.Dtype) -> str:
+    """Multiply whole numbers: onnxruntime's ReduceProd does so in floating point."""
+    for axis in p.arguments[1]:
+        length = p.shapes[0][axis]
+        if isinstance(length, Size):
+            raise p.refuse_free_batch("multiplies along the batch")
+        value = _running(e, "Mul", value, _Line(axis, length), e.number(1, dtype))
+        value = e.op("Slice", [value, *(e.constant([at]) for at in (length - 1, length, axis))])
+    return value
 
 
 def _arg_reduce(e: Emitter, p: Primitive) -> str:
@@ -49,24 +64,38 @@ def _scan(e: Emitter, p: Primitive) -> str:
         if isinstance(length, Size):
             raise p.refuse_free_batch("runs along the batch and is not a sum")
         neutral = e.number(_neutral(name, p), dtype)
+        line = _Line(axis, length, reverse)
         if not inclusive:
-            value = _shifted(e, p, value, 1, neutral)
-        # After the step that looks back by r, an entry combines the 2r entries that end with it.
-        reach = 1
-        while reach < length:
-            value = e.op(name, [value, _shifted(e, p, value, reach, neutral)])
-            reach *= 2
+            value = _shifted(e, value, line, 1, neutral)
+        value = _running(e, name, value, line, neutral)
     return value if p.output_dtypes[0] == dtype else e.cast(value, p.output_dtypes[0])
 
 
-def _shifted(e: Emitter, p: Primitive, value: str, by: int, fill: str) -> str:
-    """Shift the entries along a scan's axis in its direction; ``fill`` takes the free places."""
-    _, axis, reverse, _ = p.arguments
-    length = p.shapes[0][axis]
-    at = e.constant([axis])
-    first = by if reverse else 0
-    kept = e.op("Slice", [value, e.constant([first]), e.constant([first + length - by]), at])
-    widths = [0, by] if reverse else [by, 0]
+@dataclass(frozen=True)
+class _Line:
+    """An axis, its length, and whether it is gone along from its end."""
+
+    axis: int
+    length: int
+    reverse: bool = False
+
+
+def _running(e: Emitter, name: str, value: str, line: _Line, neutral: str) -> str:
+    """Combine each entry with all that come before it."""
+    # After the step that looks back by r, an entry combines the 2r entries that end with it.
+    reach = 1
+    while reach < line.length:
+        value = e.op(name, [value, _shifted(e, value, line, reach, neutral)])
+        reach *= 2
+    return value
+
+
+def _shifted(e: Emitter, value: str, line: _Line, by: int, fill: str) -> str:
+    """Move the entries along a line; ``fill`` takes the places that become free."""
+    at = e.constant([line.axis])
+    first = by if line.reverse else 0
+    kept = e.op("Slice", [value, e.constant([first]), e.constant([first + line.length - by]), at])
+    widths = [0, by] if line.reverse else [by, 0]
     return e.op("Pad", [kept, e.constant(widths), fill, at], mode="constant")
 
 
@@ -80,7 +109,7 @@ def _neutral(name: str, p: Primitive) -> float:
     if dtype == mx.bool_:
         return int(name == "Min")
     limits = mx.iinfo(dtype)
-    return int(limits.min if name == "Max" else limits.max)
+    return int(limits.min) if name == "Max" else min(int(limits.max), 2**63 - 1)
 
 
 def _sorted(values: bool) -> Builder:

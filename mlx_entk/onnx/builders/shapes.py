@@ -6,7 +6,7 @@ import numpy as np
 
 from mlx_entk.onnx.builders.primitive import Builder, Primitive
 from mlx_entk.onnx.emitter import Emitter
-from mlx_entk.onnx.symbolic import Size, combined
+from mlx_entk.onnx.symbolic import Size, combined, is_free, product_of
 
 
 def _arange(e: Emitter, p: Primitive) -> str:
@@ -76,21 +76,39 @@ def _pad(e: Emitter, p: Primitive) -> str:
 
 def _as_strided(e: Emitter, p: Primitive) -> str:
     (total,), (shape, strides, offset) = p.shapes[0], p.arguments
-    batch, row = shape[0], strides[0]
-    # A free batch has to come first, with a row for each input: all rows then share one window.
-    free = isinstance(batch, Size)
-    if free and total == Size(tuple((sizes, row * k) for sizes, k in batch.coefficients)):
-        shape, strides, total = shape[1:], strides[1:], row
-    if any(isinstance(v, Size) for v in (total, *shape, *strides, offset)):
+    free = [axis for axis, size in enumerate(shape) if isinstance(size, Size)]
+    others = [axis for axis in range(len(shape)) if axis not in free]
+    window = [total, offset, *(strides[axis] for axis in others)]
+    layout, rows = [total], True
+    if free:
+        batch, stride = shape[free[0]], strides[free[0]]
+        rows = stride != 1  # of one input after another, or else of one entry of all of them
+        window = [stride, *window[1:]] if rows else [_share(size, batch) for size in window]
+        layout = [batch, window[0]] if rows else [window[0], batch]
+    if len(free) > 1 or is_free(window) or product_of(layout) != total:
         raise p.refuse_free_batch("has windows that depend on the batch")
+    size, offset, *steps = window
     at = offset + sum(
-        (np.arange(n) * s).reshape([-1 if i == k else 1 for k in range(len(shape))])
-        for i, (n, s) in enumerate(zip(shape, strides, strict=True))
+        (np.arange(shape[axis]) * step).reshape([-1 if other == axis else 1 for other in others])
+        for axis, step in zip(others, steps, strict=True)
     )
-    if free and (at.min() < 0 or at.max() >= total):
+    if free and (at.min() < 0 or at.max() >= size):
         raise p.refuse_free_batch("has windows over several inputs")
-    flat = e.reshape(p.inputs[0], [batch, row] if free else [total])
-    return e.op("Gather", [flat, e.constant(at)], axis=int(free))
+    gathered = e.op(
+        "Gather", [e.reshape(p.inputs[0], layout), e.constant(at)], axis=len(free) if rows else 0
+    )
+    order = [*free, *others] if rows else [*others, *free]
+    if order == sorted(order):
+        return gathered
+    return e.op("Transpose", [gathered], perm=np.argsort(order).tolist())
+
+
+def _share(size: Any, batch: Size) -> Any:
+    """Return a size over a batch size, or a ``Size`` if it is no multiple of that."""
+    if not isinstance(size, Size):
+        return 0 if size == 0 else batch
+    (_, least), (_, unit) = size.coefficients[0], batch.coefficients[0]
+    return least // unit if product_of([least // unit, batch]) == size else size
 
 
 def _identity(e: Emitter, p: Primitive) -> str:
