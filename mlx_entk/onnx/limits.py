@@ -16,6 +16,10 @@ from mlx_entk.errors import InputError
 # A part of two bytes takes about 150 bytes and 0.7 µs once it is parsed.
 MOST_PARTS = 2_000_000
 
+# The most nodes of a model once its functions are written out, and that a run of it may take with
+# the rounds of its loops.
+MOST_NODES = 200_000
+
 # The longest chain of operators: MLX walks through graphs by recursion, and a chain of 30,000 ends
 # the process. A language model of 100 layers has some thousands.
 MOST_DEPTH = 5000
@@ -25,7 +29,18 @@ _SMALL, _LARGEST_ITEM = 64, 8
 
 # Operators whose results may be much larger than their inputs together.
 _ENLARGING = frozenset(
-    {"ConstantOfShape", "Expand", "EyeLike", "OneHot", "Pad", "Range", "Resize", "Tile"}
+    {
+        "AffineGrid",
+        "CenterCropPad",
+        "ConstantOfShape",
+        "Expand",
+        "EyeLike",
+        "OneHot",
+        "Pad",
+        "Range",
+        "Resize",
+        "Tile",
+    }
 )
 
 # Bytes that a number takes once it is parsed; in the file, it may be one.

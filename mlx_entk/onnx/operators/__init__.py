@@ -6,12 +6,19 @@ another operator, write it in the file of its family and add a line to that file
 """
 
 from mlx_entk.onnx.operators.activations import ACTIVATIONS
+from mlx_entk.onnx.operators.attention import ATTENTION
 from mlx_entk.onnx.operators.convolutions import CONVOLUTIONS
 from mlx_entk.onnx.operators.elementwise import ELEMENTWISE
 from mlx_entk.onnx.operators.indexing import INDEXING
 from mlx_entk.onnx.operators.linear import LINEAR
+from mlx_entk.onnx.operators.ml import ML
 from mlx_entk.onnx.operators.normalisation import NORMALISATION
+from mlx_entk.onnx.operators.pooling import POOLING
+from mlx_entk.onnx.operators.quantised import QUANTISED
+from mlx_entk.onnx.operators.recurrent import RECURRENT
 from mlx_entk.onnx.operators.reductions import REDUCTIONS
+from mlx_entk.onnx.operators.resizing import RESIZING
+from mlx_entk.onnx.operators.sampling import SAMPLING
 from mlx_entk.onnx.operators.shapes import SHAPES
 from mlx_entk.onnx.operators.values import Operator, Value, as_mlx, from_numpy
 
@@ -24,6 +31,13 @@ OPERATORS: dict[str, Operator] = {
     **LINEAR,
     **CONVOLUTIONS,
     **NORMALISATION,
+    **POOLING,
+    **QUANTISED,
+    **RECURRENT,
+    **ATTENTION,
+    **ML,
+    **RESIZING,
+    **SAMPLING,
 }
 
 __all__ = ["OPERATORS", "Operator", "Value", "as_mlx", "from_numpy"]

@@ -5,6 +5,7 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
+from mlx_entk.errors import InputError
 from mlx_entk.onnx.operators.values import (
     Attributes,
     Inputs,
@@ -60,8 +61,11 @@ def _leaky_relu(x: Inputs, a: Attributes, n: int) -> mx.array:
 
 
 def _p_relu(x: Inputs, a: Attributes, n: int) -> mx.array:
-    value = as_mlx(x[0])
-    return mx.where(value < 0, as_mlx(x[1]) * value, value)
+    value, slope = as_mlx(x[0]), as_mlx(x[1])
+    result = mx.where(value < 0, slope * value, value)
+    if result.shape != value.shape:
+        raise InputError(f"a slope of {slope.shape} is larger than an array of {value.shape}")
+    return result
 
 
 def _hard_sigmoid(x: Inputs, a: Attributes, n: int) -> mx.array:
@@ -111,6 +115,11 @@ def _softsign(x: Inputs, a: Attributes, n: int) -> mx.array:
     return value / (1 + mx.abs(value))
 
 
+def _swish(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value = as_mlx(x[0])
+    return value * mx.sigmoid(a.get("alpha", 1.0) * value)
+
+
 ACTIVATIONS: dict[str, Operator] = {
     "Celu": _celu,
     "Elu": _elu,
@@ -129,5 +138,6 @@ ACTIVATIONS: dict[str, Operator] = {
     "Softmax": _softmax,
     "Softplus": _softplus,
     "Softsign": _softsign,
+    "Swish": _swish,
     "ThresholdedRelu": _thresholded_relu,
 }

@@ -6,7 +6,7 @@ from typing import Any
 
 import mlx.core as mx
 
-from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, as_mlx, mlx_dtype
+from mlx_entk.onnx.operators.values import Attributes, Inputs, Operator, as_mlx, choice, mlx_dtype
 
 
 def _unary(function: Callable[..., mx.array]) -> Operator:
@@ -61,6 +61,17 @@ def _power(x: Inputs, a: Attributes, n: int) -> mx.array:
     return mx.where(exponent < 0, wide, mx.power(base, mx.maximum(exponent, 0))).astype(base.dtype)
 
 
+def _bit_shift(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value, count = as_mlx(x[0]), as_mlx(x[1])
+    direction = choice(a, "direction", "LEFT", "RIGHT")
+    possible = (count >= 0) & (count < 8 * value.dtype.size)
+    count = mx.where(possible, count, mx.zeros((), dtype=count.dtype))
+    zero = mx.zeros((), dtype=value.dtype)
+    if direction == "LEFT":
+        return mx.where(possible, mx.left_shift(value, count), zero)
+    return mx.where(possible, mx.right_shift(value, count), mx.where(value < 0, ~zero, zero))
+
+
 def _cast(x: Inputs, a: Attributes, n: int) -> mx.array:
     return as_mlx(x[0]).astype(mlx_dtype(a["to"]))
 
@@ -97,8 +108,9 @@ ELEMENTWISE: dict[str, Operator] = {
         name: _unary(function)
         for name, function in {
             "Abs": mx.abs, "Acos": mx.arccos, "Acosh": mx.arccosh, "Asin": mx.arcsin,
-            "Asinh": mx.arcsinh, "Atan": mx.arctan, "Atanh": mx.arctanh, "Ceil": mx.ceil,
-            "Cos": mx.cos, "Cosh": mx.cosh, "Erf": mx.erf, "Exp": mx.exp, "Floor": mx.floor,
+            "Asinh": mx.arcsinh, "Atan": mx.arctan, "Atanh": mx.arctanh,
+            "BitwiseNot": mx.bitwise_invert, "Ceil": mx.ceil, "Cos": mx.cos, "Cosh": mx.cosh,
+            "Erf": mx.erf, "Exp": mx.exp, "Floor": mx.floor,
             "Identity": lambda v: v, "IsNaN": mx.isnan, "Log": mx.log, "Neg": mx.negative,
             "Not": mx.logical_not, "Reciprocal": mx.reciprocal, "Round": mx.round,
             "Sign": mx.sign, "Sin": mx.sin, "Sinh": mx.sinh, "Sqrt": mx.sqrt, "Tan": mx.tan,
@@ -106,6 +118,7 @@ ELEMENTWISE: dict[str, Operator] = {
         }.items()
     },
     **{name: _binary(function) for name, function in _BINARY.items()},
+    "BitShift": _bit_shift,
     "Cast": _cast,
     "CastLike": lambda x, a, n: as_mlx(x[0]).astype(as_mlx(x[1]).dtype),
     "Clip": _clip,

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_entk.errors import InputError
 from mlx_entk.onnx.operators.values import (
     Attributes,
+    Indices,
     Inputs,
     Operator,
     Value,
@@ -16,7 +18,7 @@ from mlx_entk.onnx.operators.values import (
     choice,
     grids,
     ints,
-    note_inside,
+    note_indices,
 )
 
 
@@ -25,8 +27,8 @@ def _wrapped(index: Value, size: int) -> mx.array:
 
     MLX does not check indices: it would read and write whatever lies in memory there. Indices that
     are known beforehand are checked here. Of others, which depend on the inputs, those that the
-    axis does not have become the first or the last one, and the graph is told (``note_inside``):
-    its outputs are then NaN.
+    axis does not have become the first or the last one, and the graph is told (``note_indices``),
+    which refuses them.
 
     Raises
     ------
@@ -39,11 +41,12 @@ def _wrapped(index: Value, size: int) -> mx.array:
         return as_mlx(np.where(index < 0, index + size, index))
     array = as_mlx(index)
     array = mx.where(array < 0, array + size, array)
-    note_inside((array >= 0) & (array < size))
+    note_indices(Indices(array, (array >= 0) & (array < size), size))
     return mx.clip(array, 0, max(0, size - 1))
 
 
-def _gather(x: Inputs, a: Attributes, n: int) -> mx.array:
+def gather(x: Inputs, a: Attributes, n: int) -> mx.array:
+    """Gather, of ONNX's own operators."""
     value = as_mlx(x[0])
     axis = axis_of(a.get("axis", 0), value.ndim)
     return mx.take(value, _wrapped(x[1], value.shape[axis]), axis=axis)
@@ -120,11 +123,49 @@ def _one_hot(x: Inputs, a: Attributes, n: int) -> mx.array:
     return mx.moveaxis(filled, -1, axis if axis >= 0 else filled.ndim + axis)
 
 
+def _reverse_sequence(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value, lengths = as_mlx(x[0]), x[1]
+    batch, time = a.get("batch_axis", 1), a.get("time_axis", 0)
+    if value.ndim < 2 or {batch, time} != {0, 1}:
+        raise InputError(f"axes {batch} and {time} of {value.shape} are no batch of sequences")
+    steps = value.shape[time]
+    if lengths is None or lengths.shape != (value.shape[batch],):
+        raise InputError(f"{value.shape[batch]} sequences need as many lengths")
+    if isinstance(lengths, np.ndarray) and not ((lengths >= 0) & (lengths <= steps)).all():
+        raise InputError(f"sequences of {steps} steps have no lengths {lengths.tolist()[:8]}")
+    each = as_mlx(lengths)
+    if isinstance(lengths, mx.array):
+        note_indices(Indices(each, (each >= 0) & (each <= steps), steps + 1))
+    each = mx.stop_gradient(mx.clip(mx.expand_dims(each, time), 0, steps))
+    at = grids(value.shape[:2])
+    at[time] = mx.where(at[time] < each, each - 1 - at[time], at[time])
+    return value[tuple(at)]
+
+
+def _compress(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value = as_mlx(x[0])
+    kept = [i for i, one in enumerate(ints(x[1], "which entries are kept")) if one]
+    if "axis" not in a:
+        value = value.reshape(-1)
+    axis = axis_of(a.get("axis", 0), value.ndim)
+    return mx.take(value, _wrapped(np.array(kept, dtype=np.int64), value.shape[axis]), axis=axis)
+
+
+def _non_zero(x: Inputs, a: Attributes, n: int) -> NDArray[np.int64]:
+    if not isinstance(x[0], np.ndarray):
+        raise InputError("how many entries are not zero depends on the data")
+    return np.stack(np.nonzero(np.atleast_1d(x[0]))).astype(np.int64)
+
+
 INDEXING: dict[str, Operator] = {
-    "Gather": _gather,
+    "Compress": _compress,
+    "Gather": gather,
     "GatherElements": _gather_elements,
     "GatherND": _gather_nd,
+    "NonZero": _non_zero,
     "OneHot": _one_hot,
+    "ReverseSequence": _reverse_sequence,
+    "Scatter": _scatter_elements,
     "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
 }

@@ -2,7 +2,9 @@
 
 import mlx.core as mx
 
+from mlx_entk._memory import default_limit
 from mlx_entk.errors import InputError
+from mlx_entk.onnx.limits import require_room
 from mlx_entk.onnx.operators.values import (
     Attributes,
     Inputs,
@@ -10,6 +12,7 @@ from mlx_entk.onnx.operators.values import (
     as_mlx,
     axis_of,
     by_channel,
+    distinct_axes,
     ints,
 )
 
@@ -64,6 +67,41 @@ def _group_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
     return normed * by_channel(scale, value.ndim) + by_channel(bias, value.ndim)
 
 
+def _lp_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value, order = as_mlx(x[0]), a.get("p", 2)
+    if order not in (1, 2):
+        raise InputError(f"a norm of order {order} is not supported")
+    axis = axis_of(a.get("axis", -1), value.ndim)
+    powers = mx.abs(value) if order == 1 else mx.square(value)
+    total = mx.sum(powers, axis=axis, keepdims=True)
+    total = mx.where(total > 0, total, mx.ones((), dtype=value.dtype))  # zero stays zero
+    return value / total if order == 1 else value * mx.rsqrt(total)
+
+
+def _mean_variance_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value = as_mlx(x[0])
+    axes = distinct_axes(a.get("axes", [0, 2, 3]), value.ndim)
+    if 0 in axes:
+        raise InputError("over its first axis each output depends on the whole batch")
+    mean = mx.mean(value, axis=axes, keepdims=True)
+    deviation = mx.sqrt(mx.mean(mx.square(value - mean), axis=axes, keepdims=True))
+    return (value - mean) / (deviation + 1e-9)
+
+
+def _local_response_norm(x: Inputs, a: Attributes, n: int) -> mx.array:
+    """Each entry over the squares in a window of ``size`` channels around it."""
+    value, size = as_mlx(x[0]), a["size"]
+    if size < 1:
+        raise InputError(f"windows of {size} channels are not possible")
+    channels = value.shape[1]
+    require_room(4 * channels**2, default_limit(), "the windows of channels")
+    ahead = mx.arange(channels)[:, None] - mx.arange(channels)
+    inside = ((ahead >= -((size - 1) // 2)) & (ahead <= size // 2)).astype(value.dtype)
+    squares = mx.moveaxis(mx.moveaxis(mx.square(value), 1, -1) @ inside, -1, 1)
+    share = a.get("bias", 1.0) + a.get("alpha", 1e-4) / size * squares
+    return value * mx.power(share, -a.get("beta", 0.75))
+
+
 def _dropout(x: Inputs, a: Attributes, n: int) -> list[mx.array]:
     if len(x) > 2 and x[2] is not None and ints(x[2], "the training mode")[0]:
         raise InputError("in training mode outputs are random")
@@ -76,6 +114,9 @@ NORMALISATION: dict[str, Operator] = {
     "Dropout": _dropout,
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
+    "LRN": _local_response_norm,
     "LayerNormalization": _layer_norm,
+    "LpNormalization": _lp_norm,
+    "MeanVarianceNormalization": _mean_variance_norm,
     "RMSNormalization": _rms_norm,
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_entk._memory import default_limit
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.limits import require_room
+from mlx_entk.onnx.limits import checked_shape, require_room
 from mlx_entk.onnx.operators.values import (
     Attributes,
     Inputs,
@@ -166,18 +166,38 @@ def _space_to_depth(x: Inputs, a: Attributes, n: int) -> mx.array:
     return parts.reshape(N, C * b**2, H // b, W // b)
 
 
+def _center_crop_pad(x: Inputs, a: Attributes, n: int) -> mx.array:
+    value, wanted = as_mlx(x[0]), checked_shape(ints(x[1], "the sizes of a crop"))
+    axes = distinct_axes(a.get("axes", range(value.ndim)), value.ndim)
+    if len(axes) != len(wanted):
+        raise InputError(f"{len(wanted)} sizes are given for {len(axes)} axes")
+    widths = [(0, 0)] * value.ndim
+    for axis, size in zip(axes, wanted, strict=True):
+        more = size - value.shape[axis]
+        require_room(4 * size, default_limit(), "an axis that is padded")
+        less = max(0, -more)
+        value = cut(value, axis, -(less // 2), less // 2 - less)
+        widths[axis] = (max(0, more) // 2, max(0, more) - max(0, more) // 2)
+    return mx.pad(value, widths)
+
+
 def _depends_on_data(x: Inputs, a: Attributes, n: int) -> mx.array:
     """Refuse an operator: with known inputs it runs on the host, so here they depend on data."""
     raise InputError("the output size depends on the data, which a fixed graph cannot follow")
 
 
 SHAPES: dict[str, Operator] = {
+    "BlackmanWindow": _depends_on_data,
+    "CenterCropPad": _center_crop_pad,
     "Concat": lambda x, a, n: mx.concatenate([as_mlx(v) for v in x], axis=a["axis"]),
     "ConstantOfShape": _depends_on_data,
     "DepthToSpace": _depth_to_space,
     "Expand": _expand,
     "EyeLike": _eye_like,
     "Flatten": _flatten,
+    "HammingWindow": _depends_on_data,
+    "HannWindow": _depends_on_data,
+    "MelWeightMatrix": _depends_on_data,
     "Pad": _pad,
     "Range": _depends_on_data,
     "Reshape": _reshape,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from mlx_entk.errors import InputError
+from mlx_entk.onnx.limits import MOST_DEPTH
 
 Value = mx.array | NDArray[Any] | None
 Inputs = list[Value]
 Attributes = dict[str, Any]
-Result = mx.array | NDArray[Any] | list[mx.array]
+Result = Value | list[mx.array] | list[mx.array | None]
 Operator = Callable[[Inputs, Attributes, int], Result]
 
 
@@ -47,6 +49,11 @@ def as_mlx(value: Value) -> mx.array:
     if value is None:
         raise InputError("an input is missing")
     return from_numpy(value) if isinstance(value, np.ndarray) else value
+
+
+def optional(x: Inputs, at: int) -> Value:
+    """Return an input that may be left out, at the end or by an empty name."""
+    return x[at] if at < len(x) else None
 
 
 def ints(value: Value, what: str) -> list[int]:
@@ -118,26 +125,77 @@ def choice(a: Attributes, name: str, *known: str) -> str:
     return word
 
 
-# Where indices that depend on the inputs were inside of what they index, while a graph runs.
-_INSIDE: ContextVar[list[mx.array] | None] = ContextVar("inside", default=None)
+@dataclass(frozen=True)
+class Indices:
+    """Indices that depend on the inputs, and of what.
+
+    Attributes
+    ----------
+    values
+        Counted from the beginning of the axis.
+    inside
+        Where they count: those outside are then wrong.
+    size
+        Entries of the axis.
+    """
+
+    values: mx.array
+    inside: mx.array
+    size: int
+
+    def within(self, taken: mx.array) -> "Indices":
+        """The same where a branch is taken, all inside where it is not."""
+        return replace(self, inside=self.inside | ~taken)
+
+    def wrong(self) -> int:
+        """One of those outside."""
+        first = mx.argmin(self.inside.reshape(-1))
+        return int(np.array(self.values.reshape(-1)[first]))
+
+
+# Indices that depend on the inputs, while a graph runs.
+_INDICES: ContextVar[list[Indices] | None] = ContextVar("indices", default=None)
+# Operators in the chains of steps that it has been written out into.
+_CHAINED: ContextVar[int] = ContextVar("chained", default=0)
 
 
 @contextmanager
-def noting_indices() -> Iterator[list[mx.array]]:
-    """Collect, for every operator that indexes, a scalar: whether all of its indices exist."""
-    noted: list[mx.array] = []
-    token = _INSIDE.set(noted)
+def noting_indices() -> Iterator[list[Indices]]:
+    """Collect the indices that operators take by what depends on the inputs.
+
+    The outermost context, which is a whole graph, begins to count steps anew (``note_chain``).
+    """
+    noted: list[Indices] = []
+    if _INDICES.get() is None:
+        _CHAINED.set(0)
+    token = _INDICES.set(noted)
     try:
         yield noted
     finally:
-        _INSIDE.reset(token)
+        _INDICES.reset(token)
 
 
-def note_inside(inside: mx.array) -> None:
-    """Tell the graph that runs where indices existed; MLX itself does not check them."""
-    noted = _INSIDE.get()
+def note_indices(indices: Indices) -> None:
+    """Tell the graph that runs what indexes; MLX itself does not check it."""
+    noted = _INDICES.get()
     if noted is not None:
-        noted.append(mx.all(inside))
+        noted.append(indices)
+
+
+def note_chain(length: int) -> None:
+    """Count operators that follow one another where the file has a single one, as for steps.
+
+    Raises
+    ------
+    InputError
+        If a graph becomes a longer chain than MLX's recursion survives.
+    """
+    total = _CHAINED.get() + length
+    if total > MOST_DEPTH:
+        raise InputError(
+            f"its steps would make a chain of more than {MOST_DEPTH:,} operators: shorten the input"
+        )
+    _CHAINED.set(total)
 
 
 def mlx_dtype(number: int) -> mx.Dtype:
