@@ -126,9 +126,11 @@ def finish(run: Run) -> None:
     show(tables(run), found=summary(run), report=run.file("report.html"))
 
 
-def show_estimate(path: Path, state: str, stages: list[Stage]) -> list[Stage]:
-    """Print what a run would take, and the state of its folder; return the stages."""
-    show([estimate_table(stages)], run=f"{path} {state}")
+def show_estimate(
+    path: Path, state: str, stages: list[Stage], before: Sequence[Table] = ()
+) -> list[Stage]:
+    """Print tables, what a run would take, and the state of its folder; return the stages."""
+    show([*before, estimate_table(stages)], run=f"{path} {state}")
     return stages
 
 

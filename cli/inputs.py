@@ -10,6 +10,7 @@ from mlx_entk._files import map_array, read_arrays
 from mlx_entk._linalg import FloatArray
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import Reduction
+from mlx_entk.onnx.importer import inputs_of
 
 
 def load_inputs(path: Path) -> FloatArray | dict[str, FloatArray]:
@@ -27,12 +28,19 @@ def load_inputs(path: Path) -> FloatArray | dict[str, FloatArray]:
     return narrowed["x"] if list(narrowed) == ["x"] else narrowed
 
 
+def split_constants(x: Any) -> tuple[Any, dict[str, FloatArray]]:
+    """Inputs with a batch axis, and by name those without axes, which are the same for all."""
+    if not isinstance(x, dict):
+        return x, {}
+    constants = {name: array for name, array in x.items() if array.ndim == 0}
+    return {name: array for name, array in x.items() if name not in constants}, constants
+
+
 def in_order(graph: ModelProto, x: Any) -> Any:
     """Inputs by name as a tuple, in the order that an ONNX model takes them; one array as it is."""
     if not isinstance(x, dict):
         return x
-    stored = {tensor.name for tensor in graph.graph.initializer}
-    names = [value.name for value in graph.graph.input if value.name not in stored]
+    names = [value.name for value in inputs_of(graph)]
     if set(names) != set(x):
         raise InputError(f"--inputs has {', '.join(x)}, but the model takes {', '.join(names)}")
     return x[names[0]] if len(names) == 1 else tuple(x[name] for name in names)

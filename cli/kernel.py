@@ -1,6 +1,7 @@
 """``mlx-entk kernel``: the kernel of a user's own model."""
 
 import hashlib
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import mlx.core as mx
 from onnx import ModelProto
 
 from mlx_entk._files import read_arrays
+from mlx_entk._linalg import FloatArray
 from mlx_entk._memory import parse_bytes
 from mlx_entk._text import visible
 from mlx_entk.distributed import is_first, ranks
@@ -16,6 +18,9 @@ from mlx_entk.errors import InputError
 from mlx_entk.features import METHODS, Method
 from mlx_entk.kernel import explain
 from mlx_entk.onnx.files import read_model
+from mlx_entk.onnx.importer import declared_type, inputs_of, judged, with_constants
+from mlx_entk.onnx.parameters import KINDS
+from mlx_entk.report import Table
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.kernel import STUDY, KernelConfig, estimate, prepare
 from mlx_entk.studies.kernel.sources import import_graph, load_model
@@ -23,8 +28,8 @@ from mlx_entk.studies.kernel.study import bound
 from mlx_entk.tracing.functions import Model
 
 from .base import Command, dry_run_option, is_quiet, memory_limit_option, wants_json
-from .display import run_and_show, show_estimate, state_of_folder
-from .inputs import in_order, load_inputs, parse_groups, parse_reduction
+from .display import run_and_show, show, show_estimate, state_of_folder
+from .inputs import in_order, load_inputs, parse_groups, parse_reduction, split_constants
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -33,6 +38,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     cls=Command,
     short_help="Compute, decompose and align the eNTK of your own model.",
     examples=[
+        "mlx-entk kernel --onnx model.onnx --dry-run",
         "mlx-entk kernel --onnx model.onnx --inputs x.npz --out runs/mine",
         "mlx-entk kernel --model examples.sparse_parity:make_model --by-layer \\\n"
         "    --weights parity/weights.safetensors --inputs parity/inputs.npz \\\n"
@@ -71,15 +77,15 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default="",
     metavar="PATTERN,…",
     help="The parameters to use, such as 'layers.*'; by default all of them. For an ONNX model, by "
-    "default the initializers of floating type except scalars and running statistics; "
-    "torch.onnx.export(…, optimize=False) keeps PyTorch's parameters as they were.",
+    "default those that were trained, as far as the file tells; '*' takes the weights as the file "
+    "has them. --onnx FILE --dry-run lists them.",
 )
 @click.option(
     "--inputs",
     type=_FILE,
-    required=True,
     help="An .npy file, or an .npz file with the array x, batch first. For a model with several "
-    "inputs, an .npz file of arrays named as the model names them.",
+    "inputs, an .npz file of arrays named as the model names them; for an ONNX model, one without "
+    "axes is the same for every row.",
 )
 @click.option(
     "--features",
@@ -136,7 +142,6 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--out",
-    required=True,
     type=click.Path(file_okay=False, path_type=Path),
     help="Run folder to write.",
 )
@@ -148,7 +153,7 @@ def kernel(
     graph: Path | None,
     output: str,
     parameters: str,
-    inputs: Path,
+    inputs: Path | None,
     features: Path | None,
     reduction: str,
     by_layer: bool,
@@ -159,7 +164,7 @@ def kernel(
     no_controls: bool,
     memory_limit: str | None,
     want_explanation: bool,
-    out: Path,
+    out: Path | None,
     dry_run: bool,
 ) -> list[Stage] | None:
     """Compute, decompose and align the eNTK of your own model.
@@ -169,13 +174,22 @@ def kernel(
     starts the command, its ranks share the work.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
+    if dry_run and graph is not None and (inputs is None or out is None):
+        show(_contents(read_model(graph, limit), output, limit))
+        return None
+    if inputs is None or out is None:
+        raise click.UsageError(f"Missing option '{'--inputs' if inputs is None else '--out'}'.")
     if initial is not None and no_controls:
         raise InputError("--initial is a control: leave out --no-controls")
-    loaded = _load(source, weights, graph, output, parameters, limit)
+    x = load_inputs(inputs)
+    x, constants = split_constants(x) if graph is not None else (x, {})
+    loaded = _load(source, weights, graph, constants, output, parameters, limit)
     before = (
-        None if no_controls else _before(source, weights, graph, initial, output, parameters, limit)
+        None
+        if no_controls
+        else _before(source, weights, graph, constants, initial, output, parameters, limit)
     )
-    model, x = loaded.model, load_inputs(inputs)
+    model = loaded.model
     if loaded.graph is not None:
         x = in_order(loaded.graph, x)
     bank = read_arrays(features) if features else {}
@@ -200,7 +214,8 @@ def kernel(
     if dry_run:
         state = state_of_folder(STUDY, config, out)
         stages = estimate(config, model=model, x=x, initial=before, memory_limit=limit)
-        return show_estimate(out, state, stages)
+        contents = [] if loaded.graph is None else _contents(loaded.graph, output, limit)
+        return show_estimate(out, state, stages, contents)
     group = ranks()
     if want_explanation and is_first(group) and not is_quiet():
         function, arrays = bound(config, model, x)
@@ -234,6 +249,7 @@ def _load(
     source: str | None,
     weights: Path | None,
     graph: Path | None,
+    constants: dict[str, FloatArray],
     output: str,
     parameters: str,
     limit: int | None,
@@ -245,7 +261,7 @@ def _load(
         raise InputError("name one model: --model MODULE:FACTORY, or --onnx FILE")
     if weights is not None:
         raise InputError("--weights goes with --model; an ONNX model has weights of its own")
-    imported = read_model(graph, limit)
+    imported = with_constants(read_model(graph, limit), constants)
     content = hashlib.sha256(graph.read_bytes()).hexdigest()
     label = f"{visible(graph.name)} (SHA-256 {content[:16]})"
     return _Loaded(import_graph(imported, output, parameters, limit), label, imported)
@@ -255,6 +271,7 @@ def _before(
     source: str | None,
     weights: Path | None,
     graph: Path | None,
+    constants: dict[str, FloatArray],
     initial: Path | None,
     output: str,
     parameters: str,
@@ -265,5 +282,33 @@ def _before(
         mx.random.seed(0)  # what the factory draws is the same every time
         return load_model(source, initial, "--initial")
     if graph is not None and initial is not None:
-        return import_graph(read_model(initial, limit), output, parameters, limit)
+        before = with_constants(read_model(initial, limit), constants)
+        return import_graph(before, output, parameters, limit)
     return None
+
+
+def _contents(graph: ModelProto, output: str, limit: int | None) -> list[Table]:
+    """What an ONNX file takes and gives, and which of its numbers are parameters."""
+    ends = [
+        (what, value.name, declared_type(value))
+        for what, values in (("input", inputs_of(graph)), ("output", graph.graph.output))
+        for value in values
+    ]
+    found = judged(graph, output or None, limit)
+    alike: dict[tuple[str, str], list[tuple[str, str]]] = defaultdict(list)
+    for one in found.judged:
+        shape = " × ".join(map(str, one.shape)) or "no axes"
+        alike[one.kind, one.reason].append((one.name, shape))
+    tables = [
+        Table(f"{kind.capitalize()} ({len(rows)})", ("name", "shape"), rows, f"Each {reason}.")
+        for (kind, reason), rows in alike.items()
+    ]
+    refusal = found.refusal()
+    note = f"A kernel would be refused: {refusal}" if refusal else _COUNTED
+    counts = Counter(one.kind for one in found.judged)
+    counted = [(kind, str(counts[kind])) for kind in KINDS if counts[kind]]
+    summary = Table("Numbers in the file", ("kind", "tensors"), counted, note)
+    return [Table("Inputs and outputs", ("", "name", "type and shape"), ends), *tables, summary]
+
+
+_COUNTED = "The kernel is of the parameters; --parameters chooses others."

@@ -118,7 +118,7 @@ def main() -> None:
 
 def _note(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
     """Show a warning of this package as one line, and others as Python does."""
-    if not issubclass(category, mlx_entk.SlowPathWarning):
+    if not issubclass(category, (mlx_entk.ConversionWarning, mlx_entk.SlowPathWarning)):
         _show_as_python_does(message, category, *rest, **options)
     elif not is_quiet():
         click.echo(f"Note: {visible(str(message))}", err=True)

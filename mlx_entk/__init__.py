@@ -9,7 +9,13 @@ from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.analysis import Analysis, analyze_kernels
 from mlx_entk.cliffs import Cliff, find_cliffs
 from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
-from mlx_entk.errors import InputError, MlxEntkError, RunFailedError, SlowPathWarning
+from mlx_entk.errors import (
+    ConversionWarning,
+    InputError,
+    MlxEntkError,
+    RunFailedError,
+    SlowPathWarning,
+)
 from mlx_entk.kernel import (
     Explanation,
     activations,
@@ -29,6 +35,7 @@ __version__ = _version("mlx-entk")
 __all__ = [
     "Analysis",
     "Cliff",
+    "ConversionWarning",
     "Explanation",
     "InputError",
     "KernelTracker",

@@ -37,6 +37,10 @@ class SlowPathWarning(UserWarning):
     """The result is right, but takes longer than it should; the message says why."""
 
 
+class ConversionWarning(UserWarning):
+    """A file was read as something else than it says; the message tells what."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or the error's type if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0]

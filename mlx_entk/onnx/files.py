@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,12 +19,16 @@ from onnx.external_data_helper import (
 )
 
 from mlx_entk._files import write_atomically
-from mlx_entk.errors import InputError, first_line
+from mlx_entk.errors import ConversionWarning, InputError, first_line
+from mlx_entk.onnx.conversion import converted
 from mlx_entk.onnx.limits import limit_in_bytes, require_parsable, require_room
 from mlx_entk.onnx.tensors import all_tensors, load_external_data
 
-# Opsets of the default domain that the importer reads.
-OPSETS = (13, 23)
+# Opsets of the default domain whose operators the importer knows; older files are converted.
+OPSETS = (13, 28)
+
+# Metadata of a converted file, which says so.
+CONVERTED = "converted"
 
 # The most bytes of weights inside the file: protobuf ends at 2 GiB, and the nodes need room too.
 WITHIN = 2**31 - 2**27
@@ -101,8 +106,14 @@ def read_model(path: Path, memory_limit: int | str | None = None) -> onnx.ModelP
     Raises
     ------
     InputError
-        If the file is missing, truncated, not an ONNX model or of an unsupported opset, refers to
-        data outside its folder, defines a name twice or not at all, or would fill the memory.
+        If the file is missing, truncated, not an ONNX model or of an opset that cannot be
+        converted, refers to data outside its folder, defines a name twice or not at all, or would
+        fill the memory.
+
+    Warns
+    -----
+    ConversionWarning
+        If the file is of an older opset, which was converted in memory.
     """
     limit = limit_in_bytes(memory_limit)
     model = _parsed(path, limit)
@@ -110,6 +121,7 @@ def read_model(path: Path, memory_limit: int | str | None = None) -> onnx.ModelP
         raise InputError(
             f"{path} is not an ONNX model, or is damaged: it has no graph with outputs"
         )
+    model.ir_version = min(model.ir_version, onnx.IR_VERSION)
     _check_opset(path, model)
     outside = any(uses_external_data(tensor) for tensor in all_tensors(model))
     load_external_data(path, model, limit)
@@ -118,7 +130,29 @@ def read_model(path: Path, memory_limit: int | str | None = None) -> onnx.ModelP
         onnx.checker.check_model(str(path) if outside else model)
     except Exception as error:  # what the checker raises has many types
         raise InputError(f"{path} is not valid ONNX: {first_line(error).strip()}") from error
-    return model
+    return _converted(path, model)
+
+
+def _converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model in a known opset."""
+    oldest, _ = OPSETS
+    version = _opset(model)
+    if version >= oldest:
+        return model
+    again = f"export it again with an opset of at least {oldest}"
+    try:
+        result = converted(model, oldest)
+        onnx.checker.check_model(result)
+        _check_names(path, result)
+    except Exception as error:  # what the checker raises has many types
+        raise InputError(
+            f"{path} uses opset {version}, and converting it failed: {first_line(error).strip()}; "
+            f"{again}"
+        ) from error
+    note = f"opset {version} was converted to {oldest} by onnx {onnx.__version__}"
+    result.metadata_props.add(key=CONVERTED, value=note)
+    warnings.warn(f"{path}: {note}", ConversionWarning, stacklevel=3)
+    return result
 
 
 def _parsed(path: Path, limit: int) -> onnx.ModelProto:
@@ -143,18 +177,37 @@ def _parsed(path: Path, limit: int) -> onnx.ModelProto:
 
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:
-    oldest, newest = OPSETS
     versions = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
-    for version in versions:
-        if not oldest <= version <= newest:
-            raise InputError(
-                f"{path} uses opset {version}: export it again with an opset from "
-                f"{oldest} to {newest}"
-            )
     if not versions:
         raise InputError(f"{path} names no opset for ONNX's own operators")
     if len(versions) > 1:
         raise InputError(f"{path} names several opsets for ONNX's own operators")
+    (version,), known = versions, onnx.defs.onnx_opset_version()
+    if version > known:
+        raise InputError(
+            f"{path} uses opset {version}, and onnx {onnx.__version__} knows {known} at most: "
+            "install a newer onnx, or export it again with an older opset"
+        )
+    newer = sorted({node.op_type for node in model.graph.node if _since(node, version) > OPSETS[1]})
+    if newer:
+        raise InputError(
+            f"{path} uses opset {version}, in which {_some(newer)} differ from those that are "
+            f"known: export it again with an opset up to {OPSETS[1]}"
+        )
+
+
+def _since(node: onnx.NodeProto, version: int) -> int:
+    """The opset in which a node's operator was last changed; 0 for another domain's."""
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+        return 0
+    try:
+        return int(onnx.defs.get_schema(node.op_type, version, "").since_version)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def _check_names(path: Path, model: onnx.ModelProto) -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from mlx_entk.onnx.operators import OPERATORS
+from tests.faults import onnx_texts
 
 Array = NDArray[Any]
 Edit = Callable[[onnx.ModelProto, random.Random], None]
@@ -331,6 +332,7 @@ def seeds() -> dict[str, onnx.ModelProto]:
         "folding": _folding(),
         "indices": _indices(),
         "external": _external(),
+        **onnx_texts.models(),
     }
 
 

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from mlx_entk import InputError
-from mlx_entk.onnx.importer import HOST_ONLY, from_model
-from mlx_entk.onnx.operators import OPERATORS, from_numpy
+from mlx_entk.onnx.evaluation import require_known
+from mlx_entk.onnx.importer import from_model
+from mlx_entk.onnx.operators import from_numpy
 
 Array = NDArray[Any]
 
@@ -40,8 +41,9 @@ def outcomes() -> Iterator[tuple[str, str]]:
 
 
 def _outcome(test: Any) -> str:
-    if any(node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS
-           for node in test.model.graph.node if node.op_type not in HOST_ONLY):  # fmt: skip
+    try:
+        require_known(test.model.graph.node)
+    except InputError:
         return UNSUPPORTED
     inputs, expected = test.data_sets[0]
     if not all(isinstance(value, np.ndarray | np.generic) for value in (*inputs, *expected)):

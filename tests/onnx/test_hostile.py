@@ -22,8 +22,9 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_memory, "available_bytes", lambda: 2 * 10**9)
 
 
-def kernel_of(file: Path, x: mx.array) -> None:
-    entk(from_model(read_model(file)).parametric(), x, reduction="trace")
+def kernel_of(file: Path, x: mx.array, parameters: list[str] | None = None) -> None:
+    function = from_model(read_model(file), parameters=parameters)
+    entk(function.parametric(), x, reduction="trace")
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -106,7 +107,7 @@ def test_an_input_with_an_index_that_a_table_lacks_is_named(tmp_path: Path) -> N
     onnx.save(model, tmp_path / "m.onnx")
 
     kernel_of(tmp_path / "m.onnx", mx.array([[0, 1], [2, -1], [1, 1]]))
-    with pytest.raises(InputError, match="NaN"):
+    with pytest.raises(InputError, match="leads to the index 3 of 3 entries: is a token outside"):
         kernel_of(tmp_path / "m.onnx", mx.array([[0, 1], [2, 3], [1, 1]]))
 
 
@@ -120,7 +121,7 @@ def outcomes(seed: int, count: int, folder: Path) -> list[str]:
         name = rng.choice(sorted(models))
         (folder / "m.onnx").write_bytes(onnx_edits.edit(models[name], rng).SerializeToString())
         try:
-            kernel_of(folder / "m.onnx", mx.array(onnx_edits.inputs_of(models[name])))
+            kernel_of(folder / "m.onnx", mx.array(onnx_edits.inputs_of(models[name])), ["*"])
         except MlxEntkError as error:
             if not str(error).strip():
                 failures.append(f"{name} {number}: an error without a message")

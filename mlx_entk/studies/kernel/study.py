@@ -1,5 +1,6 @@
 """A user's own model: kernel, spectrum, cliffs, and alignment with features if there are any."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from mlx_entk.analysis import DENSE, WHOLE, Analysis, analyze_kernels, groups_at
 from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.controls import OUTPUTS, Controls, controls_of
 from mlx_entk.distributed import Group, first_says, is_first
-from mlx_entk.errors import InputError
+from mlx_entk.errors import InputError, SlowPathWarning
 from mlx_entk.features import Alignment, Method, center, family_shares
 from mlx_entk.features.rotation import require_available
 from mlx_entk.kernel import (
@@ -387,8 +388,10 @@ def _keep_graph(
     example, x = inputs[0][:_EXAMPLE], inputs[0][: _EXAMPLE + 1]
     try:
         export_graph(run, Network(function, example, config.reduction), "model", path=file)
-        again = import_graph(read_model(file), "", "")
-        kernel = entk(again, x, reduction=config.reduction)
+        with warnings.catch_warnings():  # how long it takes tells the user nothing
+            warnings.simplefilter("ignore", SlowPathWarning)
+            again = import_graph(read_model(file), "", "")
+            kernel = entk(again, x, reduction=config.reduction)
     except InputError:
         file.unlink(missing_ok=True)
         return ""
