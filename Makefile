@@ -27,7 +27,7 @@ demo: .venv/.installed  ## Run the modular-addition study; writes results, figur
 test: .venv/.installed-dev  ## Run the tests and the notebooks (about 13 minutes on two cores)
 	$(BIN)/pytest -n 2
 
-check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size and the whole fault suite (90 minutes)
+check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size, real ONNX files and all faults (2 hours, downloads 0.5 GB)
 	$(BIN)/pytest -n 2 -m slow tests
 
 check-wheel: .venv/.installed-dev  ## Build wheel and sdist, and run a study with the wheel alone
