@@ -18,6 +18,9 @@ FILES = real_files()
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings(
+    "ignore::mlx_entk.errors.ConversionWarning", "ignore::mlx_entk.errors.SlowPathWarning"
+)
 @pytest.mark.parametrize("file", FILES, ids=[file.name for file in FILES])
 def test_file(file: RealFile) -> None:
     result = check(file, file.fetch(FOLDER))
