@@ -8,7 +8,7 @@ import onnx
 
 from mlx_entk._parameters import Params
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.graph import Graph, bodies_of, every_node, needed, uses
+from mlx_entk.onnx.graph import bodies_of, every_node, uses
 from mlx_entk.onnx.operators.values import mlx_dtype
 
 # One run of a graph: parameters and inputs to the chosen output.
@@ -51,10 +51,9 @@ def fixed_batch(inputs: Sequence[onnx.ValueInfoProto]) -> int | None:
 _TOGETHER = frozenset({"DynamicQuantizeLinear", "DynamicQuantizeLSTM"})
 
 
-def decides_together(graph: Graph, output: str) -> bool:
-    """Whether a graph decides something by all of its inputs: a scale, or a branch."""
-    nodes = needed(graph.nodes, [output])
-    of_data = {value.name for value in graph.inputs}
+def decides_together(nodes: Sequence[onnx.NodeProto], inputs: Sequence[str]) -> bool:
+    """Whether nodes decide something by all that the inputs hold: a scale, or a branch."""
+    of_data = set(inputs)
     for node in every_node(nodes):
         if node.op_type in _TOGETHER or (node.op_type == "If" and node.input[0] in of_data):
             return True

@@ -1,5 +1,6 @@
 """Branches that a file decides by numbers of its own, taken before anything runs."""
 
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -62,7 +63,7 @@ def _compute(
     """Put what a node gives into values if it is small; what fails is said when the graph runs."""
     if key_of(node) not in OPERATORS and key_of(node) not in HOST_ONLY:
         return
-    found: dict[str, Value] = dict(values)
+    found = ChainMap[str, Value]({}, values)
     try:
         Evaluation(opsets, limit).run([node], found)
     except InputError:

@@ -8,7 +8,7 @@ from google.protobuf.message import EncodeError
 from onnx import helper, numpy_helper
 
 from mlx_entk.errors import InputError
-from mlx_entk.onnx.graph import every_node
+from mlx_entk.onnx.graph import every_node, opset_of
 
 # Seconds that a conversion may take. The largest published networks take a tenth.
 _LONGEST = 300
@@ -60,14 +60,10 @@ def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
         raise InputError(said[-1][:300] if said else f"it ended with code {child.returncode}")
     result = onnx.ModelProto()
     result.ParseFromString(child.stdout)
-    _keep_places(result, _opset(model))
+    _keep_places(result, opset_of(model))
     # Since version 4, weights need not be inputs as well, and the converter's own are not.
     result.ir_version = max(result.ir_version, 8)
     return result
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(one.version) for one in model.opset_import if one.domain in ("", "ai.onnx"))
 
 
 def _keep_places(model: onnx.ModelProto, opset: int) -> None:
@@ -99,7 +95,7 @@ def _by_channel(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The converter leaves them as they are, and their axis would then be the last one.
     """
-    if _opset(model) >= 7:
+    if opset_of(model) >= 7:
         return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)

@@ -21,6 +21,7 @@ from onnx.external_data_helper import (
 from mlx_entk._files import write_atomically
 from mlx_entk.errors import ConversionWarning, InputError, first_line
 from mlx_entk.onnx.conversion import converted
+from mlx_entk.onnx.graph import OWN_DOMAINS, opset_of
 from mlx_entk.onnx.limits import limit_in_bytes, require_parsable, require_room
 from mlx_entk.onnx.tensors import all_tensors, load_external_data
 
@@ -136,7 +137,7 @@ def read_model(path: Path, memory_limit: int | str | None = None) -> onnx.ModelP
 def _converted(path: Path, model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in a known opset."""
     oldest, _ = OPSETS
-    version = _opset(model)
+    version = opset_of(model)
     if version >= oldest:
         return model
     again = f"export it again with an opset of at least {oldest}"
@@ -177,7 +178,7 @@ def _parsed(path: Path, limit: int) -> onnx.ModelProto:
 
 
 def _check_opset(path: Path, model: onnx.ModelProto) -> None:
-    versions = {o.version for o in model.opset_import if o.domain in ("", "ai.onnx")}
+    versions = {o.version for o in model.opset_import if o.domain in OWN_DOMAINS}
     if not versions:
         raise InputError(f"{path} names no opset for ONNX's own operators")
     if len(versions) > 1:
@@ -198,16 +199,12 @@ def _check_opset(path: Path, model: onnx.ModelProto) -> None:
 
 def _since(node: onnx.NodeProto, version: int) -> int:
     """The opset in which a node's operator was last changed; 0 for another domain's."""
-    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type):
+    if node.domain not in OWN_DOMAINS or not onnx.defs.has(node.op_type):
         return 0
     try:
         return int(onnx.defs.get_schema(node.op_type, version, "").since_version)
     except onnx.defs.SchemaError:
         return 0
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx"))
 
 
 def _check_names(path: Path, model: onnx.ModelProto) -> None:

@@ -419,6 +419,11 @@ _TYPES = {
 }  # fmt: skip
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """The version of ONNX's own operators, which a checked model has once."""
+    return _versions(model.opset_import)[""]
+
+
 def _versions(imports: Iterable[onnx.OperatorSetIdProto]) -> dict[str, int]:
     """Version by domain, of ONNX's own operators under the empty name."""
     return {"" if one.domain in OWN_DOMAINS else one.domain: one.version for one in imports}

@@ -31,7 +31,7 @@ from mlx_entk.onnx.limits import limit_in_bytes
 from mlx_entk.onnx.operators import Value, as_mlx, from_numpy
 from mlx_entk.onnx.operators.values import Indices, mlx_dtype, noting_indices
 from mlx_entk.onnx.parameters import BOUND, WEIGHTS, Candidates, candidates_of
-from mlx_entk.onnx.tensors import NUMBERS
+from mlx_entk.onnx.tensors import FLOATING, NUMBERS
 from mlx_entk.tracing.functions import ParametricFunction, from_flat
 
 Host = NDArray[Any]
@@ -59,6 +59,7 @@ class OnnxFunction:
     output: str
     candidates: Candidates
     _graph: Graph
+    _nodes: list[onnx.NodeProto]  # that the output depends on
     _stored: dict[str, Value]
     _chosen: tuple[str, ...] | None
     _limit: int
@@ -93,7 +94,7 @@ class OnnxFunction:
         which branch it takes.
         """
         batch = fixed_batch(self._graph.inputs)
-        if batch in (None, 1) and decides_together(self._graph, self.output):
+        if batch in (None, 1) and decides_together(self._nodes, self.inputs):
             return 1
         if batch and is_free(self._run_once, self._graph.inputs, batch):
             return None
@@ -168,7 +169,8 @@ class OnnxFunction:
             if name in self.candidates.steps:
                 values[name] = self.candidates.steps[name].whole(as_mlx(values[name]))
         with noting_indices() as indices:
-            nodes = needed(self._graph.nodes, outputs)
+            own = list(outputs) == [self.output]
+            nodes = self._nodes if own else needed(self._graph.nodes, outputs)
             Evaluation(self._graph.opsets, self._limit).run(nodes, values)
         for name in outputs:
             if name not in values:
@@ -225,7 +227,7 @@ def _typed(value: onnx.ValueInfoProto, given: mx.array) -> mx.array:
     InputError
         For numbers that are not whole where the graph takes whole ones.
     """
-    floating = value.type.tensor_type.elem_type in _FLOATING
+    floating = value.type.tensor_type.elem_type in FLOATING
     if floating:
         return given.astype(mlx_dtype(value.type.tensor_type.elem_type))
     if mx.issubdtype(given.dtype, mx.floating) and value.type.tensor_type.elem_type:
@@ -298,6 +300,7 @@ def from_model(
         output=output,
         candidates=candidates,
         _graph=graph,
+        _nodes=nodes,
         _stored=stored,
         _chosen=chosen,
         _limit=limit,
@@ -359,7 +362,7 @@ def _read(
 def _first_floating(graph: Graph) -> str:
     """The first output that has a derivative; a map of probabilities counts if no other does."""
     for value in graph.outputs:
-        if value.type.tensor_type.elem_type in _FLOATING:
+        if value.type.tensor_type.elem_type in FLOATING:
             return value.name
     for value in graph.outputs:
         if value.type.HasField("sequence_type") and _tensor_of(graph, value.name) != value.name:
@@ -415,7 +418,7 @@ def _constant(value: onnx.ValueInfoProto, given: Host) -> Host:
         raise InputError(f"the model takes {visible(value.name)} as no array of {given.dtype}")
     dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
     array = given.astype(dtype)
-    if kind not in _FLOATING and not np.array_equal(array, given):
+    if kind not in FLOATING and not np.array_equal(array, given):
         raise InputError(f"the model takes {visible(value.name)} as {dtype}, got {given.dtype}")
     declared = declared_shape(value)
     if declared is not None and array.ndim != len(declared) and array.size == 1:
@@ -423,11 +426,3 @@ def _constant(value: onnx.ValueInfoProto, given: Host) -> Host:
     if declared is not None and array.ndim:
         _require_shape(value.name, array.shape, declared)
     return np.asarray(array)
-
-
-_FLOATING = (
-    onnx.TensorProto.FLOAT,
-    onnx.TensorProto.DOUBLE,
-    onnx.TensorProto.FLOAT16,
-    onnx.TensorProto.BFLOAT16,
-)

@@ -25,6 +25,12 @@ NUMBERS = frozenset(
 )  # fmt: skip
 
 
+# Those that have derivatives.
+FLOATING = frozenset(
+    {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+)
+
+
 def array_of(tensor: TensorProto) -> NDArray[Any]:
     """The array in a tensor.
 

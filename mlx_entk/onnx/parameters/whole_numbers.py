@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from mlx_entk.onnx.graph import Graph, every_node
+from mlx_entk.onnx.tensors import FLOATING
 
 Real = NDArray[np.float32]
 
@@ -28,12 +29,6 @@ _BIAS = ("QLinearConv", 8)
 _SAME = frozenset({"Cast", "Gather", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _IN_PLACE = frozenset({"Cast", "Identity"})
 _QUANTISED = "_quantized"
-_FLOATING = frozenset(
-    {
-        onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16,
-        onnx.TensorProto.BFLOAT16,
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,7 @@ def whole_numbers(graph: Graph, nodes: Sequence[onnx.NodeProto]) -> WholeNumbers
 
 
 def _is_to_floating(node: onnx.NodeProto) -> bool:
-    return any(a.name == "to" and a.i in _FLOATING for a in node.attribute)
+    return any(a.name == "to" and a.i in FLOATING for a in node.attribute)
 
 
 def _is_weight(node: onnx.NodeProto, place: int, array: NDArray[np.generic]) -> bool:
