@@ -13,6 +13,8 @@ import ctypes
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VARIABLE = "MLX_ENTK_BLAS"
@@ -25,6 +27,15 @@ _THREAD_TIMEOUT = ("OPENBLAS_THREAD_TIMEOUT", "20")
 # Builds with 32-bit integers (LP64), which MLX expects; 64-bit builds have other names.
 _CANDIDATES = ("libopenblas.so.0", "libmkl_rt.so.3", "libmkl_rt.so.2", "libblis.so.4")
 
+# An OpenBLAS takes a processor that is newer than itself for one of 2004: products then run at a
+# seventh of the rate (0.3.21 of Debian 12 on Intel's fifth Xeon generation: 25 GFLOP/s instead of
+# 170). It takes the kernels that this variable names; those, if the processor has these extensions.
+_KERNELS_VARIABLE = "OPENBLAS_CORETYPE"
+_KERNELS = {
+    "SkylakeX": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "Haswell": {"avx2", "fma"},
+}
+
 _TOO_LATE = (
     "mlx was imported before mlx_entk, so MLX keeps the slow BLAS of its Linux wheel; "
     f"import mlx_entk first, or set {VARIABLE}=off to silence this"
@@ -33,10 +44,39 @@ _TOO_LATE = (
 
 def _load(path: str) -> bool:
     try:
-        library = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        with _kernels_of_this_processor():
+            library = ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
     except OSError:
         return False
     return hasattr(library, "cblas_sgemm")
+
+
+@contextmanager
+def _kernels_of_this_processor() -> Iterator[None]:
+    """Name OpenBLAS's kernels while it is loaded, unless the user does or they are not known.
+
+    The newer OpenBLAS of NumPy and of SciPy knows more processors and chooses by itself.
+    """
+    kernels = _kernels()
+    if kernels is None or _KERNELS_VARIABLE in os.environ:
+        yield
+        return
+    os.environ[_KERNELS_VARIABLE] = kernels
+    try:
+        yield
+    finally:
+        del os.environ[_KERNELS_VARIABLE]
+
+
+def _kernels() -> str | None:
+    """The name of the kernels for this processor's extensions; None if it has none of these."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return None
+    line = next((line for line in text.splitlines() if line.startswith("flags")), "")
+    flags = set(line.split())
+    return next((name for name, needed in _KERNELS.items() if needed <= flags), None)
 
 
 def preload() -> str | None:

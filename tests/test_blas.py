@@ -1,10 +1,14 @@
 """Each case needs a process of its own: a BLAS can be loaded only before MLX is."""
 
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from mlx_entk import _blas
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="macOS has Accelerate; nothing is preloaded there"
@@ -39,6 +43,36 @@ def test_a_named_library_that_is_no_blas_warns() -> None:
 
     assert done.stdout.strip() == "None"
     assert "MLX_ENTK_BLAS=/nowhere/libblas.so is not a BLAS that can be loaded" in done.stderr
+
+
+CORE = """
+import ctypes, os, mlx_entk
+core = ctypes.CDLL(mlx_entk._blas.LIBRARY).openblas_get_corename
+core.restype = ctypes.c_char_p
+print(core().decode(), os.environ.get("OPENBLAS_CORETYPE"))
+"""
+
+
+def test_an_old_openblas_uses_the_extensions_of_a_newer_processor() -> None:
+    """It took Prescott's kernels, of 2004, on processors that it did not know."""
+    extensions = Path("/proc/cpuinfo").read_text()
+    if "avx2" not in extensions or "openblas" not in str(_blas.LIBRARY):
+        pytest.skip("needs OpenBLAS and a processor with AVX2")
+
+    core, left_behind = outcome(CORE).stdout.split()
+
+    assert core in ("SkylakeX", "Haswell")
+    assert left_behind == "None"
+
+
+def test_the_kernels_that_the_user_names_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    if "openblas" not in str(_blas.LIBRARY) or platform.machine() != "x86_64":
+        pytest.skip("needs OpenBLAS on x86")
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+
+    core, kept = outcome(CORE).stdout.split()
+
+    assert (core, kept) == ("Nehalem", "Nehalem")
 
 
 KERNEL = """
