@@ -32,30 +32,47 @@ _EPSILON = {"bfloat16": 2.0**-7, "float16": 2.0**-10, "float32": 2.0**-23}
 _NAMED_ROWS = 5
 
 
+def on_gpu() -> bool:
+    """Whether MLX's default device is a GPU, to which the host's memory is far away."""
+    return mx.default_device().type == mx.DeviceType.gpu
+
+
 def matmul_backend() -> str:
     """``"mlx"`` or ``"numpy"``: which one multiplies large matrices on MLX's default device."""
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
     slow_blas = sys.platform == "linux" and _blas.LIBRARY is None
-    return "numpy" if slow_blas and not on_gpu else "mlx"
+    return "numpy" if slow_blas and not on_gpu() else "mlx"
 
 
 def gram(a: mx.array, b: mx.array | None = None) -> mx.array:
     """The product a bᵀ of float32 arrays of shapes (n, k) and (m, k), or a aᵀ if b is None.
 
-    The result has shape (n, m) and takes 2·n·m·k FLOPs. For a aᵀ NumPy needs only half of them on
-    a CPU, because it calls ``ssyrk``, which MLX does not. If k is small, the copies to and from
-    NumPy cost more than that saves.
+    The result has shape (n, m) and takes 2·n·m·k FLOPs. For a aᵀ a CPU needs only half of them by
+    ``ssyrk``, which MLX does not call, unless k is so small that the time goes into the result.
     """
-    on_gpu = mx.default_device().type == mx.DeviceType.gpu
     halved = b is None and 8 * a.shape[1] >= a.shape[0]
-    if matmul_backend() == "mlx" and (on_gpu or not halved):
+    if matmul_backend() == "mlx" and (on_gpu() or not halved):
         return a @ (a if b is None else b).T
     rows = as_numpy(a)
+    if b is None and _blas.multiplies_by_itself():
+        product = mx.zeros((a.shape[0], a.shape[0]))
+        _blas.multiply_by_itself(np.ascontiguousarray(rows), as_numpy(product))
+        return product
     # NumPy recognises a aᵀ by the memory of its operands: both have to be views of one array.
     columns = rows if b is None else as_numpy(b)
     # Like MLX, without a warning: whoever decomposes the kernel reports that it is not finite.
     with np.errstate(over="ignore", invalid="ignore"):
         return mx.array(rows @ columns.T)
+
+
+def settle(*arrays: mx.array) -> None:
+    """Compute arrays now, so that what they are made from is freed.
+
+    A GPU begins with it and does not keep the caller waiting.
+    """
+    if on_gpu():
+        mx.async_eval(*arrays)
+    else:
+        mx.eval(*arrays)
 
 
 def as_numpy(a: mx.array) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from mlx_entk.kernel.store import FileStore
 from mlx_entk.kernel.tiling import Tile
 from tests.models import MLP, Transformer
 
-LIMIT = 400_000
+LIMIT = 80_000
 UNEVEN = 15_000
 
 
@@ -33,7 +33,7 @@ def main(folder: Path, fatal: int) -> None:
         group=group,
     )  # fmt: skip
     tokens = mx.random.randint(0, 5, (13, 3), key=mx.random.key(1))
-    in_memory = mlx_entk.entk(Transformer(), tokens, memory_limit=LIMIT * 10, group=group)
+    in_memory = mlx_entk.entk(Transformer(), tokens, memory_limit=LIMIT * 50, group=group)
     operator = mlx_entk.entk_operator(model, x, reduction="full", batch=7, group=group)
     recorded = RecordedOperator(operator, folder / f"products-{number}", group=group)
     modes = mlx_entk.top_modes(recorded, 5)

@@ -17,7 +17,7 @@ from mlx_entk.kernel.uses.dense import Dense
 from mlx_entk.tracing.functions import Model, Output, ParametricFunction, Selection, bind
 from mlx_entk.tracing.inputs import Inputs, alone, count, part
 from mlx_entk.tracing.mapping import map_inputs
-from mlx_entk.tracing.primitives import RIGHT, UntraceableError
+from mlx_entk.tracing.primitives import FAST, UntraceableError
 from mlx_entk.tracing.rules import traced
 
 # Bytes of an activation.
@@ -148,7 +148,7 @@ def _values(
     given = list(structure.function.params.values())
 
     def meet(*row: mx.array) -> list[mx.array]:
-        every = graph.run([*alone(row), *given], instead=RIGHT)
+        every = graph.run([*alone(row), *given], instead=FAST)
         return [every[value].reshape(-1).astype(mx.float32) for value in values]
 
     batches = [

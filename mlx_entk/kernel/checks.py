@@ -6,7 +6,6 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_entk.errors import InputError, first_line
-from mlx_entk.kernel.tiling import ranges
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.inputs import Inputs, as_inputs, count, described, different, joined, part
 from mlx_entk.tracing.module_state import random_or_batch_dependent
@@ -39,7 +38,22 @@ def check_second(x: Any, x2: Any) -> Inputs:
 
 
 def check_model(function: ParametricFunction, x: Inputs, module: object = None) -> int:
+    """``check_some``, and that the outputs of every input are finite.
+
+    Raises
+    ------
+    InputError
+        As ``check_some`` does, and for a model that returns NaN or infinity for any input.
+    """
+    C = check_some(function, x, module)
+    require_finite_outputs(function, x)
+    return C
+
+
+def check_some(function: ParametricFunction, x: Inputs, module: object = None) -> int:
     """C, of a model that gives an input the same finite outputs each time and in any batch.
+
+    A few inputs are tried.
 
     Parameters
     ----------
@@ -50,8 +64,8 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
     Raises
     ------
     InputError
-        For a model that cannot be called on x, returns NaN for any input, draws random numbers
-        (dropout) or mixes the inputs of a batch (batch norm).
+        For a model that cannot be called on x, draws random numbers (dropout) or mixes the inputs
+        of a batch (batch norm).
     """
     if isinstance(module, nn.Module) and (named := random_or_batch_dependent(module)):
         raise InputError(
@@ -64,8 +78,9 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
     others = joined(*[first] * count(batch))
     try:
         alone, again = (function.apply({}, *first) for _ in range(2))
-        among, among_others = (function.apply({}, *b)[:1] for b in (batch, others))
-        mx.eval(alone, again, among, among_others)
+        all_among, among_others = function.apply({}, *batch), function.apply({}, *others)[:1]
+        among = all_among[:1]
+        mx.eval(alone, again, all_among, among_others)
     except InputError:
         raise
     except Exception as error:  # whatever the model's own code raises
@@ -74,7 +89,8 @@ def check_model(function: ParametricFunction, x: Inputs, module: object = None) 
         ) from error
     if alone.size == 0:
         raise InputError("model returns no outputs for an input: a kernel needs at least one")
-    require_finite_outputs(function, x)
+    if not mx.all(mx.isfinite(all_among)):
+        require_finite_outputs(function, x)
     if not mx.array_equal(alone, again):
         raise InputError("model is random (dropout in training mode?): call model.eval() first")
     size = mx.abs(alone).max()
@@ -94,15 +110,11 @@ def require_finite_outputs(function: ParametricFunction, x: Inputs) -> None:
     A derivative need not tell: that of a value which was replaced by NaN may be 0.
     """
     bad: list[int] = []
-    for rows in ranges(count(x), _AT_ONCE):
-        outputs = function.apply({}, *part(x, rows))
-        if not mx.all(mx.isfinite(outputs)):
-            each = [
-                function.apply({}, *part(x, slice(n, n + 1))) for n in range(rows.start, rows.stop)
-            ]
-            bad += [
-                rows.start + n for n, one in enumerate(each) if not mx.all(mx.isfinite(one)).item()
-            ]
+    for start in range(0, count(x), _AT_ONCE):
+        stop = min(start + _AT_ONCE, count(x))
+        if not mx.all(mx.isfinite(function.apply({}, *part(x, slice(start, stop))))):
+            each = [function.apply({}, *part(x, slice(n, n + 1))) for n in range(start, stop)]
+            bad += [start + n for n, one in enumerate(each) if not mx.all(mx.isfinite(one)).item()]
     if bad:
         named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise InputError(

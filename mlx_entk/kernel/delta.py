@@ -6,8 +6,29 @@ from functools import cached_property
 
 import mlx.core as mx
 
-from mlx_entk.kernel.outer import Side
+from mlx_entk.kernel.sides import Side
 from mlx_entk.kernel.tail import envelope
+
+
+@dataclass(frozen=True)
+class Base:
+    """The derivative of R combinations of the outputs by a value, the same for every input.
+
+    Attributes
+    ----------
+    rows
+        Shape (R, *value).
+    """
+
+    rows: mx.array
+
+    @cached_property
+    def envelope(self) -> mx.array | None:
+        """One row, shape (*value), that stands for all in a sum over r of products; None if none.
+
+        See ``mlx_entk.kernel.tail.envelope``.
+        """
+        return envelope(self.rows) if self.rows.shape[0] > 1 else None
 
 
 @dataclass(frozen=True)
@@ -19,28 +40,26 @@ class Delta:
     name
         The tap, and what was done to its derivative.
     base
-        Shape (n, R, *tap), or (1, R, *tap) if ``shared``.
+        Shape (n, R, *tap); or the same for all inputs.
     scale
-        Shape (n, *tap): what the entries of a shared base are multiplied with for each input;
-        None for nothing.
-    shared
-        Whether all inputs have the same base.
+        Shape (n, *tap): what the entries of a base for all inputs are multiplied with for each of
+        them; None for nothing.
     """
 
     name: str
-    base: mx.array
+    base: mx.array | Base
     scale: mx.array | None = None
-    shared: bool = False
 
     @property
     def fixed(self) -> bool:
         """Whether it is the same for every input."""
-        return self.shared and self.scale is None
+        return isinstance(self.base, Base) and self.scale is None
 
     @cached_property
     def rows(self) -> mx.array:
         """Shape (n, R, *tap), or (1, R, *tap) if fixed."""
-        return self.base if self.scale is None else self.scale[:, None] * self.base
+        base = self.base.rows[None] if isinstance(self.base, Base) else self.base
+        return base if self.scale is None else self.scale[:, None] * base
 
     @cached_property
     def by_position(self) -> mx.array:
@@ -52,10 +71,10 @@ class Delta:
     @cached_property
     def merged(self) -> "Delta":
         """One row, which stands for all in a sum over r of products entry by entry, if it can."""
-        one = envelope(self.base[0]) if self.shared and self.base.shape[1] > 1 else None
+        one = self.base.envelope if isinstance(self.base, Base) else None
         if one is None:
             return self
-        return Delta(f"{self.name} merged", one[None, None], self.scale, shared=True)
+        return Delta(f"{self.name} merged", Base(one[None]), self.scale)
 
     def side(self, factor: float = 1.0) -> Side:
         """It, times a factor, as a side of an outer product."""

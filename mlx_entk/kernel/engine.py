@@ -9,9 +9,9 @@ from mlx_entk._linalg import FloatArray
 from mlx_entk._memory import default_limit, format_bytes, limit_of
 from mlx_entk.distributed import Group, share
 from mlx_entk.errors import InputError
-from mlx_entk.kernel.checks import check_model, check_second, require_finite_outputs
+from mlx_entk.kernel.checks import check_second, check_some
 from mlx_entk.kernel.explanation import Explanation, explanation_of
-from mlx_entk.kernel.finite import require_finite_blocks
+from mlx_entk.kernel.finite import require_finite_blocks, require_finite_rows_and_columns
 from mlx_entk.kernel.forward import find_push
 from mlx_entk.kernel.guard import Ways, find_ways
 from mlx_entk.kernel.reduction import Reduction, cotangents_of
@@ -115,7 +115,7 @@ def entk(
     for the trace or 2·N·M·(I + C²·O) for the full kernel; Jacobian contraction takes
     2·N·M·C·O·I and 2·N·M·C²·O·I. See Novak, Sohl-Dickstein and Schoenholz (2022), table 1.
     """
-    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy)
+    work = prepare(model, x, x2, reduction, params, output, parameters, strategy)
     return _form(work, reduction, memory_limit, out, group, progress)[WHOLE]
 
 
@@ -154,7 +154,7 @@ def layerwise_entk(
     InputError
         As ``entk`` does.
     """
-    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy, by_layer=True)
+    work = prepare(model, x, x2, reduction, params, output, parameters, strategy, by_layer=True)
     return _form(work, reduction, memory_limit, out, group, progress)
 
 
@@ -173,7 +173,7 @@ class LayerFactors:
         Whether the kernel is their product, entry by entry, as it is for a weight that every input
         meets once. A weight that meets several positions of an input (a convolution, a sequence)
         pairs them: its kernel is a sum of such products, and these are the Gram matrices of all
-        positions together.
+        positions together that the outputs read.
     """
 
     activations: FloatArray
@@ -215,7 +215,7 @@ def layer_factors(
     """
     if reduction == "full":
         raise InputError("reduction is full: the factors of a kernel are over inputs alone")
-    every = _prepare(model, x, None, reduction, params, output, parameters, "auto", by_layer=True)
+    every = prepare(model, x, None, reduction, params, output, parameters, "auto", by_layer=True)
     structure = every.ways.structure
     if structure is None:
         return {}
@@ -228,7 +228,7 @@ def layer_factors(
     }
     if not positions:
         return {}
-    work = _prepare(
+    work = prepare(
         model, x, None, reduction, params, output, positions.__contains__, "auto", by_layer=True
     )
     grams = _form(replace(work, halves=True), reduction, memory_limit, None, None, progress)
@@ -267,11 +267,11 @@ def explain(
     InputError
         As ``entk`` does.
     """
-    work = _prepare(model, x, x2, reduction, params, output, parameters, strategy)
+    work = prepare(model, x, x2, reduction, params, output, parameters, strategy)
     return explanation_of(work)
 
 
-def _prepare(
+def prepare(
     model: Model,
     x: Any,
     x2: Any,
@@ -285,9 +285,7 @@ def _prepare(
     """How a kernel is computed, with everything checked that ``entk`` is given."""
     function, rows = bind(model, x, params, output, parameters)
     columns = None if x2 is None else check_second(x, x2)
-    C = check_model(function, rows, model)
-    if columns is not None:
-        require_finite_outputs(function, columns)
+    C = check_some(function, rows, model)
     cotangents = cotangents_of(reduction, C)
     ways = _ways(function, rows, columns, C, strategy)
     push = None
@@ -334,6 +332,10 @@ def _form(
             f"{format_bytes(limit)}: pass out=FOLDER to put it into files, or a reduction"
         )
     work = work.cut(limit - held, group)
+    # Ahead of files, and of what several ranks do together; else along with the factors.
+    ahead = out is not None or group is not None or work.push is not None
+    if ahead:
+        require_finite_rows_and_columns(work)
     store: Store
     if out is None:
         store = MemoryStore(work.kernels, work.shape, work.tiling, group)
@@ -351,6 +353,8 @@ def _form(
                 store.put(piece, blocks, work.symmetric)
             store.note(tile)
     progress("kernel", len(tiles), len(tiles))
+    if not ahead and not work.outputs_are_finite:
+        require_finite_rows_and_columns(work)
     return store.finish()
 
 

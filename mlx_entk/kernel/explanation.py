@@ -4,7 +4,9 @@ from dataclasses import dataclass
 
 from mlx_entk._memory import format_bytes
 from mlx_entk._text import visible
+from mlx_entk.kernel.factors import Factor
 from mlx_entk.kernel.work import Work
+from mlx_entk.tracing.fast_convolutions import is_fast
 from mlx_entk.tracing.inputs import count, joined, part
 
 # Cotangents whose factors are looked at; what all of them take is in proportion.
@@ -67,6 +69,17 @@ class Explanation:
         )
 
 
+def _strategy(work: Work, name: str, factor: Factor) -> str:
+    if work.push is not None:
+        return "NTK-vector products"
+    structure = work.ways.structure
+    uses = structure.uses.get(name, []) if structure is not None else []
+    if all(use.node.primitive != "Convolution" for use in uses):
+        return factor.strategy
+    how = "matrix products" if is_fast() else "MLX's own"
+    return f"{factor.strategy}, convolutions by {how}"
+
+
 def explanation_of(work: Work) -> Explanation:
     """What each parameter takes for the kernel of some work."""
     paired, N, M = work.cotangents.paired, count(work.x), count(work.columns)
@@ -78,7 +91,7 @@ def explanation_of(work: Work) -> Explanation:
         Cost(
             name=name,
             shape=work.function.params[name].shape,
-            strategy=factor.strategy if work.push is None else "NTK-vector products",
+            strategy=_strategy(work, name, factor),
             flops=float(factor.flops(paired)) * times * N * M,
             bytes=2.0 * N * factor.size * R / tried,
         )

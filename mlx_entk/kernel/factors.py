@@ -1,21 +1,20 @@
 """The Jacobian of one parameter on a tile of inputs, in the form it is contracted in.
 
 Shapes: n inputs, R cotangents, T positions. Two factors meet in a contraction: *paired* keeps
-row r with row r and sums over r, giving (n, m); unpaired gives (n, m, R, S).
+row r with row r and sums over r, giving (n, m); unpaired gives (n, R, m, S).
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import mlx.core as mx
 
 from mlx_entk._linalg import gram
-from mlx_entk.kernel.outer import Outer, Products
-
-# FLOPs of a matrix product that take as long as one entry of an elementwise one, about.
-_ENTRY = 100
+from mlx_entk.kernel.outer import Outer
+from mlx_entk.kernel.sides import Products, joined
 
 
 class Factor(ABC):
@@ -33,12 +32,29 @@ class Factor(ABC):
 
     @property
     @abstractmethod
+    def arrays(self) -> list[mx.array]:
+        """All that it holds."""
+
+    @property
     def size(self) -> int:
         """Floats it holds."""
+        return sum(array.size for array in self.arrays)
+
+    @abstractmethod
+    def joined(self, parts: Sequence[Self], inputs: int) -> Self:
+        """The factor of all inputs, of those of some at a time; ``inputs`` are those of the first.
+
+        What is there once for all inputs stays so.
+        """
 
     @abstractmethod
     def block(self, paired: bool) -> int:
         """Floats that a contraction makes for each pair of inputs."""
+
+    @property
+    def folded(self) -> int:
+        """Floats that an unpaired contraction makes for each pair of inputs, whatever R is."""
+        return 0
 
     @abstractmethod
     def flops(self, paired: bool) -> int:
@@ -86,9 +102,13 @@ class Rows(Factor):
         return ()
 
     @property
-    def size(self) -> int:
-        """n·R·P."""
-        return self.values.size
+    def arrays(self) -> list[mx.array]:
+        """The values."""
+        return [self.values]
+
+    def joined(self, parts: Sequence["Rows"], inputs: int) -> "Rows":
+        """The rows of all inputs."""
+        return Rows(joined([part.values for part in parts], inputs), self.how)
 
     def block(self, paired: bool) -> int:
         """1 when paired, R² when not."""
@@ -113,12 +133,12 @@ class Rows(Factor):
         n, R, P = self.values.shape
         m, S, _ = others.shape
         if P == 0:
-            return mx.zeros((n, m) if paired else (n, m, R, S))
+            return mx.zeros((n, m) if paired else (n, R, m, S))
         shape, other_shape = ((n, R * P), (m, S * P)) if paired else ((n * R, P), (m * S, P))
         product = gram(
             self.values.reshape(shape), None if products.symmetric else others.reshape(other_shape)
         )
-        return product if paired else product.reshape(n, R, m, S).transpose(0, 2, 1, 3)
+        return product if paired else product.reshape(n, R, m, S)
 
 
 # How rows are computed that follow from a parameter's uses, without a backward pass by it.
@@ -157,13 +177,24 @@ class Outers(Factor):
         return self.terms[0].cotangents
 
     @property
-    def size(self) -> int:
-        """Floats of both sides of every use."""
-        return sum(side.values.size for use in self.terms for side in use.sides)
+    def arrays(self) -> list[mx.array]:
+        """Both sides of every use."""
+        return [side.values for use in self.terms for side in use.sides]
+
+    def joined(self, parts: Sequence["Outers"], inputs: int) -> "Outers":
+        """Both sides for all inputs."""
+        by_term = zip(*(part.terms for part in parts), strict=True)
+        return Outers(tuple(term[0].joined(term, inputs) for term in by_term), self.shape)
 
     def block(self, paired: bool) -> int:
-        """1 when paired, R² when not."""
-        return 1 if paired else self.cotangents**2
+        """As many as the term with the most positions."""
+        each = max(use.block(paired) for use in self.terms)
+        return each if paired else each * self.cotangents**2
+
+    @property
+    def folded(self) -> int:
+        """Those of a·a' at all pairs of positions, and a copy."""
+        return max(2 * use.positions**2 if use.positions > 1 else 0 for use in self.terms)
 
     def flops(self, paired: bool) -> int:
         """2·T·U·(A + R·B) for two uses that have R on the same side, with R² when not paired.
@@ -213,9 +244,8 @@ class Outers(Factor):
         R, T = self.cotangents, sum(use.positions for use in self.terms)
         if T == 1:
             return False
-        entries = _ENTRY * T * T * (1 if paired else R * R)
         rows = 2 * (R if paired else R * R) * math.prod(self.shape)
-        return rows < self.flops(paired) + entries
+        return rows < sum(a.cost(b, paired) for a in self.terms for b in self.terms)
 
 
 def add_up(

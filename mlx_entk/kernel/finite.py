@@ -4,6 +4,7 @@ import numpy as np
 
 from mlx_entk._linalg import FloatArray, as_numpy
 from mlx_entk.errors import InputError
+from mlx_entk.kernel.checks import require_finite_outputs
 from mlx_entk.kernel.reduction import Combinations
 from mlx_entk.kernel.tiling import Tile, ranges
 from mlx_entk.kernel.work import WHOLE, Work
@@ -11,6 +12,13 @@ from mlx_entk.tracing.inputs import Inputs, part
 
 # So many inputs are named, and so many cotangents looked at together.
 _NAMED, _COTANGENTS = 5, 64
+
+
+def require_finite_rows_and_columns(work: Work) -> None:
+    """Raise InputError if an output of the inputs on either side is not finite."""
+    require_finite_outputs(work.function, work.x)
+    if work.x2 is not None:
+        require_finite_outputs(work.function, work.x2)
 
 
 def require_finite_blocks(blocks: dict[str, FloatArray], work: Work, tile: Tile) -> None:
@@ -26,6 +34,7 @@ def require_finite_blocks(blocks: dict[str, FloatArray], work: Work, tile: Tile)
     with np.errstate(over="ignore", invalid="ignore"):
         if all(np.isfinite(block.sum()) or np.isfinite(block).all() for block in blocks.values()):
             return
+    require_finite_rows_and_columns(work)
     sides = (
         ("x", work.x, tile.rows, work.cotangents.left),
         ("x2", work.columns, tile.columns, work.cotangents.right),

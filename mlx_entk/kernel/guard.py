@@ -17,20 +17,19 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from mlx_entk.kernel.outer import Products
+from mlx_entk.kernel.sides import Products
 from mlx_entk.kernel.structure import Structure, structure_of
 from mlx_entk.kernel.tiling import ranges
 from mlx_entk.tracing.fingerprint import digest_of, fingerprints
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.inputs import Inputs, count, part
 from mlx_entk.tracing.jacobian import TOLERANCE, Probe, gradient, unmappable, warn_of_slow_path
+from mlx_entk.tracing.pruning import pruned
+from mlx_entk.tracing.remembered import Remembered
 from mlx_entk.tracing.rules import Examined, examine
 
 # Inputs at a time whose gradients are added up, and floats of them.
 _BATCH, _FLOATS = 64, 2**25
-# Verdicts on graphs seen before, for callers that ask again at every step of a training.
-_KNOWN: dict[tuple[str, ...], "_Verdict"] = {}
-_MOST_KNOWN = 256
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,10 @@ class _Verdict:
     looped: frozenset[str]
 
 
+# Verdicts on graphs seen before, for callers that ask again at every step of a training.
+_KNOWN = Remembered[_Verdict]()
+
+
 def find_ways(
     function: ParametricFunction,
     x: Inputs,
@@ -96,16 +99,13 @@ def find_ways(
     examined = examine(function, x, C)
     structure = None
     if examined.graph is not None and structured:
-        structure = structure_of(examined.function, examined.graph)
+        structure = structure_of(examined.function, pruned(examined.graph))
     graph = fingerprints(structure.graph) if structure is not None else []
     key = (*function.params, *examined.derivative, *graph)
-    verdict = _KNOWN.get(key) if examined.derivative else None
-    if verdict is None:
+    if examined.derivative:
+        verdict = _KNOWN.get(key, lambda: _judge(examined, x, C, structure))
+    else:
         verdict = _judge(examined, x, C, structure)
-        if examined.derivative:
-            if len(_KNOWN) >= _MOST_KNOWN:
-                _KNOWN.pop(next(iter(_KNOWN)))
-            _KNOWN[key] = verdict
     if structure is not None:
         structure = structure.without(verdict.unstructured)
         structure = structure.without(_differing(structure, every or x, C, examined.hidden))
@@ -125,7 +125,7 @@ def _judge(examined: Examined, x: Inputs, C: int, structure: Structure | None) -
         moved = _moved(function)
         probe = Probe.of(moved, x, C)
         elsewhere = replace(examined, function=moved)
-        at = None if structure is None else replace(structure, function=moved)
+        at = None if structure is None else structure.at(moved)
         also_unstructured, also_looped = _compare(elsewhere, at, probe)
         unstructured, looped = (
             unstructured | (also_unstructured & blind),

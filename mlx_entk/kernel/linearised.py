@@ -17,7 +17,7 @@ from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.graph import Graph, record, require_known
 from mlx_entk.tracing.inputs import Inputs
 from mlx_entk.tracing.partial import folded, split
-from mlx_entk.tracing.primitives import RIGHT, TRANSPOSABLE, Arrays
+from mlx_entk.tracing.primitives import FAST, FAST_TRANSPOSABLE, RIGHT, Arrays
 from mlx_entk.tracing.pruning import pruned
 
 
@@ -91,14 +91,14 @@ class Linearised:
 
     def pull(self, cotangent: mx.array, kept: Sequence[mx.array]) -> Arrays:
         """Σ over inputs and outputs of a cotangent (n, C) times the Jacobian, by parameter."""
-        values = self.derivative.run([cotangent, *kept], instead=RIGHT)
+        values = self.derivative.run([cotangent, *kept], instead=FAST)
         return [values[name] for name in self.derivative.outputs]
 
     def push(self, tangents: Sequence[mx.array], kept: Sequence[mx.array]) -> mx.array:
         """The change of the outputs along a tangent of each parameter, shape (n, C)."""
 
         def pull(cotangent: mx.array) -> Arrays:
-            values = self.derivative.run([cotangent, *kept], instead=TRANSPOSABLE)
+            values = self.derivative.run([cotangent, *kept], instead=FAST_TRANSPOSABLE)
             return [values[name] for name in self.derivative.outputs]
 
         # Of a linear function any point will do; at zero some rules of MLX divide by zero.
@@ -129,7 +129,7 @@ def _pruned(
 
 def run(graph: Graph, inputs: Sequence[mx.array]) -> Arrays:
     """The outputs of a graph, which keep nothing else in memory."""
-    values = graph.run(inputs, instead=RIGHT)
+    values = graph.run(inputs, instead=FAST)
     return [mx.contiguous(values[name]) for name in graph.outputs]
 
 

@@ -1,95 +1,25 @@
-"""Outer products δ ⊗ a, and the products of one with another.
+"""Outer products δ ⊗ a, and the contraction of one with another.
 
 The structured derivatives of Novak, Sohl-Dickstein and Schoenholz, "Fast Finite Width Neural
 Tangent Kernel" (2022): one side is what a weight multiplies, the other the derivative of the
-outputs by the product, and the parameter axis never exists.
+outputs by the product, and the parameter axis never exists. What is summed first is chosen by what
+it takes, as ``opt_einsum`` (Smith and Gray, 2018) does for any expression.
 """
 
-from collections import deque
-from collections.abc import Hashable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
-from mlx_entk._linalg import gram
+from mlx_entk._linalg import settle
+from mlx_entk.kernel.sides import Name, Products, Side, Sides, joined
 
-# What tells the numbers of a side from others: the value in the graph, and what was done to it.
-Name = tuple[Hashable, ...]
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of an outer product, on n inputs.
-
-    Attributes
-    ----------
-    values
-        Shape (n, R, T, A) for the side that depends on the cotangent, (n, 1, T, A) for the other.
-        Integers of shape (n, 1, T) stand for one-hot rows: the tokens of an embedding.
-    name
-        Sides of the same inputs and cotangents that have the same name hold the same numbers.
-    backward
-        Whether it is the derivative of the outputs, δ, and not what the weight is multiplied with.
-    """
-
-    values: mx.array
-    name: Name
-    backward: bool = False
-
-    @property
-    def is_tokens(self) -> bool:
-        """Whether integers stand for one-hot rows."""
-        return self.values.ndim == 3
-
-    @property
-    def cotangents(self) -> int:
-        """R, or 1."""
-        return self.values.shape[1]
-
-    def at(self, t: int) -> "Side":
-        """The side at one position, shape (n, R or 1, 1, A)."""
-        values = mx.contiguous(self.values[:, :, t : t + 1])
-        return Side(values, (*self.name, "position", t), self.backward)
-
-    def row(self, r: int) -> "Side":
-        """The side for one cotangent, shape (n, 1, T, A)."""
-        if self.cotangents == 1:
-            return self
-        return Side(self.values[:, r : r + 1], (*self.name, "cotangent", r), self.backward)
-
-
-# Both sides of an outer product at one position.
-Sides = tuple[Side, Side]
-
-
-class Products:
-    """The matrix products of sides that a block is made of.
-
-    The last two are kept, since a weight and its bias share one.
-
-    Parameters
-    ----------
-    symmetric
-        Whether a factor meets itself, so that sides of the same name hold the same numbers.
-    """
-
-    def __init__(self, symmetric: bool):
-        self.symmetric = symmetric
-        self._kept: deque[tuple[tuple[Name, Name, bool], mx.array]] = deque(maxlen=2)
-
-    def gram(self, a: Side, b: Side, summed: bool) -> mx.array:
-        """a[n, r]·b[m, s] for all rows, shape (n·R, m·S); their sum over r = s if ``summed``.
-
-        The sum has shape (n, m).
-        """
-        key = (a.name, b.name, summed)
-        for kept, product in self._kept:
-            if kept == key:
-                return product
-        same = self.symmetric and a.name == b.name
-        product = gram(_matrix(a, summed), None if same else _matrix(b, summed))
-        self._kept.append((key, product))
-        return product
+# Pairs of positions whose products are formed at once, or all of one position; and floats of an
+# intermediate, few enough for the caches.
+_PAIRS, _AT_ONCE = 16, 2**20
+# FLOPs of a large matrix product that take as long as one entry of an elementwise one, and as one
+# FLOP of small matrix products; measured on two cores with AVX-512, about.
+_ENTRY, _SMALL = 300, 3
 
 
 @dataclass(frozen=True)
@@ -118,6 +48,17 @@ class Outer:
         """Both sides."""
         return self.first, self.second
 
+    def joined(self, parts: "Sequence[Outer]", inputs: int) -> "Outer":
+        """The same for all inputs, of parts for some; ``inputs`` are those of the first part."""
+        first, second = (
+            replace(side, values=joined([part.sides[k].values for part in parts], inputs))
+            for k, side in enumerate(self.sides)
+        )
+        blocks = [part.blocks for part in parts if part.blocks is not None]
+        return replace(
+            self, first=first, second=second, blocks=joined(blocks, inputs) if blocks else None
+        )
+
     @property
     def name(self) -> Name:
         """What tells its numbers from others."""
@@ -131,36 +72,122 @@ class Outer:
     @property
     def positions(self) -> int:
         """T."""
-        return self.first.values.shape[2]
+        return self.first.positions
+
+    def block(self, paired: bool) -> int:
+        """Floats that ``contract`` makes for each pair of inputs, and of cotangents if unpaired."""
+        T = self.positions
+        return min(T, _positions_at_once(T)) * T if paired else 1
 
     def contract(self, other: "Outer", paired: bool, products: Products) -> mx.array:
-        """Σ over positions t, u of (first_t·first'_u)(second_t·second'_u)."""
-        mine = self._by_position()
-        same = products.symmetric and self.name == other.name
-        others = mine if same else other._by_position()
-        at_positions = _paired_product if paired else _product
+        """Σ over positions t, u of (first_t·first'_u)(second_t·second'_u).
+
+        Shape (n, m), summed over r = s, if ``paired``, and else (n, R, m, S).
+        """
+        if paired and self._shared_side(other) is not None:
+            return self._by_positions(other, products)
+        if not paired and self._folds(other):
+            return self._folded(other, products)
+        return self._by_position(other, paired, products)
+
+    def _shared_side(self, other: "Outer") -> int | None:
+        """Which of the sides all cotangents share, in both, so that the other one sums over them.
+
+        None if there is none, or if tokens meet numbers.
+        """
+        pairs = list(zip(self.sides, other.sides, strict=True))
+        if any(a.is_tokens != b.is_tokens for a, b in pairs):
+            return None
+        shared = (k for k, (a, b) in enumerate(pairs) if a.cotangents == b.cotangents == 1)
+        return next(shared, None)
+
+    def _by_positions(self, other: "Outer", products: Products) -> mx.array:
+        """The sum over r = s, with the products of many pairs of positions in one."""
+        step = _positions_at_once(other.positions)
         total: mx.array | None = None
-        for t, one in enumerate(mine):
-            for u, another in enumerate(others):
-                product = at_positions(one, another, products)
-                if self.blocks is not None and other.blocks is not None:
-                    equal = self.blocks[:, t][:, None] == other.blocks[:, u][None]
-                    product = product * equal.reshape(*equal.shape, *[1] * (product.ndim - 2))
-                total = product if total is None else total + product
-                mx.eval(total)  # bounds the memory to two positions
+        for start in range(0, self.positions, step):
+            some = slice(start, min(start + step, self.positions))
+            first, second = (
+                products.by_position(a.at(some), b)
+                for a, b in zip(self.sides, other.sides, strict=True)
+            )
+            product = first * second
+            if self.blocks is not None and other.blocks is not None:
+                mine = self.blocks[:, some].T
+                product = product * (mine[:, :, None, None] == other.blocks.T)
+            product = product.sum((0, 2)) if product.shape[::2] != (1, 1) else product[0, :, 0]
+            total = product if total is None else total + product
+            settle(total)  # bounds the memory to one step
         assert total is not None
         return total
 
-    def _by_position(self) -> list[Sides]:
-        if self.positions == 1:
-            return [self.sides]
-        return [(self.first.at(t), self.second.at(t)) for t in range(self.positions)]
+    def _folds(self, other: "Outer") -> bool:
+        """Whether it is cheaper to multiply δ' with (a_t·a'_u), for every n, before δ meets it."""
+        shared = self._shared_side(other)
+        if shared is None or self.positions * other.positions == 1:
+            return False
+        if any(outer.sides[1 - shared].is_tokens or outer.fixed for outer in (self, other)):
+            return False
+        return self._folded_cost(other) < self._cost_by_position(other, paired=False)
+
+    def _folded(self, other: "Outer", products: Products) -> mx.array:
+        """The product for all pairs of cotangents, (n, R, m, S), from δ (a·a') of shape (m, S)."""
+        shared = self._shared_side(other)
+        assert shared is not None
+        forward = products.by_position(self.sides[shared], other.sides[shared])
+        if self.blocks is not None and other.blocks is not None:
+            forward = forward * (self.blocks.T[:, :, None, None] == other.blocks.T)
+        forward = mx.contiguous(forward.transpose(1, 3, 0, 2))  # (n, m, T, U)
+        delta, others = (outer.sides[1 - shared].values for outer in (self, other))
+        n, R, T, width = delta.shape
+        m, S, U, _ = others.shape
+        delta = delta.reshape(n, 1, R, T * width)
+        others = mx.contiguous(others.transpose(0, 2, 3, 1)).reshape(m, U, width * S)
+        step = max(1, _AT_ONCE // (m * T * width * S))
+        parts = []
+        for start in range(0, n, step):
+            rows = slice(start, start + step)
+            folded = (forward[rows] @ others).reshape(-1, m, T * width, S)
+            parts.append((delta[rows] @ folded).swapaxes(1, 2))
+            settle(parts[-1])  # bounds the memory to one step
+        return mx.concatenate(parts)
+
+    def _by_position(self, other: "Outer", paired: bool, products: Products) -> mx.array:
+        """The same with one pair of positions after another, for all pairs of cotangents too."""
+        mine, others = self._each_position(), other._each_position()
+        at_position = _paired_product if paired else _product
+        total: mx.array | None = None
+        for t, one in enumerate(mine):
+            for u, another in enumerate(others):
+                product = at_position(one, another, products)
+                if self.blocks is not None and other.blocks is not None:
+                    equal = self.blocks[:, t][:, None] == other.blocks[:, u][None]
+                    product = product * (equal if paired else equal[:, None, :, None])
+                total = product if total is None else total + product
+                settle(total)  # bounds the memory to two positions
+        assert total is not None
+        return total
+
+    def _each_position(self) -> list[Sides]:
+        places = [slice(t, t + 1) for t in range(self.positions)]
+        return [(self.first.at(place), self.second.at(place)) for place in places]
 
     def flops(self, other: "Outer", paired: bool) -> int:
         """FLOPs of ``contract`` for each pair of inputs.
 
         Tokens are compared, not multiplied, and of fixed sides there is one product for all.
         """
+        if not paired and self._folds(other):
+            return self._folded_flops(other)
+        return self._flops_by_position(other, paired)
+
+    def cost(self, other: "Outer", paired: bool) -> float:
+        """What ``contract`` takes for each pair of inputs, in FLOPs of a large matrix product."""
+        if not paired and self._folds(other):
+            return self._folded_cost(other)
+        return self._cost_by_position(other, paired)
+
+    def _flops_by_position(self, other: "Outer", paired: bool) -> int:
         pairs = list(zip(self.sides, other.sides, strict=True))
         R = max(self.cotangents, other.cotangents)
         mixed = paired and not any(a.cotangents == b.cotangents == 1 for a, b in pairs)
@@ -168,9 +195,26 @@ class Outer:
         for a, b in pairs:
             width = 1 if a.is_tokens or b.is_tokens else a.values.shape[3]
             rows = a.cotangents if paired else a.cotangents * b.cotangents
-            once = self.fixed and other.fixed and a.values.shape[0] == b.values.shape[0] == 1
+            once = self.fixed and other.fixed and a.inputs == b.inputs == 1
             total += 0 if once else width * (R if mixed else rows)
         return 2 * self.positions * other.positions * total
+
+    def _cost_by_position(self, other: "Outer", paired: bool) -> float:
+        R = 1 if paired else self.cotangents * other.cotangents
+        entries = _ENTRY * self.positions * other.positions * R
+        return self._flops_by_position(other, paired) + entries
+
+    def _folded_flops(self, other: "Outer") -> int:
+        shared = self._shared_side(other)
+        assert shared is not None
+        forward, delta = self.sides[shared], self.sides[1 - shared]
+        T, U, R, S = self.positions, other.positions, self.cotangents, other.cotangents
+        given = 1 if forward.is_tokens else forward.values.shape[3]
+        width = delta.values.shape[3]
+        return 2 * T * (U * given + U * width * S + R * width * S)
+
+    def _folded_cost(self, other: "Outer") -> float:
+        return _SMALL * self._folded_flops(other) + _ENTRY * self.cotangents * other.cotangents
 
     def rows(self, shape: tuple[int, int]) -> mx.array:
         """The same Jacobian with the positions contracted first, shape (n, R, P).
@@ -193,49 +237,22 @@ class Outer:
         return weights.reshape(*weights.shape[:2], -1)
 
 
-def _matrix(side: Side, summed: bool) -> mx.array:
-    """A side as a matrix: a row for each input if products are summed, else for each n and r."""
-    inputs, _, _, width = side.values.shape
-    return side.values.reshape(inputs, -1) if summed else side.values.reshape(-1, width)
+def _positions_at_once(others: int) -> int:
+    """Positions that meet so many others at the same time."""
+    return max(1, _PAIRS // others)
 
 
 def _product(one: Sides, other: Sides, products: Products) -> mx.array:
-    """(first_r·first'_s)(second_r·second'_s) of shape (n, m, r, s)."""
-    first, second = (_every_pair(a, b, products) for a, b in zip(one, other, strict=True))
-    return (first * second).transpose(0, 2, 1, 3)
+    """(first_r·first'_s)(second_r·second'_s) of shape (n, R, m, S)."""
+    first, second = (products.by_cotangent(a, b) for a, b in zip(one, other, strict=True))
+    return first * second
 
 
 def _paired_product(one: Sides, other: Sides, products: Products) -> mx.array:
-    """Σ_r (first_r·first'_r)(second_r·second'_r) of shape (n, m)."""
+    """Σ_r (first_r·first'_r)(second_r·second'_r) of shape (n, m), one r after another."""
     pairs = list(zip(one, other, strict=True))
-    # A side without R, in both, leaves the sum over r to the product of the other side.
-    if any(a.cotangents == b.cotangents == 1 for a, b in pairs):
-        first, second = (_sum_of_pairs(a, b, products) for a, b in pairs)
-        return first * second
     terms = []
     for r in range(max(side.cotangents for pair in pairs for side in pair)):
-        first, second = (_sum_of_pairs(a.row(r), b.row(r), products) for a, b in pairs)
-        terms.append(first * second)
+        first, second = (products.by_cotangent(a.row(r), b.row(r)) for a, b in pairs)
+        terms.append((first * second).squeeze((1, 3)))
     return sum(terms[1:], terms[0])
-
-
-def _sum_of_pairs(a: Side, b: Side, products: Products) -> mx.array:
-    """Σ_r a[n, r]·b[m, r] of shape (n, m)."""
-    if a.is_tokens or b.is_tokens:
-        pairs = _every_pair(a, b, products)
-        return pairs.squeeze((1, 3)) if pairs.shape[1] == pairs.shape[3] == 1 else pairs.sum((1, 3))
-    return products.gram(a, b, summed=True)
-
-
-def _every_pair(a: Side, b: Side, products: Products) -> mx.array:
-    """a[n, r]·b[m, s] of shape (n, r, m, s)."""
-    shape = (*a.values.shape[:2], *b.values.shape[:2])
-    if a.is_tokens and b.is_tokens:
-        equal = a.values.reshape(-1, 1) == b.values.reshape(1, -1)
-        return equal.astype(mx.float32).reshape(shape)
-    if a.is_tokens:  # one-hot · b is an entry of b
-        picked = mx.take(b.values, a.values.reshape(-1), axis=3)
-        return mx.moveaxis(picked, 3, 0).reshape(shape)
-    if b.is_tokens:
-        return _every_pair(b, a, products).transpose(2, 3, 0, 1)
-    return products.gram(a, b, summed=False).reshape(shape)

@@ -14,7 +14,8 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk.tracing.graph import Graph, Node, dependents
-from mlx_entk.tracing.primitives import ELEMENTWISE, REDUCE_SUM, REGROUPED, RIGHT
+from mlx_entk.tracing.mapping import map_inputs
+from mlx_entk.tracing.primitives import ELEMENTWISE, FAST, REDUCE_SUM, REGROUPED, Arrays
 
 # Primitives linear in every input of theirs together; those linear in any one input while the
 # others stay what they are.
@@ -100,9 +101,14 @@ def pull_back(
     zero = mx.zeros(graph.shapes[value], graph.dtypes[value])
 
     def outputs(perturbation: mx.array) -> mx.array:
-        return graph.run(inputs, {value: perturbation}, RIGHT)[output].reshape(-1)
+        return graph.run(inputs, {value: perturbation}, FAST)[output].reshape(-1)
 
-    return mx.stack([mx.vjp(outputs, [zero], [row])[1][0] for row in cotangents])
+    def pull(row: mx.array) -> Arrays:
+        pulled: Arrays = mx.vjp(outputs, [zero], [row])[1]
+        return pulled
+
+    (pulled,) = map_inputs(pull, (cotangents,))
+    return pulled
 
 
 def envelope(base: mx.array) -> mx.array | None:

@@ -13,17 +13,18 @@ from mlx_entk._memory import format_bytes
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.reduction import Cotangents
 
-# Floats alive for each float of a factor while the factors of both sides are made (the factor,
-# what reverse mode keeps, one copy), and for each float of a block while it is made and put into
-# a file, in addition to the block of each kernel.
-_FACTOR_COPIES = 6
+# Floats alive for each float of activations and factors while the factors of a tile are made, and
+# for each float of a block while it is made and put into a file, in addition to the block of each
+# kernel.
+_MADE_COPIES = 3
 _BLOCK_COPIES = 6
+# The same for what all inputs share, of which the host makes a few copies in float64.
+_SHARED_COPIES = 8
 _FLOAT = 4
 
-# Floats of a block at most if cotangents are not paired: larger ones leave the caches, and cost
-# more in passes over memory than they save in factors (the full kernel of a small
-# transformer takes half the time in blocks of 16 MB that it takes in blocks of 64 MB).
-_LARGEST_BLOCK = 2**22
+# Floats at most of a block, and of the factors of a tile: larger ones leave the caches, and cost
+# more in passes over memory than they save in calls.
+_LARGEST_BLOCK, _LARGEST_FACTORS = 2**22, 2**26
 
 
 @dataclass(frozen=True)
@@ -94,18 +95,50 @@ class Tiling:
 ONE_TILE = Tiling(inputs=sys.maxsize, cotangents=sys.maxsize)
 
 
+@dataclass(frozen=True)
+class Demand:
+    """Floats that an input takes: so many, and so many for each cotangent."""
+
+    fixed: float
+    each: float
+
+    def of(self, cotangents: int) -> float:
+        """With some cotangents."""
+        return self.fixed + self.each * cotangents
+
+    def __add__(self, other: "Demand") -> "Demand":
+        return Demand(self.fixed + other.fixed, self.each + other.each)
+
+    def __mul__(self, times: float) -> "Demand":
+        return Demand(times * self.fixed, times * self.each)
+
+
 def fit(
-    per_cotangent: int, block: int, kernels: int, N: int, cotangents: Cotangents, budget: int
-) -> Tiling:
-    """The largest tiles within a budget.
+    passes: Demand,
+    factors: Demand,
+    shared: int,
+    block: int,
+    folded: int,
+    kernels: int,
+    N: int,
+    cotangents: Cotangents,
+    budget: int,
+) -> tuple[Tiling, int]:
+    """The tiles to cut a kernel into, and of how many of them the factors may be kept.
 
     Parameters
     ----------
-    per_cotangent
-        Floats that an input takes for each cotangent.
+    passes
+        What the passes that make the factors of an input keep alive.
+    factors
+        What its factors take.
+    shared
+        Floats for each cotangent of what is the same for all inputs.
     block
         Floats that a contraction makes for each pair of inputs and, if cotangents are not
         paired, for each pair of those.
+    folded
+        Floats that it makes in addition for each pair of inputs.
     kernels
         Kernels that are put together at the same time.
     N
@@ -118,26 +151,34 @@ def fit(
     InputError
         If one input and one cotangent do not fit.
     """
-    R, copies = len(cotangents.left), _BLOCK_COPIES + kernels
+    copies = _BLOCK_COPIES + kernels
+    made = (passes + factors) * _MADE_COPIES
+    taken = made + factors * 2  # those of the other side are there, and perhaps a copy
     floats = budget / _FLOAT / 2  # half for the factors of two sides, half for the block
+    per_cotangent = taken.each + _SHARED_COPIES * shared
     affordable = min(
-        floats / (2 * _FACTOR_COPIES * per_cotangent),
-        math.inf if cotangents.paired else math.sqrt(floats / (copies * block)),
+        (floats - taken.fixed) / max(per_cotangent, 1e-9),
+        math.inf if cotangents.paired else math.sqrt(max(0.0, floats - folded) / (copies * block)),
     )
-    if affordable < 1 or floats < copies * block:
-        need = 2 * _FLOAT * max(2 * _FACTOR_COPIES * per_cotangent, copies * block)
+    if affordable < 1 or floats < copies * block + folded:
+        need = 2 * _FLOAT * max(taken.fixed + per_cotangent, copies * block + folded)
         raise InputError(
             f"one input takes {format_bytes(need)} of working memory, the limit leaves "
             f"{format_bytes(max(0, budget))}: raise the memory limit"
         )
-    rows = min(R, int(affordable))
+    rows = int(min(len(cotangents.left), affordable))
     pairs = 1 if cotangents.paired else rows * rows
+    for_inputs = floats - _SHARED_COPIES * shared * rows
     side = min(
-        floats / (2 * _FACTOR_COPIES * rows * per_cotangent),
-        math.sqrt(floats / (copies * block * pairs)),
-        math.inf if cotangents.paired else max(1.0, math.sqrt(_LARGEST_BLOCK / (block * pairs))),
+        for_inputs / taken.of(rows),
+        math.sqrt(floats / (copies * block * pairs + folded)),
+        max(1.0, math.sqrt(_LARGEST_BLOCK / (block * pairs))),
+        max(1.0, _LARGEST_FACTORS / max(1.0, factors.of(rows))),
     )
-    return Tiling(inputs=max(1, min(N, int(side))), cotangents=rows)
+    inputs = max(1, min(N, int(side)))
+    inputs = math.ceil(N / math.ceil(N / inputs))  # all nearly equal
+    kept = (for_inputs - inputs * made.of(rows)) / (inputs * max(1.0, factors.of(rows)))
+    return Tiling(inputs=inputs, cotangents=rows), max(2, int(kept))
 
 
 def ranges(count: int, size: int) -> list[slice]:

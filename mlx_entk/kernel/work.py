@@ -6,19 +6,22 @@ from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
-from mlx_entk._linalg import FloatArray, as_numpy
+from mlx_entk._linalg import FloatArray, as_numpy, settle
 from mlx_entk.distributed import Group, numbers_of_first
 from mlx_entk.kernel.factors import Factor, Outers, Rows
 from mlx_entk.kernel.forward import Push
 from mlx_entk.kernel.guard import Ways
-from mlx_entk.kernel.outer import Products
 from mlx_entk.kernel.reduction import Cotangents
-from mlx_entk.kernel.tiling import ONE_TILE, Tile, Tiling, fit, ranges
+from mlx_entk.kernel.sides import Products
+from mlx_entk.kernel.tiling import ONE_TILE, Demand, Tile, Tiling, fit, ranges
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.inputs import Inputs, count, part
 from mlx_entk.tracing.jacobian import jacobian_rows
 
 Factors = dict[str, Factor]
+
+# A side of a tile: whether it is of the rows, its inputs and its cotangents.
+_Side = tuple[bool, tuple[int, int], tuple[int, int]]
 
 # The name of the kernel of all parameters.
 WHOLE = "kernel"
@@ -58,6 +61,8 @@ class Work:
     halves
         Whether, in place of its kernel, each parameter has the two Gram matrices that make it up,
         by ``half_names``; the parameters are then those of which that is known.
+    kept
+        Of how many tiles of a side the factors are kept for the tiles that need them again.
     """
 
     ways: Ways
@@ -68,7 +73,12 @@ class Work:
     push: Push | None = None
     tiling: Tiling = ONE_TILE
     halves: bool = False
-    _last: tuple[tuple[int, ...], Factors] | None = field(default=None, repr=False)
+    kept: int = 2
+    _kept: dict[_Side, Factors] = field(default_factory=dict, repr=False)
+    _combinations: dict[bool, tuple[tuple[int, int], mx.array]] = field(
+        default_factory=dict, repr=False
+    )
+    _finite: list[mx.array] = field(default_factory=list, repr=False)
 
     @property
     def function(self) -> ParametricFunction:
@@ -113,20 +123,27 @@ class Work:
         InputError
             If one input and one cotangent do not fit.
         """
-        paired = self.cotangents.paired
-        one = self.factors(part(self.x, slice(1)), self.cotangents.left[:1])
+        paired, few = self.cotangents.paired, min(2, len(self.cotangents.left))
+        one = self.factors(part(self.x, slice(1)), self.cotangents.left[:few])
+        arrays = [array for factor in one.values() for array in factor.arrays]
+        # The second axis is over cotangents; 1 stands for any number of them.
+        each = sum(array.size / few for array in arrays if array.shape[1] == few > 1)
         structure = self.ways.structure
         alive = structure.activations if structure is not None else 0
-        fitted = fit(
-            per_cotangent=alive + sum(factor.size for factor in one.values()),
-            block=max(factor.block(paired) for factor in one.values()),
+        backward = structure is None or structure.has_backward_passes
+        fitted, kept = fit(
+            passes=Demand(alive, alive * backward),
+            factors=Demand(sum(array.size for array in arrays) - few * each, each),
+            shared=0 if structure is None else structure.shared,
+            block=max(factor.block(paired) for factor in one.values()) // (1 if paired else few**2),
+            folded=0 if paired else max(factor.folded for factor in one.values()),
             N=count(self.x),
             kernels=len(self.kernels),
             cotangents=self.cotangents,
             budget=budget,
         )
         tiling = Tiling(*numbers_of_first([fitted.inputs, fitted.cotangents], group))
-        return replace(self, tiling=tiling)
+        return replace(self, tiling=tiling, kept=kept)
 
     def tiles(self, tiling: Tiling) -> list[tuple[Tile, list[Tile]]]:
         """Every tile of a tiling, with its pieces that stay within the budget.
@@ -141,17 +158,30 @@ class Work:
 
     def factors(self, x: Inputs, cotangents: mx.array) -> Factors:
         """The Jacobian factor of every parameter on inputs x."""
+        return self._passes(x, cotangents)[0]
+
+    def _passes(self, x: Inputs, cotangents: mx.array) -> tuple[Factors, mx.array]:
+        """``factors``, and whether the outputs on x are finite."""
         factors: Factors = {}
         structure, looped = self.ways.structure, self.ways.looped
-        if structure is not None:
-            factors |= structure.factors(x, cotangents, self.cotangents.paired, self.halves)
+        if structure is not None and structure.uses:
+            paired = self.cotangents.paired
+            structured, finite = structure.passes(x, cotangents, paired, self.halves)
+            factors |= structured
+        else:
+            finite = mx.all(mx.isfinite(self.function.apply({}, *x)))
         rest = [name for name in self.function.params if name not in factors]
         if rest:
             for name, rows in jacobian_rows(self.ways.rows, x, cotangents, rest, looped).items():
                 values = rows.reshape(*rows.shape[:2], -1).astype(mx.float32)
                 one_by_one = ", input by input" if name in looped else ""
                 factors[name] = Rows(values, f"Jacobian contraction{one_by_one}")
-        return {name: factors[name] for name in self.function.params}
+        return {name: factors[name] for name in self.function.params}, finite
+
+    @property
+    def outputs_are_finite(self) -> bool:
+        """Whether the outputs are, on all inputs of which factors were made."""
+        return all(bool(finite) for finite in self._finite)
 
     def blocks(self, tile: Tile) -> dict[str, FloatArray]:
         """The block of each kernel on a tile."""
@@ -164,24 +194,30 @@ class Work:
             blocks = self._contractions if self.push is None else self._products
             for kernel, block in blocks(tile, left, right):
                 total[kernel] = total[kernel] + block if kernel in total else block
-                mx.eval(total[kernel])  # bounds the memory to one block more
-        return {name: as_numpy(block) for name, block in total.items()}
+                settle(total[kernel])  # bounds the memory to one block more
+        found = {name: as_numpy(block) for name, block in total.items()}
+        if self.cotangents.paired:
+            return found
+        return {name: block.transpose(0, 2, 1, 3) for name, block in found.items()}
 
     def _contractions(
         self, tile: Tile, left: slice, right: slice
     ) -> Iterator[tuple[str, mx.array]]:
         """The part of each parameter, and the kernel it belongs to."""
         symmetric = self.symmetric and tile.diagonal and left == right
-        one = other = self._left_factors(tile, left)
+        mine = (True, _ends(tile.rows), _ends(left))
+        theirs = (self.symmetric, _ends(tile.columns), _ends(right))
+        self._forget(mine, theirs)
+        one = other = self._factors_of(mine, theirs)
         if not symmetric:
-            other = self.factors(part(self.columns, tile.columns), self.cotangents.right[right])
+            other = self._factors_of(theirs, mine)
         products = Products(symmetric)
         for name, factor in one.items():
             if self.halves:
-                mine, others = halves_of(factor), halves_of(other[name])
-                assert mine is not None
+                halves, others = halves_of(factor), halves_of(other[name])
+                assert halves is not None
                 assert others is not None
-                for half, a, b in zip(half_names(name), mine, others, strict=True):
+                for half, a, b in zip(half_names(name), halves, others, strict=True):
                     yield half, a.contract(b, True, Products(symmetric))
                 continue
             block = factor.contract(other[name], self.cotangents.paired, products)
@@ -207,13 +243,45 @@ class Work:
                     columns.append((changes * cotangents[:, None]).sum(axis=(0, 2)))
                 else:
                     columns.append((changes @ cotangents.T).transpose(1, 2, 0))
-                mx.eval(columns[-1])  # one pass at a time
-            yield kernel, mx.stack(columns, axis=1).astype(mx.float32)
+                settle(columns[-1])  # one pass at a time
+            axis = 1 if self.cotangents.paired else 2
+            yield kernel, mx.stack(columns, axis=axis).astype(mx.float32)
 
-    def _left_factors(self, tile: Tile, left: slice) -> Factors:
-        """The factors of the rows, kept for the next tiles, which have the same rows."""
-        key = (tile.rows.start, left.start)
-        if self._last is None or self._last[0] != key:
-            self._last = None  # let go of the old ones before the new ones are made
-            self._last = (key, self.factors(part(self.x, tile.rows), self.cotangents.left[left]))
-        return self._last[1]
+    def _factors_of(self, side: _Side, opposite: _Side) -> Factors:
+        """The factors of a side of a tile, kept for the tiles that need them again.
+
+        The columns come around in the same order for every row. If there is no room for all of
+        them, the newest makes way, so that those before it are still there the next time.
+        """
+        if side not in self._kept:
+            if len(self._kept) >= self.kept:
+                newest = next(key for key in reversed(self._kept) if key != opposite)
+                del self._kept[newest]
+            of_rows, inputs, cotangents = side
+            batch = part(self.x if of_rows else self.columns, slice(*inputs))
+            made, finite = self._passes(batch, self._rows(of_rows, *cotangents))
+            settle(*(array for factor in made.values() for array in factor.arrays), finite)
+            self._finite.append(finite)
+            self._kept[side] = made
+        return self._kept[side]
+
+    def _rows(self, of_rows: bool, start: int, stop: int) -> mx.array:
+        """Some cotangents, as the same array as the last time if they are the same."""
+        key, known = (start, stop), self._combinations.get(of_rows)
+        if known is None or known[0] != key:
+            combinations = self.cotangents.left if of_rows else self.cotangents.right
+            known = self._combinations[of_rows] = (key, combinations[start:stop])
+        return known[1]
+
+    def _forget(self, rows: _Side, columns: _Side) -> None:
+        """Let go of the factors of rows that have been passed."""
+        _, now, _ = rows
+        for side in list(self._kept):
+            of_rows, inputs, _ = side
+            passed = inputs < now if self.symmetric else of_rows and inputs != now
+            if passed and side != columns:
+                del self._kept[side]
+
+
+def _ends(part: slice) -> tuple[int, int]:
+    return part.start, part.stop

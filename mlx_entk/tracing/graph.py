@@ -68,21 +68,54 @@ class Graph:
         inputs: Sequence[mx.array],
         perturbations: Mapping[str, mx.array] | None = None,
         instead: Mapping[str, Operation] | None = None,
+        known: Mapping[str, mx.array] | None = None,
     ) -> dict[str, mx.array]:
-        """Every value of the graph by name, with perturbations added as values appear.
+        """Every value of the graph by name.
 
-        ``instead`` has operations to compute primitives by, such as
-        ``mlx_entk.tracing.primitives.MAPPABLE``.
+        Parameters
+        ----------
+        inputs
+            Its inputs, in order.
+        perturbations
+            Added to values as they appear.
+        instead
+            Operations to compute primitives by, such as ``mlx_entk.tracing.primitives.RIGHT``.
+        known
+            What primitives of one output give. They are differentiated, but not computed again.
         """
         values = dict(self.constants)
         values.update(zip(self.inputs, inputs, strict=True))
         for node in self.nodes:
-            results = node.run([values[name] for name in node.inputs], instead)
+            given = [values[name] for name in node.inputs]
+            if known and node.outputs[0] in known:
+                results = [_recalled(node, given, instead, known[node.outputs[0]])]
+            else:
+                results = node.run(given, instead)
             for name, result in zip(node.outputs, results, strict=True):
                 if perturbations and name in perturbations:
                     result = result + perturbations[name]
                 values[name] = result
         return values
+
+
+def _recalled(
+    node: Node, inputs: Arrays, instead: Mapping[str, Operation] | None, value: mx.array
+) -> mx.array:
+    """A value that is known, with the derivative of the primitive that gives it."""
+
+    @mx.custom_function
+    def recall(*given: mx.array) -> mx.array:
+        return given[-1]
+
+    @recall.vjp
+    def pull(given: Arrays, cotangent: mx.array, _: mx.array) -> Arrays:
+        *primals, known = given
+        pulled: Arrays = mx.vjp(lambda *a: node.run(list(a), instead), primals, [cotangent])[1]
+        return [*pulled, mx.zeros_like(known)]
+
+    recalled: Any = recall(*inputs, value)
+    result: mx.array = recalled
+    return result
 
 
 def trace(function: Callable[..., mx.array], *inputs: mx.array) -> Graph:

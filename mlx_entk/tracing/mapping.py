@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 
+from mlx_entk._linalg import settle
+from mlx_entk.tracing.fast_convolutions import inside_vmap
 from mlx_entk.tracing.inputs import Inputs
 from mlx_entk.tracing.primitives import Arrays
 
@@ -16,7 +18,7 @@ def map_inputs(function: Callable[..., Arrays], x: Inputs, *, loop: bool = False
     """``function(*row)`` for every row of x, stacked; with ``loop`` one by one at once."""
     if not loop:
         try:
-            mapped: Arrays = mx.vmap(function)(*x)
+            mapped: Arrays = mx.vmap(inside_vmap(function))(*x)
             return mapped
         except Exception:  # MLX raises several types if a rule is missing
             pass
@@ -54,7 +56,7 @@ def map_pairs(
         def over_cotangents(*given: mx.array) -> Arrays:
             row, of_input = (given[:-1], given[-1]) if own else (given, cotangents)
             if mapped:
-                by_cotangent: Arrays = mx.vmap(lambda ct: pull(row, ct))(of_input)
+                by_cotangent: Arrays = mx.vmap(inside_vmap(lambda ct: pull(row, ct)))(of_input)
                 return by_cotangent
             return _one_by_one(lambda ct: pull(row, ct), (of_input,))
 
@@ -63,7 +65,7 @@ def map_pairs(
     rows = (*x, cotangents) if own else x
     if not loop:
         try:
-            mapped: Arrays = mx.vmap(of_row(mapped=True))(*rows)
+            mapped: Arrays = mx.vmap(inside_vmap(of_row(mapped=True)))(*rows)
             return mapped
         except Exception:  # MLX raises several types if a rule is missing
             pass
@@ -78,5 +80,5 @@ def _one_by_one(function: Callable[..., Arrays], over: Sequence[mx.array]) -> Ar
     parts = []
     for items in zip(*over, strict=True):
         parts.append(function(*items))
-        mx.eval(parts[-1])  # bounds the graph: one backward pass at a time
+        settle(*parts[-1])  # bounds the graph: one backward pass at a time
     return [mx.stack(list(part)) for part in zip(*parts, strict=True)]

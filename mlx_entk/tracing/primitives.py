@@ -5,12 +5,18 @@ for primitives with a wrong derivative or vmap rule in MLX, the same value by ot
 are right (see ``docs/upstream``).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
+
+from mlx_entk.tracing.convolutions import (
+    convolution,
+    convolution_by_patches,
+    right_convolution,
+)
+from mlx_entk.tracing.fast_convolutions import convolve
 
 Arrays = list[mx.array]
 Operation = Callable[[Arrays, Sequence[Any]], mx.array | Arrays]
@@ -162,109 +168,6 @@ def _pad(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     return mx.pad(inputs[0], widths, constant_values=inputs[1])
 
 
-def _convolution(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
-    stride, low, high, kernel_dilation, input_dilation, groups, flip = arguments
-    return mx.conv_general(
-        inputs[0],
-        inputs[1],
-        stride=stride,
-        padding=(low, high),
-        kernel_dilation=kernel_dilation,
-        input_dilation=input_dilation,
-        groups=groups,
-        flip=flip,
-    )
-
-
-def patches(x: mx.array, kernel: Sequence[int], arguments: Sequence[Any]) -> mx.array:
-    """What a convolution multiplies its weight with.
-
-    Parameters
-    ----------
-    x
-        Shape (B, *space, channels).
-    kernel
-        Sizes of the kernel along the axes of space.
-    arguments
-        As MLX reports a convolution's.
-
-    Returns
-    -------
-    mlx.array
-        Shape (B, *positions, *kernel, channels), in the order of the weight's own axes.
-    """
-    stride, low, high, kernel_dilation, input_dilation, _, flip = arguments
-    for axis, gap in enumerate(input_dilation, start=1):
-        if gap > 1:  # zeros between the entries
-            size = x.shape[axis]
-            x = mx.expand_dims(x, axis + 1)
-            x = mx.pad(x, [(0, gap - 1 if k == axis + 1 else 0) for k in range(x.ndim)])
-            x = mx.flatten(x, axis, axis + 1)
-            x = mx.take(x, mx.arange((size - 1) * gap + 1), axis=axis)
-    widths = [(0, 0), *zip(low, high, strict=True), (0, 0)]
-    if any(width < 0 for pair in widths for width in pair):  # cut, which mx.pad cannot
-        for axis, (before, after) in enumerate(widths):
-            if before < 0 or after < 0:
-                kept = mx.arange(max(0, -before), x.shape[axis] - max(0, -after))
-                x = mx.take(x, kept, axis=axis)
-    x = mx.pad(x, [(max(0, before), max(0, after)) for before, after in widths])
-    dimensions = len(kernel)
-    for number, size in enumerate(kernel):
-        at = 1 + 2 * number  # each axis of space before this one is now (position, tap)
-        reach = kernel_dilation[number] * (size - 1)
-        starts = np.arange(0, x.shape[at] - reach, stride[number])
-        taps = kernel_dilation[number] * np.arange(size)
-        x = mx.take(x, mx.array(starts[:, None] + (taps[::-1] if flip else taps)), axis=at)
-    order = [0, *range(1, 2 * dimensions, 2), *range(2, 2 * dimensions + 1, 2), 2 * dimensions + 1]
-    return x.transpose(order)
-
-
-def _convolution_by_patches(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
-    """As a product for each group: every rule of it is right, forward mode included."""
-    x, weight = inputs
-    groups = arguments[5]
-    taken = patches(x, weight.shape[1:-1], arguments)
-    positions = taken.shape[: weight.ndim - 1]
-    by_group = taken.reshape(
-        taken.shape[0], -1, math.prod(weight.shape[1:-1]), groups, weight.shape[-1]
-    )
-    by_group = by_group.transpose(3, 0, 1, 2, 4).reshape(
-        groups, taken.shape[0], by_group.shape[1], -1
-    )
-    kernels = weight.reshape(groups, 1, weight.shape[0] // groups, -1).swapaxes(-1, -2)
-    outputs = by_group @ kernels  # (groups, B, positions, outputs of a group)
-    return outputs.transpose(1, 2, 0, 3).reshape(*positions, weight.shape[0])
-
-
-def reverse_is_right(
-    arguments: Sequence[Any], x: Sequence[int], weight: Sequence[int], outputs: Sequence[int]
-) -> bool:
-    """Whether MLX's reverse rule of a convolution is right for arguments and shapes.
-
-    Of a transposed one (zeros between the entries of its input) it is not for padding beyond the
-    kernel, such as output padding, nor for rows that the last stride leaves unused. Found by
-    trying 5,000 forms against ``patches``.
-    """
-    stride, low, high, kernel_dilation, input_dilation, *_ = arguments
-    for axis, size in enumerate(weight[1:-1]):
-        reach = kernel_dilation[axis] * (size - 1)
-        rows = (x[1 + axis] - 1) * input_dilation[axis] + 1
-        used = (outputs[1 + axis] - 1) * stride[axis] + 1
-        fits = low[axis] <= reach and high[axis] <= reach and rows - used <= reach - low[axis]
-        if input_dilation[axis] > 1 and not fits:
-            return False
-    return True
-
-
-def _right_convolution(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
-    """By patches if MLX's reverse rule is wrong, or its vmap over the weight, in groups."""
-    if arguments[5] == 1:
-        convolved = _convolution(inputs, arguments)
-        if reverse_is_right(arguments, inputs[0].shape, inputs[1].shape, convolved.shape):
-            return convolved
-    return _convolution_by_patches(inputs, arguments)
-
-
 def _right_pad(inputs: Arrays, arguments: Sequence[Any]) -> mx.array:
     """The padding's value has no right derivative in MLX: zeros, and a choice between the two."""
     value, filling = inputs
@@ -399,7 +302,7 @@ OPERATIONS: dict[str, Operation] = {
     "BitwiseBinary": lambda x, a: _BITWISE[a[0]](x[0], x[1]),
     "Broadcast": lambda x, a: mx.broadcast_to(x[0], a[0]),
     "Concatenate": lambda x, a: mx.concatenate(x, axis=a[0]),
-    "Convolution": _convolution,
+    "Convolution": convolution,
     "DivMod": lambda x, a: list(mx.divmod(x[0], x[1])),
     "Equal": _equal,
     "ExpandDims": lambda x, a: mx.expand_dims(x[0], a[0]),
@@ -442,7 +345,7 @@ RIGHT: dict[str, Operation] = {
     **INDEXED,
     "AsType": _right_as_type,
     "BitwiseBinary": _right_bitwise,
-    "Convolution": _right_convolution,
+    "Convolution": right_convolution,
     # MLX's derivative is 0, and its vmap ends the process.
     "DivMod": lambda x, a: [mx.floor_divide(x[0], x[1]), mx.remainder(x[0], x[1])],
     "Full": lambda x, a: x[0],  # MLX multiplies a gradient by the value
@@ -457,5 +360,9 @@ RIGHT: dict[str, Operation] = {
 TRANSPOSABLE: dict[str, Operation] = {
     **RIGHT,
     "AddMM": _add_mm_by_parts,
-    "Convolution": _convolution_by_patches,
+    "Convolution": convolution_by_patches,
 }
+
+# Either by custom functions where those are faster, for graphs that are run: MLX reports none.
+FAST: dict[str, Operation] = {**RIGHT, "Convolution": convolve}
+FAST_TRANSPOSABLE: dict[str, Operation] = {**TRANSPOSABLE, "Convolution": convolve}

@@ -15,6 +15,7 @@ import mlx.core as mx
 
 from mlx_entk._precision import require_full
 from mlx_entk.errors import InputError
+from mlx_entk.tracing.convolutions import reverse_is_right
 from mlx_entk.tracing.fingerprint import fingerprints
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.graph import Graph, Node, dependents, record, require_known, trace
@@ -24,8 +25,8 @@ from mlx_entk.tracing.primitives import (
     RIGHT,
     Operation,
     UntraceableError,
-    reverse_is_right,
 )
+from mlx_entk.tracing.remembered import Remembered
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def examine(function: ParametricFunction, x: Inputs, C: int) -> Examined:
         graph = traced(function, x)
     except UntraceableError as error:
         return Examined(function, None, str(error), derivative, frozenset(names))
-    of_graph = _derivative(_replayed(function, graph), x, C)
+    of_graph = _derivative_of_graph(function, graph, x, C)
     if len(derivative) == len(of_graph) == len(names):
         hidden = {n for n, a, b in zip(names, derivative, of_graph, strict=True) if a != b}
     else:
@@ -165,6 +166,21 @@ def _derivative(function: ParametricFunction, x: Inputs, C: int) -> tuple[str, .
         return tuple(fingerprints(record(pull, mx.zeros((1, C)), *given)))
     except UntraceableError:
         return ()
+
+
+# Fingerprints of derivatives of graphs seen before, for callers that ask again at every step.
+_KNOWN = Remembered[tuple[str, ...]]()
+
+
+def _derivative_of_graph(
+    function: ParametricFunction, graph: Graph, x: Inputs, C: int
+) -> tuple[str, ...]:
+    """``_derivative`` of a function's graph, which is the same for equal graphs."""
+    kinds = [
+        str((array.shape, array.dtype)) for array in (*part(x, slice(1)), *function.params.values())
+    ]
+    key = (*function.params, *kinds, str(C), *fingerprints(graph))
+    return _KNOWN.get(key, lambda: _derivative(_replayed(function, graph), x, C))
 
 
 def _wrong_rules(graph: Graph, parameters: int) -> list[str]:

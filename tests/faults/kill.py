@@ -101,7 +101,7 @@ def _kernel(inputs: Path) -> tuple[object, ...]:
     np.save(x, sparse_parity.all_strings()[::4])
     # 64 inputs in 36 tiles
     return ("kernel", "--model", "examples.sparse_parity:make_model", "--inputs", x, "--by-layer",
-            "--memory-limit", "300kB", *_OUT)  # fmt: skip
+            "--memory-limit", "100kB", *_OUT)  # fmt: skip
 
 
 def _language_model(inputs: Path) -> tuple[object, ...]:

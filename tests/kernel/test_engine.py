@@ -178,6 +178,24 @@ def test_kernels_of_any_layer_use_equal_finite_differences(
             assert error_of(kernels[name], reference.from_jacobian(J), reduction) < 1e-5
 
 
+@pytest.mark.parametrize("kind", INPUTS, ids=lambda kind: kind.__name__)
+def test_factors_of_a_few_inputs_at_a_time_give_the_same_kernel(
+    kind: type[models.Seeded], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = kind()
+    x = mx.random.normal((5, *INPUTS[kind][1:]), key=mx.random.key(7))
+    if kind is models.Transformer:
+        x = mx.random.randint(0, 5, (5, *INPUTS[kind][1:]), key=mx.random.key(7))
+    for reduction in ("full", "trace"):
+        whole = layerwise_entk(model, x, reduction=reduction)
+        for floats in (1, 3 * 10**3):
+            with monkeypatch.context() as patched:
+                patched.setattr("mlx_entk.kernel.structure._AT_ONCE", floats)
+                kernels = layerwise_entk(model, x, reduction=reduction)
+            for name, kernel in whole.items():
+                assert reference.relative_error(kernels[name], kernel) < 1e-5
+
+
 def test_long_sequences_agree_whichever_axis_is_contracted_first() -> None:
     model = models.Sequence_()
     x = mx.random.normal((3, 40, 3), key=mx.random.key(5))
@@ -390,6 +408,15 @@ def test_how_a_kernel_is_computed_can_be_asked_beforehand() -> None:
     assert [(row.name, row.shape) for row in plan.rows] == [("W", (2, 5)), ("b", (5,))]
     assert {row.strategy for row in by_jacobian.rows} == {"Jacobian contraction"}
     assert min(row.flops for row in by_jacobian.rows) > 0
+
+
+def test_how_convolutions_are_computed_is_said() -> None:
+    x = mx.random.normal((2, 4, 2), key=mx.random.key(2))
+
+    rows = explain(models.Convolution(), x).rows
+
+    said = {row.name for row in rows if "convolutions by" in row.strategy}
+    assert said == {"filter.weight"}
 
 
 def test_the_flattened_kernel_is_symmetric_positive_semidefinite_and_channel_major() -> None:

@@ -48,6 +48,35 @@ def test_a_kernel_in_files_is_computed_within_the_limit(N: int, limit: int, tmp_
     np.testing.assert_array_equal(kernel[:50, -50:], kernel[-50:, :50].T)
 
 
+def test_what_all_inputs_share_stays_within_the_limit() -> None:
+    """The derivative behind the last nonlinearity, and the basis of many outputs."""
+    program = """
+import resource, sys
+import mlx_entk, mlx.core as mx
+
+def peak():
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size if sys.platform == "darwin" else 1024 * size
+
+params = {
+    "first": mx.random.normal((8, 1024), key=mx.random.key(0)),
+    "last": mx.random.normal((1024, 3000), key=mx.random.key(1)),
+}
+model = lambda params, x: mx.tanh(x @ params["first"]) @ params["last"]
+x = mx.random.normal((4, 8), key=mx.random.key(2))
+few = params | {"last": params["last"][:, :40]}
+mlx_entk.entk(model, x, params=few, reduction="trace", memory_limit=30_000_000)
+before = peak()
+mlx_entk.entk(model, x, params=params, reduction="trace", memory_limit=30_000_000)
+print(peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert int(done.stdout) <= 30_000_000
+
+
 def test_views_of_the_host_take_no_memory() -> None:
     program = """
 import resource, sys

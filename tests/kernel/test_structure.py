@@ -1,7 +1,11 @@
+from typing import Any
+
 import mlx.core as mx
 import mlx.nn as nn
 import pytest
 
+from mlx_entk import entk
+from mlx_entk.kernel import tiling
 from mlx_entk.kernel.factors import Outers, Rows
 from mlx_entk.kernel.guard import find_ways
 from mlx_entk.kernel.structure import Structure
@@ -76,3 +80,56 @@ def test_a_hidden_derivative_is_noticed() -> None:
         "second.weight",
         "second.bias",
     }
+
+
+class LastToken(nn.Module):
+    """Attention over a sequence of which the last position alone is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value = (nn.Linear(4, 4) for _ in range(3))
+        self.after = nn.Linear(4, 5)
+        self.head = nn.Linear(5, 2)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        scores = self.query(x) @ self.key(x).swapaxes(1, 2)
+        attended = x + mx.softmax(scores, axis=-1) @ self.value(x)
+        return self.head(mx.tanh(self.after(attended)))[:, -1]
+
+
+def test_positions_that_no_output_reads_are_left_out() -> None:
+    x = mx.random.normal((3, 6, 4), key=mx.random.key(0))
+    structure = find_structure(as_parametric(LastToken()), x)
+
+    factors = structure.factors((x,), mx.eye(2), paired=False, outer=True)
+
+    positions = {name: factor.uses[0].positions for name, factor in factors.items()}
+    assert {name for name, T in positions.items() if T == 6} == {
+        "key.weight", "key.bias", "value.weight", "value.bias"
+    }  # fmt: skip
+    assert {name for name, T in positions.items() if T == 1} == {
+        "query.weight", "query.bias", "after.weight", "after.bias", "head.weight", "head.bias"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("reduction", ["trace", "full"])
+def test_the_factors_of_an_input_are_made_once(
+    reduction: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the number of tiles that need them."""
+    made: list[int] = []
+    factors = Structure.passes
+
+    def counted(structure: Structure, x: tuple[mx.array, ...], *options: Any) -> Any:
+        made.append(len(x[0]))
+        return factors(structure, x, *options)
+
+    x = mx.random.normal((40, 3), key=mx.random.key(0))
+    entk(models.MLP([3, 4, 2]), x, reduction=reduction)  # the guard knows the model from now on
+    monkeypatch.setattr(Structure, "passes", counted)
+    monkeypatch.setattr(tiling, "_LARGEST_BLOCK", 64)
+
+    entk(models.MLP([3, 4, 2]), x, reduction=reduction)
+
+    assert max(made) < 40  # there are several tiles
+    assert sum(made) == 40 + 1  # and one input was looked at to choose their size

@@ -144,3 +144,25 @@ def test_tiles_of_unequal_cotangents_agree() -> None:
     small = entk(model, x, memory_limit=300_000)
 
     assert reference.relative_error(small, entk(model, x)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16])
+def test_a_bottleneck_in_half_precision_has_a_kernel(dtype: mx.Dtype) -> None:
+    """Its cotangents are narrowed by a decomposition that the host has for float32 alone."""
+    first, second = (
+        (mx.random.normal(shape, key=mx.random.key(k)) / 3).astype(dtype)
+        for k, shape in enumerate([(4, 3), (3, 7)])
+    )
+
+    def model(params: dict[str, mx.array], x: mx.array) -> mx.array:
+        return mx.tanh(x @ params["deep"]) @ params["first"] @ second
+
+    x = mx.random.normal((5, 6), key=mx.random.key(2)).astype(dtype)
+    params = {"deep": mx.random.normal((6, 4), key=mx.random.key(3)).astype(dtype), "first": first}
+    wide = {name: value.astype(mx.float32) for name, value in params.items()}
+
+    kernel = entk(model, x, params=params, reduction="trace")
+
+    expected = entk(model, x.astype(mx.float32), params=wide, reduction="full")
+    expected = np.einsum("nmcc->nm", expected) / 7
+    np.testing.assert_allclose(kernel, expected, atol=0.05 * expected.max())

@@ -9,7 +9,8 @@ import mlx.core as mx
 
 from mlx_entk.kernel.delta import Delta
 from mlx_entk.kernel.factors import Factor, Outers
-from mlx_entk.kernel.outer import Outer, Side
+from mlx_entk.kernel.outer import Outer
+from mlx_entk.kernel.sides import Side
 from mlx_entk.tracing.graph import Graph, Node
 
 # Primitives of one input that only rearrange a parameter on its way to a use.

@@ -4,7 +4,7 @@ import mlx.core as mx
 
 from mlx_entk.kernel.delta import Delta
 from mlx_entk.kernel.factors import Factor
-from mlx_entk.kernel.outer import Side
+from mlx_entk.kernel.sides import Side
 from mlx_entk.kernel.uses.base import VIEWS, Batch, Kind, Use, outer_product
 from mlx_entk.tracing.graph import Graph
 

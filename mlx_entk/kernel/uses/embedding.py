@@ -2,7 +2,7 @@
 
 from mlx_entk.kernel.delta import Delta
 from mlx_entk.kernel.factors import Factor
-from mlx_entk.kernel.outer import Side
+from mlx_entk.kernel.sides import Side
 from mlx_entk.kernel.uses.base import Batch, Kind, Use, counted_from_the_start, outer_product
 from mlx_entk.tracing.graph import Graph
 

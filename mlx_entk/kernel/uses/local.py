@@ -9,7 +9,7 @@ from mlx_entk.kernel.factors import FROM_DELTA, Factor, Rows
 from mlx_entk.kernel.uses.base import Batch, Kind, Use
 from mlx_entk.tracing.graph import Graph
 from mlx_entk.tracing.mapping import map_pairs
-from mlx_entk.tracing.primitives import RIGHT
+from mlx_entk.tracing.primitives import FAST
 
 
 class Local(Kind):
@@ -32,10 +32,10 @@ class Local(Kind):
         def pull(given: Sequence[mx.array], cotangent: mx.array) -> list[mx.array]:
             def primitive(value: mx.array) -> mx.array:
                 for view in use.views:
-                    (value,) = view.run([value], RIGHT)
+                    (value,) = view.run([value], FAST)
                 inputs = dict(zip(others, given, strict=True))
                 inputs[use.slot] = value
-                (result,) = use.node.run([inputs[slot] for slot in range(len(inputs))], RIGHT)
+                (result,) = use.node.run([inputs[slot] for slot in range(len(inputs))], FAST)
                 return result
 
             pulled: list[mx.array] = mx.vjp(primitive, [parameter], [cotangent])[1]
