@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator
 
 from mlx_entk._linalg import (
     ArrayLike,
@@ -22,7 +21,7 @@ from mlx_entk._linalg import (
     as_floats,
     epsilon_of,
 )
-from mlx_entk.eigensolvers import jacobian_modes, top_modes
+from mlx_entk.eigensolvers import FormedOperator, jacobian_modes, top_modes
 from mlx_entk.errors import InputError
 from mlx_entk.features import Alignment
 from mlx_entk.features.alignment import require_varying
@@ -159,9 +158,7 @@ def gram_modes(values: ArrayLike, epsilon: float | None = None) -> Spectrum:
     epsilon = epsilon_of(values) if epsilon is None else epsilon
     least = min(columns.shape)
     if least > _DENSE:
-        operator = LinearOperator(
-            (len(columns),) * 2, matvec=lambda v: columns @ (columns.T @ v), dtype=np.float64
-        )
+        operator = FormedOperator(len(columns), lambda v: columns @ (columns.T @ v))
         return top_modes(operator, _LEADING).spectrum
     found = jacobian_modes(columns, least)[0]
     largest = float(np.einsum("nd,nd->n", columns, columns).max())

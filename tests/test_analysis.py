@@ -79,6 +79,22 @@ def test_large_kernels_keep_their_leading_modes_and_have_no_rank() -> None:
     assert analysis.effective_ranks == {"w": None}
 
 
+@pytest.mark.parametrize("top", [20, 60])
+def test_few_and_many_leading_modes_of_a_large_kernel_are_right(
+    monkeypatch: pytest.MonkeyPatch, top: int
+) -> None:
+    """Lanczos finds the few, LAPACK the many."""
+    monkeypatch.setattr("mlx_entk.analysis.DENSE", 200)
+    rows = np.random.default_rng(1).standard_normal((400, 90)) / np.arange(1, 91)
+    values, vectors = np.linalg.eigh(rows @ rows.T)
+
+    spectrum = analyze_kernels({"w": rows @ rows.T}, top=top).spectra["w"]
+
+    np.testing.assert_allclose(spectrum.values, values[::-1][:top], rtol=1e-5)
+    cosines = np.abs((spectrum.vectors * vectors[:, ::-1][:, :top]).sum(axis=0))
+    assert cosines.min() > 1 - 1e-6
+
+
 def test_features_over_other_inputs_are_refused() -> None:
     with pytest.raises(InputError, match="features f are over 3 inputs, not 4"):
         bases_of({"f": np.eye(3)}, inputs=4)

@@ -18,7 +18,7 @@ from mlx_entk import (
     jacobian_modes,
     top_modes,
 )
-from mlx_entk.eigensolvers import RecordedOperator, as_operator
+from mlx_entk.eigensolvers import FormedOperator, RecordedOperator, as_operator
 from tests import models
 
 
@@ -163,6 +163,63 @@ def test_few_different_eigenvalues_are_no_hurdle(levels: list[float]) -> None:
 
     require_modes(modes, kernel, np.full(8, levels[0]))
     np.testing.assert_array_equal(modes.spectrum.vectors, again.spectrum.vectors)
+
+
+SPECTRA = {
+    "slow": 1 / np.arange(1, 501.0),
+    "fast": np.geomspace(1, 1e-9, 500),
+    "one copied": np.concatenate([np.ones(60), np.linspace(0.5, 0, 440)]),
+    "in groups": np.repeat(1 / np.arange(1, 26.0), 20),
+    "of rank 1": np.eye(1, 500)[0],
+    "of rank 30": np.concatenate([np.linspace(2, 1, 30), np.zeros(470)]),
+    "flat": np.ones(500),
+    "zero": np.zeros(500),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("k", [1, 20, 90])
+@pytest.mark.parametrize("kind", SPECTRA)
+def test_modes_of_a_formed_kernel_are_those_of_single_products(
+    kind: str, k: int, dtype: Any
+) -> None:
+    """A formed kernel is large enough here for blocks of vectors."""
+    values = SPECTRA[kind]
+    kernel = (operator_with(values) @ np.eye(500)).astype(dtype)
+    kernel = (kernel + kernel.T) / 2
+
+    modes, again = top_modes(kernel, k), top_modes(kernel, k)
+
+    require_modes(modes, kernel.astype(np.float64), values[:k])
+    np.testing.assert_array_equal(modes.spectrum.vectors, again.spectrum.vectors)
+    singly = top_modes(aslinearoperator(kernel), k)
+    np.testing.assert_allclose(modes.spectrum.values, singly.spectrum.values, atol=1e-5 * values[0])
+
+
+def test_a_formed_kernel_that_is_no_entk_is_refused_in_blocks() -> None:
+    generator = np.random.default_rng(0)
+    lopsided = generator.random((500, 500)) + 10 * np.eye(500)
+    indefinite = operator_with(np.linspace(1, -1, 500)) @ np.eye(500)
+    np.fill_diagonal(indefinite, np.abs(np.diagonal(indefinite)))
+
+    with pytest.raises(InputError, match="operator is not symmetric"):
+        top_modes(np.triu(lopsided), 3)
+    with pytest.raises(InputError, match="operator has negative eigenvalues down to −"):
+        top_modes(indefinite, 3)
+
+
+def test_a_formed_kernel_is_read_a_few_times() -> None:
+    kernel = operator_with(np.geomspace(1, 1e-6, 800)) @ np.eye(800)
+    formed, passes = as_operator(kernel), [0]
+
+    def multiply(vectors: Any) -> Any:
+        passes[0] += 1
+        return formed @ vectors
+
+    modes = top_modes(FormedOperator(800, multiply), 40)
+
+    require_modes(modes, kernel, np.geomspace(1, 1e-6, 800)[:40])
+    assert passes[0] < 30  # 12 of them look for what is missing
 
 
 def test_modes_take_few_products() -> None:

@@ -19,6 +19,41 @@ _ASYMMETRY = 0.03
 # How far below zero rounding may put an eigenvalue, as a share of the largest: those networks gave
 # 3e-4 and 1e-9, the kernels of pairs of different classes 0.08 and more.
 _NEGATIVE = 1e-3
+# Vectors that a formed kernel is best multiplied with at a time. A product has to read the whole
+# kernel from memory, which takes about as long with 16 vectors as with one; with 32 it takes
+# longer, and Lanczos needs a third more vectors.
+_BLOCK = 16
+
+
+class FormedOperator(LinearOperator):  # type: ignore[misc]
+    """An operator whose numbers lie in memory, so that several products at a time are cheap.
+
+    Parameters
+    ----------
+    size
+        N.
+    multiply
+        Multiplies by vectors in columns, shape (N, k), or by one of shape (N,).
+    """
+
+    def __init__(self, size: int, multiply: Product):
+        self._multiply = multiply
+        super().__init__(np.dtype(np.float64), (size, size))
+
+    def _matvec(self, vector: Float64Array) -> Float64Array:
+        return self._multiply(vector)
+
+    def _matmat(self, vectors: Float64Array) -> Float64Array:
+        return self._multiply(vectors)
+
+
+def products_at_once(operator: LinearOperator | ArrayLike) -> int:
+    """How many products with an operator a solver best asks for at a time.
+
+    Several of a matrix in memory; one of any other operator, whose products are expensive.
+    """
+    formed = not isinstance(operator, LinearOperator) or isinstance(operator, FormedOperator)
+    return _BLOCK if formed else 1
 
 
 def as_operator(kernel: ArrayLike) -> LinearOperator:
@@ -56,7 +91,7 @@ def _formed(matrix: FloatArray, name: str) -> LinearOperator:
         product: Float64Array = (matrix @ vectors.astype(matrix.dtype)).astype(np.float64)
         return product
 
-    return LinearOperator(matrix.shape, matvec=multiply, matmat=multiply, dtype=np.float64)
+    return FormedOperator(len(matrix), multiply)
 
 
 def products_of(operator: LinearOperator | ArrayLike) -> tuple[Product, int]:

@@ -24,6 +24,8 @@ class Search:
         As for ``mlx_entk.eigensolvers.top_modes``.
     generator
         Draws the random vectors.
+    block
+        How many products a solver best asks for at a time.
     """
 
     multiply: Product
@@ -33,6 +35,7 @@ class Search:
     iterations: int
     products: int | None
     generator: np.random.Generator
+    block: int
 
 
 @dataclass(frozen=True)
