@@ -8,7 +8,15 @@ from mlx_entk import _precision as _precision  # isort: skip
 from mlx_entk._linalg import orthonormal_basis
 from mlx_entk.analysis import Analysis, analyze_kernels
 from mlx_entk.cliffs import Cliff, find_cliffs
-from mlx_entk.eigensolvers import TopModes, TraceEstimate, estimate_trace, jacobian_modes, top_modes
+from mlx_entk.eigensolvers import (
+    NystromModes,
+    TopModes,
+    TraceEstimate,
+    estimate_trace,
+    jacobian_modes,
+    nystrom_modes,
+    top_modes,
+)
 from mlx_entk.errors import (
     ConversionWarning,
     InputError,
@@ -26,6 +34,7 @@ from mlx_entk.kernel import (
     layer_factors,
     layerwise_entk,
 )
+from mlx_entk.sketch import EntkSketch, SketchError, entk_sketch, open_sketch
 from mlx_entk.spectrum import Spectrum, effective_rank, eigendecompose
 from mlx_entk.tracing.jacobian import jacobian
 from mlx_entk.tracker import KernelTracker
@@ -36,11 +45,14 @@ __all__ = [
     "Analysis",
     "Cliff",
     "ConversionWarning",
+    "EntkSketch",
     "Explanation",
     "InputError",
     "KernelTracker",
     "MlxEntkError",
+    "NystromModes",
     "RunFailedError",
+    "SketchError",
     "SlowPathWarning",
     "Spectrum",
     "TopModes",
@@ -51,6 +63,7 @@ __all__ = [
     "eigendecompose",
     "entk",
     "entk_operator",
+    "entk_sketch",
     "estimate_trace",
     "explain",
     "find_cliffs",
@@ -59,6 +72,8 @@ __all__ = [
     "jacobian_modes",
     "layer_factors",
     "layerwise_entk",
+    "nystrom_modes",
+    "open_sketch",
     "orthonormal_basis",
     "top_modes",
 ]
