@@ -213,7 +213,9 @@ def kernel(
     )
     if dry_run:
         state = state_of_folder(STUDY, config, out)
-        stages = estimate(config, model=model, x=x, initial=before, memory_limit=limit)
+        stages = estimate(
+            config, model=model, x=x, features=bank, initial=before, memory_limit=limit
+        )
         contents = [] if loaded.graph is None else _contents(loaded.graph, output, limit)
         return show_estimate(out, state, stages, contents)
     group = ranks()

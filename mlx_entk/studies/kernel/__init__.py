@@ -1,13 +1,13 @@
 """A user's own model: the spectrum of its eNTK, and the features that its modes hold."""
 
 from mlx_entk.studies.base import Study
+from mlx_entk.studies.kernel.estimate import estimate
 from mlx_entk.studies.kernel.finished import intervention, problem, trained
 from mlx_entk.studies.kernel.show import SHOW
 from mlx_entk.studies.kernel.study import (
     KernelConfig,
     KernelResults,
     compute,
-    estimate,
     headline,
     prepare,
 )

@@ -11,9 +11,8 @@ import numpy as np
 
 from mlx_entk._files import Arrays, digest_of_file, write_atomically
 from mlx_entk._linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
-from mlx_entk._memory import default_limit
 from mlx_entk._text import visible
-from mlx_entk.analysis import DENSE, WHOLE, Analysis, analyze_kernels, groups_at, with_whole
+from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, groups_at, with_whole
 from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.controls import OUTPUTS, Controls, controls_of
 from mlx_entk.distributed import Group, first_says, is_first
@@ -36,13 +35,6 @@ from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes, require_modes
 from mlx_entk.studies.base import Headline, Network
-from mlx_entk.studies.estimate import (
-    Stage,
-    memory_of_kernels,
-    seconds_of,
-    seconds_of_decomposition,
-    seconds_of_kernel,
-)
 from mlx_entk.studies.kernel.directions import DisentangledGroup, disentangle_groups
 from mlx_entk.studies.kernel.sources import (
     import_graph,
@@ -69,9 +61,6 @@ IMPORTED = "imported"
 # with without the code; the inputs that it is traced on; and by how much its kernel may differ.
 TRACED = "traced"
 _EXAMPLE, _CLOSE = 4, 1e-4
-
-# Products that Lanczos takes for each mode of a kernel too large to decompose, about.
-_PRODUCTS_PER_MODE = 4
 
 
 @dataclass(frozen=True)
@@ -249,7 +238,7 @@ def compute(
     if not is_first(group):
         return None
     kernels = _stored_kernels(config, function, inputs, folder)
-    controls, without = _controls(config, function, inputs, features, memory_limit)
+    controls, without = compared_with(config, function, inputs, features, memory_limit)
     analysis = analyze_kernels(
         kernels,
         features,
@@ -305,7 +294,7 @@ def _groups(
     return sorted({*groups_at(cliffs), *config.groups} or leading)
 
 
-def _controls(
+def compared_with(
     config: KernelConfig,
     function: ParametricFunction,
     inputs: Inputs,
@@ -401,35 +390,6 @@ def _keep_graph(
         return digest_of_file(file)
     file.unlink()
     return ""
-
-
-def estimate(
-    config: KernelConfig,
-    *,
-    model: Model,
-    x: Any,
-    initial: Model | None = None,
-    memory_limit: int | None = None,
-) -> list[Stage]:
-    """What ``compute`` would take on this device."""
-    function, inputs = bound(config, model, x)
-    size = count(inputs) * (check_model(function, inputs) if config.reduction == "full" else 1)
-    kernels = len(function.params) + 1 if config.by_layer else 1
-    formed = seconds_of_kernel(function, inputs, config.reduction, layerwise=config.by_layer)
-    if size > DENSE and config.top < size:
-        tried = np.ones((DENSE // 4, DENSE // 4), np.float32)
-        product = seconds_of(lambda: tried @ tried[0]) * (size / len(tried)) ** 2
-        decomposed = _PRODUCTS_PER_MODE * config.top * product
-        memory = 8 * size * 3 * config.top
-    else:
-        decomposed = seconds_of_decomposition(size)
-        memory = memory_of_kernels(size, kernels)
-    limit = default_limit() if memory_limit is None else memory_limit
-    models = 1 if initial is None else 2
-    return [
-        Stage("kernel, in files", models, models * formed, limit),
-        Stage("spectra", models * kernels, models * kernels * decomposed, memory),
-    ]
 
 
 def prepare(

@@ -51,7 +51,7 @@ from mlx_entk.lm.streams import Streams, last_streams
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Headline
-from mlx_entk.studies.estimate import Stage, seconds_of
+from mlx_entk.studies.estimate import Stage, peak_bytes, shortest, stage_of_report
 from mlx_entk.studies.language_model.layers import (
     FORWARD,
     LayerModes,
@@ -89,6 +89,8 @@ _PRODUCTS_PER_MODE = 3.0
 # Windows whose perplexity is found, evenly spaced: logits at every position of a large vocabulary
 # take longer than all other passes. And those that are tried for an estimate.
 _PERPLEXITIES, _FEW = 128, 8
+# Panels of a report, in addition to one for each layer.
+_PANELS = 6
 
 # The models whose modes are found.
 _TRAINED, _INITIAL = "trained", "initialisation"
@@ -342,7 +344,7 @@ def estimate(
     contexts: Sequence[Context],
     memory_limit: int | None = None,
 ) -> list[Stage]:
-    """What ``compute`` would take on this device, by what some windows take.
+    """What ``compute`` and a report would take on this device, by what some windows take.
 
     A product takes in proportion to the layers above, so that one of the middle layer stands for
     all.
@@ -353,23 +355,32 @@ def estimate(
     layer = sorted(config.layers)[len(config.layers) // 2]
     hidden = hidden_before(model, tokens, layer, FORWARD)
     readout = readout_of(model, tokens, limit)
+    before = mx.get_active_memory()
     operator = layer_operator(model, config, layer, hidden, readout, limit)
     vector = np.ones(operator.shape[0])
-    operator @ vector  # compiles
-    one = seconds_of(lambda: operator @ vector) * times
-    forward = seconds_of(lambda: mx.eval(model.hidden(tokens))) * times
+    working = peak_bytes(lambda: operator @ vector)  # compiles
+    kept = max(0, mx.get_active_memory() - before)
+    one = shortest(lambda: operator @ vector) * times
+    passing = peak_bytes(lambda: mx.eval(model.hidden(tokens)))
+    forward = shortest(lambda: mx.eval(model.hidden(tokens))) * times
     few = tokens[:_FEW]
-    predicted = seconds_of(lambda: perplexities(model, few, len(config.ahead)))
+    predicting = peak_bytes(lambda: perplexities(model, few, len(config.ahead)))
+    predicted = shortest(lambda: perplexities(model, few, len(config.ahead)))
     predicted *= min(_PERPLEXITIES, len(contexts)) / few.shape[0]
     each = config.products or round(_PRODUCTS_PER_MODE * config.modes)
     models = 2 if config.initial else 1
     what = "products, trained and at initialisation" if config.initial else "products"
     products = each * len(config.layers) * models
     passes = len(config.layers) * models + 1
+    # What is kept of every window, and the vectors of the solver, of which it needs about two for
+    # each mode.
+    vectors = 8 * vector.size * times * 2 * (config.modes + 1)
+    memory = working + min(limit, kept * times) + vectors + hidden.nbytes * times
     return [
-        Stage(what, products, products * one, limit),
-        Stage("forward passes", passes, passes * forward, limit),
-        Stage("perplexity", 1, predicted, limit),
+        Stage(what, products, products * one, int(memory)),
+        Stage("forward passes", passes, passes * forward, passing),
+        Stage("perplexity", 1, predicted, predicting),
+        stage_of_report(len(config.layers) + _PANELS),
     ]
 
 

@@ -32,6 +32,7 @@ from mlx_entk.features import (
     modular_features,
 )
 from mlx_entk.kernel import layer_factors, layerwise_entk
+from mlx_entk.kernel.forecast import forecast
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
@@ -39,10 +40,12 @@ from mlx_entk.spectrum import Modes, Spectrum
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import (
     Stage,
-    memory_of_kernels,
+    memory_of_decomposition,
+    seconds_of,
     seconds_of_decomposition,
-    seconds_of_kernel,
-    seconds_of_training,
+    seconds_of_tracking,
+    stage_of_report,
+    stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
 from mlx_entk.studies.modular.pairs import (
@@ -72,6 +75,8 @@ from mlx_entk.training import load_parameters
 DRAWS = 10
 # Neurons whose preactivation is drawn: those with the largest readout weights.
 NEURONS = 6
+# Kernels of a checkpoint, the whole one and one for each weight; and panels of the report.
+_KERNELS, _PANELS = 3, 35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,26 +235,51 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
 
 
 def estimate(config: MLPConfig) -> list[Stage]:
-    """What ``compute`` would take on this device."""
+    """What ``compute`` and a report would take on this device."""
     data = dataset(config)
     make = partial(network, config)
     inputs, size = mx.array(data.x), config.p**2
-    snapshots = config.epochs // config.checkpoint_every + 3  # two more for the final analysis
-    kernel = seconds_of_kernel(make(), inputs, "trace")
-    modes = 3 * seconds_of_decomposition(size, 6 * (config.p - 1))
-    training = seconds_of_training(
+    bank = modular_features(data.n, data.m, config.p, config.seed)
+    groups = expected_groups(config.p)
+    last = groups[-1][1]
+    checkpoints = config.epochs // config.checkpoint_every + 1
+    kernel = forecast(make(), inputs, reduction="trace", by_layer=True)
+    followed = _KERNELS * seconds_of_tracking(size, min(size, 6 * (config.p - 1)))
+    modes = seconds_of_decomposition(size) + seconds_of_decomposition(size, last + 1)
+    training = stage_of_training(
+        "training, epochs",
         lambda epochs, run: train_mlp(make(), data, replace(config, epochs=epochs), run),
         config.epochs,
         few=2 * config.checkpoint_every,
     )
+    rows = np.random.default_rng(0).standard_normal((size, last - groups[-1][0] + 1))
+    drawn = linalg.orthonormal_basis(center(rows))
+    rotated = seconds_of(lambda: _heatmap(disentangle_frequencies(drawn, config.p), bank))
+    rotations = len(groups) * (DRAWS + 1)
+    held = _KERNELS * size * size * 4
+    numbers = _KERNELS * len(groups) * len(bank) * 4
     return [
-        Stage("training, epochs", config.epochs, training, 0),
+        training,
         Stage(
-            "kernels and their modes, checkpoints",
-            snapshots,
-            snapshots * (kernel + modes),
-            memory_of_kernels(size, 6),
+            "kernels, checkpoints",
+            checkpoints + 3,  # those of the last and the first for the analysis, and the factors
+            kernel.first + (checkpoints + 3) * kernel.seconds,
+            kernel.memory + held,
         ),
+        Stage(
+            "modes over training, checkpoints",
+            checkpoints,
+            checkpoints * followed,
+            5 * held + memory_of_decomposition(size, last + 1),
+        ),
+        Stage(
+            "modes after and before training, kernels",
+            _KERNELS,
+            _KERNELS * modes,
+            4 * held + memory_of_decomposition(size),
+        ),
+        Stage("rotations", rotations, rotations * rotated, 0),
+        stage_of_report(_PANELS, numbers),
     ]
 
 

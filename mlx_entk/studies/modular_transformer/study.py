@@ -33,6 +33,7 @@ from mlx_entk.features import (
 )
 from mlx_entk.features.bank import fourier_family, frequency_families
 from mlx_entk.kernel import layer_factors, layerwise_entk
+from mlx_entk.kernel.forecast import forecast
 from mlx_entk.kernel.reduction import Reduction
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
@@ -40,10 +41,11 @@ from mlx_entk.spectrum import Modes
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import (
     Stage,
-    memory_of_kernels,
+    memory_of_decomposition,
     seconds_of_decomposition,
-    seconds_of_kernel,
-    seconds_of_training,
+    seconds_of_tracking,
+    stage_of_report,
+    stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
 from mlx_entk.studies.modular.pairs import (
@@ -80,6 +82,8 @@ from mlx_entk.training import held_since, load_parameters, reached
 
 # The most checkpoints whose kernels are decomposed, evenly over the training.
 TRACKED = 200
+# For an estimate: frequencies that a network takes up, about, and panels of every report.
+_USUAL_KEYS, _PANELS = 5, 10
 
 # The parameter whose kernel the paper looks at first, and the families that it turns to.
 UNEMBEDDING = "unembedding"
@@ -240,13 +244,14 @@ def compute(
 
 
 def estimate(config: TransformerConfig) -> list[Stage]:
-    """What ``compute`` would take on this device, if it trained to the last epoch."""
+    """What ``compute`` and a report would take on this device, if it trained to the last epoch."""
     data = dataset(config)
     inputs, size = mx.array(data.tokens), config.p**2
     model = make_model(config)
     kernels = len(flatten_tree(model.parameters())) + 1
     tracked = len(_tracked(list(range(0, config.epochs + 1, config.checkpoint_every))))
-    training = seconds_of_training(
+    training = stage_of_training(
+        "training, epochs at most",
         lambda epochs, run: train_transformer(
             make_model(config), data, replace(config, epochs=epochs, hold=0), run
         ),
@@ -254,24 +259,45 @@ def estimate(config: TransformerConfig) -> list[Stage]:
         few=2 * config.checkpoint_every,
     )
     formed = {
-        name: seconds_of_kernel(model, inputs, reduction) for name, reduction in REDUCTIONS.items()
+        name: forecast(model, inputs, reduction=reduction, by_layer=True)
+        for name, reduction in REDUCTIONS.items()
     }
-    whole = kernels * seconds_of_decomposition(size)
-    leading = kernels * seconds_of_decomposition(size, shown_modes(config))
-    memory = memory_of_kernels(size, 2 * kernels)
+    groups = expected_groups(min(_USUAL_KEYS, config.p // 2))
+    top = groups[-1][1] + 1
+    modes = seconds_of_decomposition(size) + seconds_of_decomposition(size, top)
+    analyses = len(REDUCTIONS) * kernels
+    held = kernels * size * size * 4
+    memory = max(kernel.memory for kernel in formed.values()) + held
+    families = len(frequency_features(data.n, data.m, config.p, [1], config.seed))
     return [
-        Stage("training, epochs at most", config.epochs, training, 0),
+        training,
         Stage(
             "kernels after and before training, reductions",
             len(REDUCTIONS),
-            2 * sum(formed.values()) + len(REDUCTIONS) * (whole + leading),
+            sum(kernel.first + 2 * kernel.seconds for kernel in formed.values()),
             memory,
         ),
         Stage(
-            "kernels and their modes, checkpoints at most",
+            "modes after and before training, kernels",
+            analyses,
+            analyses * modes,
+            (2 * len(REDUCTIONS) + 2) * held + memory_of_decomposition(size),
+        ),
+        Stage(
+            "kernels over training, checkpoints at most",
             tracked,
-            tracked * (formed[MAIN] + leading),
-            memory,
+            tracked * formed[MAIN].seconds,
+            (2 * len(REDUCTIONS) + 3) * held + memory_of_decomposition(size, top),
+        ),
+        Stage(
+            "modes over training, checkpoints at most",
+            tracked,
+            tracked * kernels * seconds_of_tracking(size, top),
+            (2 * len(REDUCTIONS) + 3) * held + memory_of_decomposition(size, top),
+        ),
+        stage_of_report(
+            _PANELS + 5 * len(REDUCTIONS) + 3 * kernels,
+            analyses * len(groups) * families * 4,
         ),
     ]
 

@@ -4,7 +4,7 @@ After Henighan et al. (2023), with the effective rank of the flattened kernel on
 inputs alongside the losses.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import mlx.core as mx
 import numpy as np
@@ -13,10 +13,11 @@ from mlx_entk._files import Arrays
 from mlx_entk._records import to_json
 from mlx_entk.eigensolvers import jacobian_modes
 from mlx_entk.errors import InputError
+from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import effective_rank
-from mlx_entk.studies.estimate import Stage
+from mlx_entk.studies.estimate import Stage, scaled_up, shortest, stage_of_report
 from mlx_entk.studies.results import DatasetSize
 from mlx_entk.studies.settings import setting
 from mlx_entk.studies.toy_models.training import (
@@ -26,7 +27,7 @@ from mlx_entk.studies.toy_models.training import (
     dataset,
     memory_of_jacobian,
     reconstructed,
-    seconds_of_toy_training,
+    stage_of_toy_training,
     train_toy,
 )
 from mlx_entk.tracing.jacobian import flattened_jacobian
@@ -34,6 +35,8 @@ from mlx_entk.tracing.jacobian import flattened_jacobian
 SIZES = (3, 5, 8, 10, 15, 20, 30, 50, 80, 100, 150, 200, 300, 500, 700, 1000)
 # Held-out inputs of the kernels.
 PROBE = 200
+# Panels of a report.
+_PANELS = 2
 
 # The settings of a toy model that this study leaves to the user.
 SETTINGS = ("n", "m", "sparsity", "importance", "steps", "seed", "sizes")
@@ -113,14 +116,30 @@ def compute(
 
 
 def estimate(config: DescentConfig) -> list[Stage]:
-    """What ``compute`` would take on this device."""
-    sizes = config.sizes
-    ends = [seconds_of_toy_training(config.at_size(size)) for size in (min(sizes), max(sizes))]
+    """What ``compute`` and a report would take on this device."""
+    sizes = sorted({*config.sizes})
+    ends = [
+        stage_of_toy_training("training, dataset sizes", config.at_size(size))
+        for size in (sizes[0], sizes[-1])
+    ]
+    # Between the ends, training takes in proportion to the rows.
+    slope = (ends[1].seconds - ends[0].seconds) / max(1, sizes[-1] - sizes[0])
+    training = sum(ends[0].seconds + slope * (size - sizes[0]) for size in sizes)
+    model = ToyModel(config.n, config.m, config.seed)
+    probe = dataset(config.at_size(1)).held_out[:PROBE]
+
+    def measure(rows: int) -> float:
+        some = mx.array(probe[:rows])
+        return shortest(lambda: jacobian_modes(flattened_jacobian(model, some), config.n))
+
+    kernel = scaled_up(measure, len(probe), 1)
     return [
+        replace(ends[1], count=len(sizes), seconds=training),
         Stage(
-            "training and one kernel, dataset sizes",
+            "flattened kernels and their modes",
             len(sizes),
-            len(sizes) * sum(ends) / 2,
+            len(sizes) * kernel,
             memory_of_jacobian(config, PROBE),
-        )
+        ),
+        stage_of_report(_PANELS),
     ]

@@ -7,13 +7,15 @@ from mlx_entk._records import to_json
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Study
-from mlx_entk.studies.estimate import Stage
-from mlx_entk.studies.toy_models.study import TMSResults
-from mlx_entk.studies.toy_models.study import estimate as estimate_of_model
+from mlx_entk.studies.estimate import Stage, stage_of_report
+from mlx_entk.studies.toy_models.study import TMSResults, stages
 from mlx_entk.studies.toy_models.training import TMSConfig
 
 # Hidden units and sparsity of the paper's models, which have 50 features.
 MODELS = {"dense": (10, 0.3), "sparse": (10, 0.9), "wide": (40, 0.9)}
+
+# Panels of a report.
+_PANELS = 15
 
 # The settings of a toy model that the paper's models leave to the user.
 SETTINGS = ("importance", "rows", "steps", "seed")
@@ -75,9 +77,10 @@ def _prefixed(progress: Progress, name: str) -> Progress:
 
 
 def estimate(config: TMSConfig) -> list[Stage]:
-    """What ``compute`` would take on this device."""
-    return [
+    """What ``compute`` and a report would take on this device."""
+    of_models = [
         replace(stage, name=f"{name}: {stage.name}")
         for name, of_model in paper_configs(config).items()
-        for stage in estimate_of_model(of_model)
+        for stage in stages(of_model)
     ]
+    return [*of_models, stage_of_report(_PANELS)]

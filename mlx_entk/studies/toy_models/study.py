@@ -6,7 +6,7 @@ cliffs, and count the features that single modes recover. The same is done for t
 training and for one trained on shuffled targets, with which every count has to be compared.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -32,6 +32,7 @@ from mlx_entk.features import (
     recovery,
 )
 from mlx_entk.kernel import entk
+from mlx_entk.kernel.forecast import forecast
 from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.regression import (
@@ -45,7 +46,7 @@ from mlx_entk.regression import (
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import effective_rank
 from mlx_entk.studies.base import Headline, Network
-from mlx_entk.studies.estimate import Stage, seconds_of
+from mlx_entk.studies.estimate import Stage, scaled_up, shortest, stage_of_report
 from mlx_entk.studies.intervention.problem import HEAD, Features, InterventionProblem
 from mlx_entk.studies.networks import trained_network
 from mlx_entk.studies.problem import (
@@ -65,7 +66,7 @@ from mlx_entk.studies.toy_models.training import (
     memory_of_jacobian,
     network,
     reconstructed,
-    seconds_of_toy_training,
+    stage_of_toy_training,
     train_toy,
 )
 from mlx_entk.tracing.functions import as_parametric
@@ -88,8 +89,8 @@ BEYOND = 30
 REGRESSED = 200
 # The slope from which on an output copies its feature; and groups at cliffs that edits take out.
 _COPIED, _GROUPS = 0.5, 3
-# Inputs on which the time of a kernel is tried.
-_TRIED = 200
+# Panels of a report.
+_PANELS = 17
 
 
 @dataclass(frozen=True)
@@ -207,21 +208,51 @@ def compute(config: TMSConfig, run: Run, progress: Progress = silent) -> tuple[T
 
 
 def estimate(config: TMSConfig) -> list[Stage]:
-    """What ``compute`` would take on this device."""
-    training = seconds_of_toy_training(config)
-    rows = min(config.rows, _TRIED)
-    model, x = network(config), dataset(replace(config, rows=rows)).x
-    one = seconds_of(lambda: list(_decompose(model, TRAINED, x, config)))
-    rotated = seconds_of(lambda: list(_decompose(model, TRAINED, x, config, rotate=True)))
-    count = len(NETWORKS) + CHECKPOINTS + 1
-    seconds = len(NETWORKS) * rotated + (CHECKPOINTS + 1) * one
+    """What ``compute`` and a report would take on this device."""
+    return [*stages(config), stage_of_report(_PANELS)]
+
+
+def stages(config: TMSConfig) -> list[Stage]:
+    """``estimate`` without the report."""
+    model = network(config)
+    # A flattened kernel of more rows than parameters is decomposed by those.
+    power = 1 if config.rows * config.n > config.n * (config.m + 1) else 3
+
+    def measure(rotate: bool) -> Callable[[int], float]:
+        def decompose(rows: int) -> float:
+            x = dataset(replace(config, rows=rows)).x
+            return shortest(lambda: list(_decompose(model, TRAINED, x, config, rotate=rotate)))
+
+        return decompose
+
+    def compare(rows: int) -> float:
+        x = dataset(replace(config, rows=rows)).x
+        return shortest(lambda: list(_controls(model, TRAINED, x, config)))
+
+    one, rotated = (scaled_up(measure(rotate), config.rows, power) for rotate in (False, True))
+    data = dataset(config)
+    both = mx.array(np.concatenate([data.x, data.held_out[:REGRESSED]]))
+    followed = forecast(model, both, reduction="trace")
+    checkpoints = CHECKPOINTS + 1
     return [
-        Stage("training, two networks, steps each", config.steps, 2 * training, 0),
+        stage_of_toy_training("training, two networks, steps each", config, runs=2),
         Stage(
             "flattened kernels and their modes",
-            count,
-            seconds * config.rows / rows,
+            len(NETWORKS) + checkpoints,
+            len(NETWORKS) * rotated + checkpoints * one,
             memory_of_jacobian(config, config.rows),
+        ),
+        Stage(
+            "hidden units and outputs, networks",
+            len(NETWORKS),
+            len(NETWORKS) * scaled_up(compare, config.rows, 2),
+            8 * 4 * config.rows**2,
+        ),
+        Stage(
+            "trace kernels, checkpoints",
+            checkpoints,
+            followed.first + (checkpoints + 1) * followed.seconds,
+            followed.memory + 8 * 4 * config.rows**2,
         ),
     ]
 

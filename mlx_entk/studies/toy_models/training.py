@@ -16,7 +16,7 @@ from mlx_entk.errors import InputError
 from mlx_entk.models import ToyModel
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
-from mlx_entk.studies.estimate import seconds_of_training
+from mlx_entk.studies.estimate import Stage, stage_of_training
 from mlx_entk.studies.settings import setting
 from mlx_entk.training import Batch, load_parameters, train
 
@@ -199,10 +199,15 @@ def reconstructed(model: ToyModel) -> int:
     return int((mx.sum(model.W * model.W, axis=0) >= RECONSTRUCTED).sum())
 
 
-def seconds_of_toy_training(config: TMSConfig) -> float:
-    """What ``train_toy`` would take on this device."""
-    return seconds_of_training(
-        lambda steps, run: train_toy(replace(config, steps=steps), run), config.steps, few=100
+def stage_of_toy_training(name: str, config: TMSConfig, runs: int = 1) -> Stage:
+    """What ``train_toy`` would take on this device, so many times."""
+    few = max(CHECKPOINTS, min(100, config.steps // 16))
+    return stage_of_training(
+        name,
+        lambda steps, run: train_toy(replace(config, steps=steps), run),
+        config.steps,
+        few=few,
+        runs=runs,
     )
 
 
