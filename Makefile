@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev install-blas lock demo test check-slow check-wheel lint format docs bench clean
+.PHONY: help install install-dev install-blas lock demo test check-slow check-wheel lint format docs bench bench-device clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,9 +51,14 @@ bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; wri
 	$(BIN)/python -m benchmarks .venv-neural-tangents/bin/python
 	$(BIN)/python -m benchmarks.cliffs
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.large
+	$(BIN)/python -m benchmarks.sketch
 	$(BIN)/python -m benchmarks.flattened
 	$(BIN)/python -m benchmarks.training
 	$(BIN)/python -m benchmarks.language_model
+
+bench-device: .venv/.installed-dev  ## Measure on the GPU, if MLX has one, and on the CPU; writes device.md
+	$(BIN)/python -m benchmarks.device device.md
 
 clean:  ## Remove the environment and caches, but keep runs/
 	rm -rf .venv .venv-neural-tangents build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -26,36 +26,27 @@ def main(peer_python: str, *problems: str) -> None:
     result: dict[str, Any] = {
         "kernels": list(by_name.values()),
         "growth": growth.growth(),
-        "matmul": growth.matmul_share(),
+        "rates": growth.rates(),
         "torch": installed_version("torch"),
         "provenance": provenance(),
     }
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
-    made, rates = result["provenance"], result["matmul"]
+    made = result["provenance"]
     machine = (
         f"On {made['device']}, BLAS {made['blas']}, MLX {made['versions']['mlx']}, PyTorch "
         f"{result['torch']}; time of the second computation and peak memory of the process, "
         f"median of up to {compare.ROUNDS} rounds in turn; all kernels agree to "
         f"{compare.AGREEMENT:.0e} of the largest entry."
     )
-    share = rates["product"] / rates["numpy_matmul"]
-    products = (
-        f"The dominant product of the 3 × 1024 MLP's trace kernel runs at "
-        f"{rates['product'] / 1e9:.0f} GFLOP/s, {share:.0%} of NumPy's matmul of 2000³ in the "
-        f"same process ({rates['numpy_matmul'] / 1e9:.0f} GFLOP/s); above 100% because a product "
-        "of a matrix with itself takes half the work."
-        if share > 1
-        else f"The dominant product of the 3 × 1024 MLP's trace kernel runs at {share:.0%} of "
-        "NumPy's matmul of 2000³ in the same process."
-    )
+    rates = growth.rates_table(result["rates"])
     kernels = compare.table(result["kernels"])
     insert(DOCS / "docs" / "performance.md", "kernels", f"{kernels}\n\n{machine}")
     insert(DOCS / "docs" / "performance.md", "growth", growth.table(result["growth"]))
-    insert(DOCS / "docs" / "performance.md", "products", products)
+    insert(DOCS / "docs" / "performance.md", "rates", rates)
     headline = compare.table(result["kernels"][: len(compare.REDUCTIONS)])
     insert(DOCS / "README.md", "kernels", f"{headline}\n\n{machine}")
-    print(kernels, growth.table(result["growth"]), products, sep="\n\n")
+    print(kernels, growth.table(result["growth"]), rates, sep="\n\n")
 
 
 if __name__ == "__main__":
