@@ -28,7 +28,7 @@ def require_finite_blocks(blocks: dict[str, FloatArray], work: Work, tile: Tile)
     around the diagonal that is zero although its gradients are not has fallen below what single
     precision holds.
     """
-    if work.symmetric and tile.diagonal:
+    if work.symmetric and tile.diagonal and tile.left == tile.right:
         _require_no_underflow(blocks, work, tile)
     # A sum is finite only if its terms are; that of finite terms can overflow.
     with np.errstate(over="ignore", invalid="ignore"):

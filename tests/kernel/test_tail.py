@@ -166,3 +166,20 @@ def test_a_bottleneck_in_half_precision_has_a_kernel(dtype: mx.Dtype) -> None:
     expected = entk(model, x.astype(mx.float32), params=wide, reduction="full")
     expected = np.einsum("nmcc->nm", expected) / 7
     np.testing.assert_allclose(kernel, expected, atol=0.05 * expected.max())
+
+
+def test_classes_that_share_nothing_are_no_underflow_in_tiles_of_their_own() -> None:
+    shapes = {"a": (12, 16), "r": (16, 4)}
+    params = {
+        name: mx.random.normal(shape, key=mx.random.key(k))
+        for k, (name, shape) in enumerate(shapes.items())
+    }
+    x = mx.random.normal((7, 20, 12), key=mx.random.key(2))
+
+    def model(params: Params, x: mx.array) -> mx.array:
+        return mx.tanh(x @ params["a"]).mean(1) @ params["r"]
+
+    whole = layerwise_entk(model, x, params=params)["r"]
+    tiled = layerwise_entk(model, x, params=params, memory_limit=130_000)["r"]
+
+    np.testing.assert_allclose(tiled, whole, atol=1e-6 * np.abs(whole).max())
