@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from mlx_entk.errors import InputError, first_line
+from mlx_entk.kernel.tiling import ranges
 from mlx_entk.tracing.functions import ParametricFunction
 from mlx_entk.tracing.inputs import Inputs, as_inputs, count, described, different, joined, part
 from mlx_entk.tracing.module_state import random_or_batch_dependent
@@ -110,11 +111,15 @@ def require_finite_outputs(function: ParametricFunction, x: Inputs) -> None:
     A derivative need not tell: that of a value which was replaced by NaN may be 0.
     """
     bad: list[int] = []
-    for start in range(0, count(x), _AT_ONCE):
-        stop = min(start + _AT_ONCE, count(x))
-        if not mx.all(mx.isfinite(function.apply({}, *part(x, slice(start, stop))))):
-            each = [function.apply({}, *part(x, slice(n, n + 1))) for n in range(start, stop)]
-            bad += [start + n for n, one in enumerate(each) if not mx.all(mx.isfinite(one)).item()]
+    for rows in ranges(count(x), _AT_ONCE):
+        outputs = function.apply({}, *part(x, rows))
+        if not mx.all(mx.isfinite(outputs)):
+            each = [
+                function.apply({}, *part(x, slice(n, n + 1))) for n in range(rows.start, rows.stop)
+            ]
+            bad += [
+                rows.start + n for n, one in enumerate(each) if not mx.all(mx.isfinite(one)).item()
+            ]
     if bad:
         named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise InputError(

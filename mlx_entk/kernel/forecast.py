@@ -139,7 +139,7 @@ def _try_tile(work: Work, n: int, folder: Path | None) -> _Tried:
     R = min(len(work.cotangents.left), work.tiling.cotangents)
     left, right = (replace(c, count=R) for c in (work.cotangents.left, work.cotangents.right))
     cotangents = replace(work.cotangents, left=left, right=right)
-    small = replace(work, cotangents=cotangents, tiling=ONE_TILE, _kept={}, _combinations={})
+    small = replace(work, cotangents=cotangents, tiling=ONE_TILE)
     every = slice(0, R)
     diagonal = Tile(slice(0, n), slice(0, n), every, every)
     shape = (n, n, R, R) if cotangents.keeps_classes else (n, n)
@@ -161,7 +161,7 @@ def _try_tile(work: Work, n: int, folder: Path | None) -> _Tried:
     kept: list[float] = []
     beside: list[float] = []
     for _ in range(_ROUNDS):
-        small = replace(small, _kept={}, _combinations={})  # without the factors of the rows
+        small = replace(small)  # without the factors of the rows
         mx.reset_peak_memory()
         before = mx.get_active_memory()
         fresh.append(_timed(partial(form, diagonal))[0])
@@ -187,8 +187,7 @@ def _seconds_of_tiles(work: Work, tried: Sequence[_Tried]) -> float:
     doubled = 1.0 if last.off_diagonal is None else last.off_diagonal / last.contraction
     at_once = min(len(work.cotangents.left), work.tiling.cotangents)
     parts = -(-len(work.cotangents.left) // at_once)
-    given = {f.name: getattr(work, f.name) for f in fields(Work)}
-    rehearsal = _Rehearsal(**given | {"_kept": {}, "_combinations": {}})
+    rehearsal = _Rehearsal(**{f.name: getattr(work, f.name) for f in fields(Work) if f.init})
     seconds = 0.0
     for tile, _ in work.tiles(work.tiling):
         rows, columns, left, right = (
@@ -218,10 +217,10 @@ class _Rehearsal(Work):
         for left, right in sides:
             list(self._contractions(tile, left, right))
 
-    def factors(self, x: Inputs, cotangents: mx.array) -> Factors:
+    def passes(self, x: Inputs, cotangents: mx.array) -> tuple[Factors, mx.array]:
         """Write down what would be made."""
         self.made.append((count(x), len(cotangents)))
-        return {}
+        return {}, mx.array(True)
 
 
 def _seconds_to_touch() -> float:

@@ -125,7 +125,7 @@ def _judge(examined: Examined, x: Inputs, C: int, structure: Structure | None) -
         moved = _moved(function)
         probe = Probe.of(moved, x, C)
         elsewhere = replace(examined, function=moved)
-        at = None if structure is None else structure.at(moved)
+        at = None if structure is None else replace(structure, function=moved)
         also_unstructured, also_looped = _compare(elsewhere, at, probe)
         unstructured, looped = (
             unstructured | (also_unstructured & blind),

@@ -61,7 +61,9 @@ class Structure:
     graph: Graph
     uses: dict[str, list[Use]]
     _tails: dict[str, Tail | None] = field(default_factory=dict, repr=False)
-    _shared: dict[tuple[str, ...], tuple[mx.array, Any]] = field(default_factory=dict, repr=False)
+    _shared: dict[tuple[str, ...], tuple[mx.array, Any]] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     @cached_property
     def taps(self) -> list[str]:
@@ -115,10 +117,6 @@ class Structure:
     def _parameters(self) -> list[str]:
         """The parameters in order, as values of the graph."""
         return self.graph.inputs[len(self.graph.inputs) - len(self.function.params) :]
-
-    def at(self, function: ParametricFunction) -> "Structure":
-        """The same of a function that differs in the values of its parameters alone."""
-        return Structure(function, self.graph, self.uses, self._tails)
 
     def without(self, names: Set[str]) -> "Structure":
         """The same for fewer parameters."""
@@ -231,11 +229,14 @@ class Structure:
     def _base(self, core: str, tap: str, cotangents: mx.array, x: Inputs) -> Base:
         """The derivative by a core, in the shape of a tap, computed once for all inputs."""
 
-        def pull() -> Base:
-            rows = pull_back(self.graph, core, self._at(tuple(array[0] for array in x)), cotangents)
+        def pull() -> mx.array:
+            return pull_back(self.graph, core, self._at(tuple(array[0] for array in x)), cotangents)
+
+        def shaped() -> Base:
+            rows = self._once((core,), cotangents, pull)
             return Base(rows.reshape(-1, *self.graph.shapes[tap]))
 
-        return self._once((core, tap), cotangents, pull)
+        return self._once((core, tap), cotangents, shaped)
 
     def _narrow(self, bottleneck: str, cotangents: mx.array, x: Inputs) -> mx.array:
         """Cotangents of a bottleneck, no more than its entries, with the same Gram matrix."""
@@ -245,7 +246,7 @@ class Structure:
             flat = as_numpy(base.astype(mx.float32).reshape(len(base), -1))
             return mx.array(np.linalg.qr(flat, mode="r")).astype(base.dtype)
 
-        return self._once((bottleneck,), cotangents, narrow)
+        return self._once((bottleneck, "narrowed", "rows"), cotangents, narrow)
 
     def _once(self, key: tuple[str, ...], cotangents: mx.array, make: Callable[[], Made]) -> Made:
         """What is the same for all inputs, made once as long as the cotangents stay the same."""

@@ -74,11 +74,12 @@ class Work:
     tiling: Tiling = ONE_TILE
     halves: bool = False
     kept: int = 2
-    _kept: dict[_Side, Factors] = field(default_factory=dict, repr=False)
+    # What blocks leave for the next ones; work that is made from other work begins without.
+    _kept: dict[_Side, Factors] = field(default_factory=dict, init=False, repr=False)
     _combinations: dict[bool, tuple[tuple[int, int], mx.array]] = field(
-        default_factory=dict, repr=False
+        default_factory=dict, init=False, repr=False
     )
-    _finite: list[mx.array] = field(default_factory=list, repr=False)
+    _finite: list[mx.array] = field(default_factory=list, init=False, repr=False)
 
     @property
     def function(self) -> ParametricFunction:
@@ -158,9 +159,9 @@ class Work:
 
     def factors(self, x: Inputs, cotangents: mx.array) -> Factors:
         """The Jacobian factor of every parameter on inputs x."""
-        return self._passes(x, cotangents)[0]
+        return self.passes(x, cotangents)[0]
 
-    def _passes(self, x: Inputs, cotangents: mx.array) -> tuple[Factors, mx.array]:
+    def passes(self, x: Inputs, cotangents: mx.array) -> tuple[Factors, mx.array]:
         """``factors``, and whether the outputs on x are finite."""
         factors: Factors = {}
         structure, looped = self.ways.structure, self.ways.looped
@@ -259,7 +260,7 @@ class Work:
                 del self._kept[newest]
             of_rows, inputs, cotangents = side
             batch = part(self.x if of_rows else self.columns, slice(*inputs))
-            made, finite = self._passes(batch, self._rows(of_rows, *cotangents))
+            made, finite = self.passes(batch, self._rows(of_rows, *cotangents))
             settle(*(array for factor in made.values() for array in factor.arrays), finite)
             self._finite.append(finite)
             self._kept[side] = made

@@ -11,6 +11,7 @@ from mlx_entk import entk, layerwise_entk
 from mlx_entk.kernel import forecast as forecasts
 from mlx_entk.kernel.forecast import forecast
 from mlx_entk.kernel.reduction import Reduction
+from mlx_entk.kernel.structure import Structure
 from mlx_entk.kernel.work import Work
 from mlx_entk.tracing.inputs import count
 from tests.models import MLP
@@ -102,7 +103,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Factors take 1 ms for each input and cotangent, blocks 1 µs for each pair of inputs."""
-    made, blocks, factors = Clock(), Work.blocks, Work.factors
+    made, blocks, passes = Clock(), Work.blocks, Work.passes
 
     def of_tile(self: Work, tile: Any) -> Any:
         rows, columns = (part.stop - part.start for part in (tile.rows, tile.columns))
@@ -112,9 +113,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
     def of_side(self: Work, x: Any, cotangents: mx.array) -> Any:
         made.now += 1e-3 * count(x) * len(cotangents)
-        return factors(self, x, cotangents)
+        return passes(self, x, cotangents)
 
-    monkeypatch.setattr(Work, "factors", of_side)
+    monkeypatch.setattr(Work, "passes", of_side)
     monkeypatch.setattr(Work, "blocks", of_tile)
     monkeypatch.setattr(time, "perf_counter", made)
     return made
@@ -132,3 +133,18 @@ def test_seconds_are_those_of_all_tiles(
     entk(model, x, reduction=reduction, memory_limit=memory_limit, out=tmp_path / "k")
 
     assert np.isclose(found.seconds, clock.now - start, rtol=0.05)
+
+
+def test_the_tiles_that_are_added_up_are_not_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, passes = [0], Structure.passes
+
+    def counted(self: Structure, x: Any, *options: Any) -> Any:
+        made[0] += count(x)
+        return passes(self, x, *options)
+
+    monkeypatch.setattr(Structure, "passes", counted)
+    monkeypatch.setattr(forecasts, "_LONG", 0.0)  # no tile but the smallest is tried
+
+    forecast(MLP([3, 8, 2]), mx.random.normal((4000, 3), key=mx.random.key(0)), reduction="trace")
+
+    assert made[0] < 100
