@@ -1,7 +1,9 @@
 """The memory that is available, and sizes as people write them."""
 
 import re
+from collections.abc import Callable
 
+import mlx.core as mx
 import psutil
 
 from mlx_entk.errors import InputError
@@ -57,3 +59,17 @@ def limit_of(memory_limit: int | str | None) -> int | None:
     if limit is not None and limit <= 0:
         raise InputError(f"memory_limit is {limit}: pass a number of bytes above 0, or 4GB")
     return limit
+
+
+def limit_in_bytes(memory_limit: int | str | None) -> int:
+    """A limit that the caller gave, or half of the available memory; raises as ``limit_of``."""
+    limit = limit_of(memory_limit)
+    return default_limit() if limit is None else limit
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Bytes that MLX holds at most while something is done, in addition to those before."""
+    mx.reset_peak_memory()
+    before = mx.get_active_memory()
+    work()
+    return max(0, int(mx.get_peak_memory()) - before)

@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from mlx_entk import _blas, _precision
+from mlx_entk._linalg import on_gpu
 from mlx_entk._provenance import PACKAGES, device, installed_version
 
 # If MLX multiplies matrices at less than this share of NumPy's rate, it uses the reference BLAS.
@@ -102,7 +103,7 @@ def _speed() -> list[Finding]:
 
 
 def _compiler() -> list[Finding]:
-    if mx.default_device().type == mx.DeviceType.gpu:
+    if on_gpu():
         return []
     compiler = shutil.which("g++") or shutil.which("c++")
     return [

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk._linalg import Float64Array, FloatArray, eigh, whole_number
-from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk._memory import format_bytes, limit_in_bytes
 from mlx_entk.eigensolvers.operators import random_generator, require_kernel
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import entk
@@ -117,8 +117,7 @@ def nystrom_modes(
         )
     if reduction not in ("trace", "sum-of-logits"):
         raise InputError(f"reduction is {reduction!r}: pass trace or sum-of-logits")
-    limit, held = limit_of(memory_limit), _FLOAT * N * (m + r)
-    limit = default_limit() if limit is None else limit
+    limit, held = limit_in_bytes(memory_limit), _FLOAT * N * (m + r)
     if out is None and held > limit / 2:
         raise InputError(
             f"{m + r} columns over {N} inputs take {format_bytes(held)}, more than half of the "

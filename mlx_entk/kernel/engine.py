@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from mlx_entk._files import digest
 from mlx_entk._linalg import FloatArray
-from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk._memory import format_bytes, limit_in_bytes
 from mlx_entk.distributed import Group, share
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.checks import check_second, check_some
@@ -323,8 +323,7 @@ def _form(
     progress: Progress,
 ) -> dict[str, FloatArray]:
     """The kernels of some work, tile by tile."""
-    limit = limit_of(memory_limit)
-    limit = default_limit() if limit is None else limit
+    limit = limit_in_bytes(memory_limit)
     held = work.bytes if out is None else 0
     if held > limit / 2:
         raise InputError(

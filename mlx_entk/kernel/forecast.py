@@ -17,7 +17,7 @@ import mlx.core as mx
 import numpy as np
 import scipy.optimize
 
-from mlx_entk._memory import default_limit
+from mlx_entk._memory import limit_in_bytes, peak_bytes
 from mlx_entk.kernel.engine import prepare
 from mlx_entk.kernel.reduction import Reduction
 from mlx_entk.kernel.store import FileStore, MemoryStore, Store
@@ -107,7 +107,7 @@ def forecast(
     first, _ = _timed(prepared)
     again, work = _timed(prepared)
     held = 0 if in_files else work.bytes
-    limit = default_limit() if memory_limit is None else memory_limit
+    limit = limit_in_bytes(memory_limit)
     cutting, work = _timed(lambda: work.cut(limit - held, None))
     tried = _try_tiles(work, in_files)
     seconds = again + cutting + _seconds_of_tiles(work, tried)
@@ -162,10 +162,7 @@ def _try_tile(work: Work, n: int, folder: Path | None) -> _Tried:
     beside: list[float] = []
     for _ in range(_ROUNDS):
         small = replace(small)  # without the factors of the rows
-        mx.reset_peak_memory()
-        before = mx.get_active_memory()
-        fresh.append(_timed(partial(form, diagonal))[0])
-        peak = mx.get_peak_memory() - before
+        peak = peak_bytes(lambda: fresh.append(_timed(partial(form, diagonal))[0]))
         kept.append(_timed(partial(form, diagonal))[0])  # with them
         if has_off:
             form(off)  # makes the factors of its columns

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator
 
-from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk._memory import default_limit, format_bytes, limit_of, peak_bytes
 from mlx_entk._parameters import Params
 from mlx_entk.distributed import Group, numbers_of_first, share, sum_over
 from mlx_entk.errors import InputError
@@ -234,10 +234,7 @@ def _batch_within(
     def peak(inputs: int) -> int:
         size = inputs * C if reduction == "full" else inputs
         trial = EntkOperator(passes, part(x, slice(inputs)), C, reduction, inputs, limit, None)
-        mx.reset_peak_memory()
-        before = mx.get_active_memory()
-        trial @ np.ones(size)
-        return int(mx.get_peak_memory()) - before
+        return peak_bytes(lambda: trial @ np.ones(size))
 
     taken = peak(1)
     if taken > limit:

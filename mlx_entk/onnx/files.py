@@ -19,10 +19,11 @@ from onnx.external_data_helper import (
 )
 
 from mlx_entk._files import write_atomically
+from mlx_entk._memory import limit_in_bytes
 from mlx_entk.errors import ConversionWarning, InputError, first_line
 from mlx_entk.onnx.conversion import converted
 from mlx_entk.onnx.graph import OWN_DOMAINS, opset_of
-from mlx_entk.onnx.limits import limit_in_bytes, require_parsable, require_room
+from mlx_entk.onnx.limits import require_parsable, require_room
 from mlx_entk.onnx.tensors import all_tensors, load_external_data
 
 # Opsets of the default domain whose operators the importer knows; older files are converted.

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from mlx_entk._memory import limit_in_bytes
 from mlx_entk._parameters import Params
 from mlx_entk._text import visible
 from mlx_entk.errors import InputError, SlowPathWarning
@@ -27,7 +28,6 @@ from mlx_entk.onnx.branches import taken
 from mlx_entk.onnx.evaluation import Evaluation, require_depth, require_known
 from mlx_entk.onnx.files import read_model
 from mlx_entk.onnx.graph import Graph, graph_of, needed
-from mlx_entk.onnx.limits import limit_in_bytes
 from mlx_entk.onnx.operators import Value, as_mlx, from_numpy
 from mlx_entk.onnx.operators.values import Indices, mlx_dtype, noting_indices
 from mlx_entk.onnx.parameters import BOUND, WEIGHTS, Candidates, candidates_of

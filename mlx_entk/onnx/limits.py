@@ -9,7 +9,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper, shape_inference
 
-from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk._memory import format_bytes
 from mlx_entk.errors import InputError
 
 # The most parts of a file: nodes, names, attributes, … The largest language models have a tenth.
@@ -51,12 +51,6 @@ _WHOLE_NUMBERS = frozenset(
         FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64, FieldDescriptor.TYPE_UINT64,
     }
 )  # fmt: skip
-
-
-def limit_in_bytes(memory_limit: int | str | None) -> int:
-    """A limit that the caller gave, or half of the available memory."""
-    limit = limit_of(memory_limit)
-    return default_limit() if limit is None else limit
 
 
 def require_room(size: int, limit: int, what: str) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from mlx_entk._files import digest
 from mlx_entk._linalg import FloatArray, as_numpy, whole_number
-from mlx_entk._memory import default_limit, format_bytes, limit_of
+from mlx_entk._memory import format_bytes, limit_in_bytes
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import Reduction
 from mlx_entk.progress import Progress, silent
@@ -87,8 +87,7 @@ def entk_sketch(
     k, seed = whole_number(k, "k"), whole_number(seed, "seed")
     if k < 1:
         raise InputError(f"k is {k}: pass at least one column")
-    given = limit_of(memory_limit)
-    limit = default_limit() if given is None else given
+    limit = limit_in_bytes(memory_limit)
     sketcher = Sketcher(Subject(model, params, output, parameters), x, reduction, k, seed)
     N = count(sketcher.x)
     shape = (N, *sketcher.row)
@@ -142,8 +141,7 @@ def open_sketch(
         or what counts of it are others. Two inputs of the store are projected again: if other
         features come out, it is refused too.
     """
-    given = limit_of(memory_limit)
-    limit = default_limit() if given is None else given
+    limit = limit_in_bytes(memory_limit)
     store = FeatureStore.read(Path(folder))
     record = store.record
     if record.error is None:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 
 from mlx_entk._linalg import FloatArray
-from mlx_entk._memory import format_bytes
+from mlx_entk._memory import format_bytes, peak_bytes
 from mlx_entk.dynamics import track
 from mlx_entk.eigensolvers import as_operator, top_modes
 from mlx_entk.plotting import CaptionedFigure, Drawing
@@ -101,14 +100,6 @@ def stage_of_training(
     each = max(0.0, taken[1] - taken[0]) / (2 * few)
     start = max(0.0, taken[0] - few * each)  # the model, the data, and compiling
     return Stage(name, epochs, runs * (start + epochs * each), memory)
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """Bytes that MLX holds at most while something is done, in addition to those before."""
-    mx.reset_peak_memory()
-    before = mx.get_active_memory()
-    work()
-    return max(0, mx.get_peak_memory() - before)
 
 
 def scaled_up(measure: Callable[[int], float], size: int, power: float) -> float:

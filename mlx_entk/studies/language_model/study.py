@@ -14,7 +14,7 @@ import numpy as np
 
 from mlx_entk._files import Arrays, digest, digest_of_file, write_arrays
 from mlx_entk._linalg import Float64Array
-from mlx_entk._memory import default_limit
+from mlx_entk._memory import default_limit, peak_bytes
 from mlx_entk._parameters import flatten_tree
 from mlx_entk.controls import scaled
 from mlx_entk.distributed import Group, is_first
@@ -51,7 +51,7 @@ from mlx_entk.lm.streams import Streams, last_streams
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Headline
-from mlx_entk.studies.estimate import Stage, peak_bytes, shortest, stage_of_report
+from mlx_entk.studies.estimate import Stage, shortest, stage_of_report
 from mlx_entk.studies.language_model.layers import (
     FORWARD,
     LayerModes,
