@@ -43,8 +43,8 @@ format: .venv/.installed-dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/.installed-dev  ## Build the documentation into site/; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: .venv/.installed-dev  ## Build the documentation into site/, notebooks included, and check it
+	$(BIN)/python scripts/build_docs.py
 
 bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; writes the tables of the docs
 	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents
