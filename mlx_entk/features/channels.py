@@ -19,7 +19,7 @@ from mlx_entk._linalg import (
 from mlx_entk.errors import InputError
 
 RECOVERED = float(np.sqrt(0.5))
-"""The cosine, without its sign, above which a mode holds more of a feature than of everything else together."""
+"""The cosine, sign aside, above which a mode holds more of a feature than of all else together."""
 
 RECOVERY_RULE = f"a feature is recovered if one mode has cos² ≥ {RECOVERED**2:.2g} with it"
 """The same as a sentence."""
