@@ -32,7 +32,7 @@ _LINK = re.compile(r"\[(?P<text>[^]]*)\]\((?P<to>[^)#:]+)(?P<place>#[^)]*)?\)")
 # In text that a reader sees, outside code: roles, code spans, links, emphasis, attributes,
 # directives, rows of tables, mathematics.
 _RAW = re.compile(
-    r":[a-z]+:`|`|\]\[|\]\(|\*\*|\{[#:.]|^\s*\.\. |^\s*\|.*\|\s*$|^:::|\$[^$]*\$|&[a-z]+;"
+    r":[a-z]+:`|`|\]\[|\]\(|\*\*|\{[#:.]|^\s*\.\. |^\s*\|.*\|\s*$|^:::|\$[^$]*\$|&[a-z]+;|[_^]\{"
 )
 
 

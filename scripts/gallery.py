@@ -28,8 +28,8 @@ _SECTION = re.compile(
     r"(?P<old>.*?)<!-- end of (?P=name) -->",
     re.DOTALL,
 )
-# As wide as a laptop's screen shows, in as many colours as figures need: small files.
-_WIDTH, _COLOURS = 1400, 96
+# As wide as the screen of a laptop, and with a palette: small files.
+_WIDTH, _COLOURS = 1400, 256
 
 
 def main() -> None:
