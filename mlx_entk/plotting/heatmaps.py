@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mlx_entk._text import visible
 from mlx_entk.analysis import TrainedAlignment
 from mlx_entk.controls import Controls
 from mlx_entk.features import Alignment
@@ -17,6 +18,9 @@ from mlx_entk.plotting.style import (
     styled,
 )
 
+# Inches that a letter of a panel's title takes.
+_TITLE = 0.09
+
 
 @styled
 def plot_alignment(rows: Sequence[Alignment], controls: Controls | None = None) -> Drawing:
@@ -29,9 +33,9 @@ def plot_alignment(rows: Sequence[Alignment], controls: Controls | None = None) 
     Parameters
     ----------
     rows
-        From ``mlx_entk.features.align``, or ``mlx_entk.Analysis.since``.
+        From ``mlx_entk.features.align``, or ``mlx_entk.KernelAnalysis.since``.
     controls
-        ``mlx_entk.Analysis.controls``.
+        ``mlx_entk.KernelAnalysis.controls``.
     """
     groups = list(dict.fromkeys((row.kernel, row.modes) for row in rows))
     families = list(dict.fromkeys(row.family for row in rows))
@@ -47,8 +51,9 @@ def plot_alignment(rows: Sequence[Alignment], controls: Controls | None = None) 
     # Panels stand side by side if they are tall, and one below the other if they are wide.
     side_by_side = len(groups) > len(families)
     across, down = (len(shown), 1) if side_by_side else (1, len(shown))
+    panel = max(0.4 * len(families), _TITLE * max(len(titles.get(name, name)) for name in shown))
     figure, axes = new_figure(
-        2.0 + 0.4 * len(families) * across + _room(names, 30),
+        2.0 + panel * across + _room(names, 30),
         1.6 + (0.2 + 0.27 * len(groups)) * down + _room(families, 16),
         down,
         across,
@@ -75,8 +80,8 @@ def plot_alignment(rows: Sequence[Alignment], controls: Controls | None = None) 
 
 def _room(names: Sequence[str], usual: int) -> float:
     """Inches that the longest of some names takes beyond those of a usual one."""
-    longest = max(min(len(name), LONGEST_AT_TICK) for name in names)
-    return 0.06 * max(0, longest - usual)
+    longest = max(len(visible(name, LONGEST_AT_TICK)) for name in names)
+    return 0.08 * max(0, longest - usual)
 
 
 def _percent_by_panel(row: Alignment, controls: Controls | None) -> dict[str, float]:
