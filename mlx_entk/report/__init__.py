@@ -1,13 +1,26 @@
 """Tables, and pages of tables and figures; each page is one file that needs no network."""
 
 from mlx_entk.report.browser import (
+    FamilyView,
     FoundLabel,
-    LayerView,
+    KernelView,
     ModeBrowser,
     ModeView,
-    Window,
+    browser_page,
     ends,
+    modes_that_fit,
     write_browser,
+)
+from mlx_entk.report.inputs import (
+    KINDS,
+    Draw,
+    Inputs,
+    Kind,
+    Pairs,
+    Window,
+    Windows,
+    drawn,
+    inputs_html,
 )
 from mlx_entk.report.page import (
     ComparedFigure,
@@ -20,18 +33,29 @@ from mlx_entk.report.page import (
 from mlx_entk.report.table import Table, modes_cell, number_cell, p_cell
 
 __all__ = [
+    "KINDS",
     "ComparedFigure",
     "Comparison",
+    "Draw",
+    "FamilyView",
     "FoundLabel",
-    "LayerView",
+    "Inputs",
+    "KernelView",
+    "Kind",
     "ModeBrowser",
     "ModeView",
+    "Pairs",
     "PlacedFigure",
     "Report",
     "Table",
     "Window",
+    "Windows",
+    "browser_page",
+    "drawn",
     "ends",
+    "inputs_html",
     "modes_cell",
+    "modes_that_fit",
     "number_cell",
     "p_cell",
     "place",
