@@ -22,6 +22,7 @@ from mlx_entk.studies.reporting import (
 
 from .base import Command, RunFolder, is_quiet, wants_json
 from .display import console, plain, show
+from .inputs import load_names
 
 _RUNS = Path("runs")
 
@@ -96,8 +97,13 @@ def report(run: Path) -> None:
     type=click.Choice(KINDS),
     help="What the inputs are; by default this is guessed from their type and shape.",
 )
+@click.option(
+    "--names",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A text file with a name for each input, such as its label, one a line; or an .npy file.",
+)
 @click.option("--open", "opens", is_flag=True, help="Open the page in the web browser.")
-def browse(run: Path, out: Path | None, draw: Kind | None, opens: bool) -> None:
+def browse(run: Path, out: Path | None, draw: Kind | None, names: Path | None, opens: bool) -> None:
     """Write a page to browse the modes of a finished RUN.
 
     Click a mode to see the inputs with its largest and smallest values, drawn as what they are,
@@ -107,7 +113,7 @@ def browse(run: Path, out: Path | None, draw: Kind | None, opens: bool) -> None:
     opened = Run.load(run)
     opened.require_finished()
     with nullcontext() if out else opened.session():
-        written = write_modes(opened, out, draw)
+        written = write_modes(opened, out, draw, None if names is None else load_names(names))
     show([], page=written)
     if opens and not webbrowser.open(written.resolve().as_uri()):
         raise InputError(f"--open: there is no web browser here; the page is {written}")

@@ -9,6 +9,7 @@ from mlx_entk.report.browser import (
     browser_page,
     ends,
     modes_that_fit,
+    with_names,
     write_browser,
 )
 from mlx_entk.report.inputs import (
@@ -59,6 +60,7 @@ __all__ = [
     "number_cell",
     "p_cell",
     "place",
+    "with_names",
     "write_browser",
     "write_page",
 ]

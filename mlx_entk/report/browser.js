@@ -10,6 +10,7 @@
   const STRONG = 0.3; // of the largest part in a window: from here on tokens are underlined
   const FEATURES = 6; // families that are shown of a mode before all are asked for
   const BESIDE = 4; // neighbours on each side
+  const LEAST = 0.02; // a smaller share in a family is not worth a name in the list
   const NEARLY = 0.95; // a smaller family is best if it holds so much of what the best one does
   const by = (id) => document.getElementById(id);
   const hint = by("hint");
@@ -47,8 +48,23 @@
   const placeOf = (i) => inputs.places ? inputs.places[i] : i;
   const nameOf = (i) => inputs.names[i] || "";
 
+  /* A function of the inputs less its mean, of length 1; null if it is constant. */
+  function standardised(value) {
+    const values = Float32Array.from(everyInput, value);
+    const mean = values.reduce((sum, v) => sum + v, 0) / N;
+    let squares = 0;
+    for (let i = 0; i < N; i += 1) {
+      values[i] -= mean;
+      squares += values[i] ** 2;
+    }
+    if (squares <= 1e-12 * N * mean * mean || squares === 0) return null;
+    const length = Math.sqrt(squares);
+    return values.map((v) => v / length);
+  }
+
   /* What a kind of input can do: `item` draws one in a list, `text` is what a search finds,
-     `columns` are numbers that a search compares, `name` is counted at the ends of a mode. */
+     `columns` are numbers that a search compares, `name` is counted at the ends of a mode, and
+     `features` are what each mode is correlated with. */
   const kinds = {
     tokens: () => {
       const { tokens, words, labels } = inputs;
@@ -70,9 +86,29 @@
       style.setProperty("--sprite-size", `${columns * side}px ${rows * side * height / width}px`);
       style.setProperty("--side", `${side}px`);
       style.setProperty("--tall", `${side * height / width}px`);
+      const features = []; // each pixel's brightness over the inputs, once the sprite is decoded
+      const image = new Image();
+      image.onload = () => {
+        const canvas = make("canvas", { width: columns * width, height: rows * height });
+        const context = canvas.getContext("2d", { willReadFrequently: true });
+        context.drawImage(image, 0, 0);
+        const { data } = context.getImageData(0, 0, canvas.width, canvas.height);
+        for (let y = 0; y < height; y += 1) {
+          for (let x = 0; x < width; x += 1) {
+            features.push(standardised((i) => {
+              const place = placeOf(i);
+              const at = 4 * ((Math.floor(place / columns) * height + y) * canvas.width +
+                (place % columns) * width + x);
+              return data[at] + data[at + 1] + data[at + 2];
+            }));
+          }
+        }
+        showProfile();
+      };
+      image.src = `data:image/png;base64,${sprite}`;
       return {
         one: "image", many: "images", value: "value", names: "name", list: "gallery",
-        text: () => "", columns: {},
+        text: () => "", columns: {}, features, shape: [width, height],
         item: (of, i) => {
           const place = placeOf(i), column = place % columns, row = Math.floor(place / columns);
           const picture = make("span", { class: "sprite", role: "img" });
@@ -108,9 +144,10 @@
       const table = Object.fromEntries(
         columns.map((column, c) => [column, (i) => values[placeOf(i)][c]]));
       const few = columns.length <= 12;
+      const features = columns.map((_, c) => standardised((i) => values[placeOf(i)][c]));
       return {
         one: "input", many: "inputs", value: "value", names: "name", list: "windows",
-        text: () => "", columns: table,
+        text: () => "", columns: table, features,
         item: (of, i) => {
           const row = values[placeOf(i)];
           const cells = make("div", { class: few ? "cells" : "strip" });
@@ -124,6 +161,7 @@
             const bar = make("i", { class: value < 0 ? "minus" : "plus" });
             bar.style.setProperty("--size", size.toFixed(3));
             const cell = make("span", {}, bar);
+            cell.classList.toggle("zero", value === 0);
             if (few) cell.prepend(make("span", { class: "muted" }, columns[c]), ` ${number(value)}`);
             else cell.dataset.said = `${columns[c]}: ${number(value)}`;
             cells.append(cell);
@@ -166,8 +204,10 @@
     if (!opened.has(place)) {
       const kernel = JSON.parse(scripts[place].textContent);
       kernel.modes.forEach((mode) => {
+        mode.constant = (mode.constant || 0) / 1000;
         mode.features = mode.features.map((share) => share / 1000);
         [mode.best, mode.excess] = bestFamily(kernel, mode);
+        mode.excess = Math.max(mode.excess, mode.constant);
         mode.group = kernel.groups.find(([a, b]) => a <= mode.number && mode.number <= b);
       });
       for (const family of kernel.families) {
@@ -372,6 +412,7 @@
     if (of !== first || of.share !== null) {
       rows.push([`share of mode ${first.number}’s`, first.value ? percent(of.value / first.value) : "–"]);
     }
+    if (of.constant) rows.push(["share in the constants", percent(of.constant)]);
     if (of.trace !== null) rows.push(["share of the trace", percent(of.trace)]);
     if (of.share !== null) rows.push(["share of the top singular pair", percent(of.share)]);
     if (groups.length) {
@@ -395,8 +436,7 @@
       const other = modes()[i];
       const link = make("a", { href: addressOf(chosen.kernel, other) }, `${other.number}`);
       if (i === chosen.mode) link.setAttribute("aria-current", "true");
-      const best = bestName(other);
-      link.title = `mode ${other.number}${best && `: ${best}`}`;
+      link.title = `mode ${other.number}: ${bestName(other)}`;
       if (kind.p) {
         const canvas = make("canvas", { width: kind.p, height: kind.p, "aria-hidden": "true" });
         paint(canvas, ready(other));
@@ -410,7 +450,8 @@
   function bestName(of) {
     const [label] = of.labels;
     if (label) return `${label[1] > 0 ? "+" : MINUS}${label[0]}`;
-    if (of.best === null) return "";
+    if (of.constant >= explained) return `constant ${percent(of.constant)}`;
+    if (of.best === null || of.features[of.best] < LEAST) return "–";
     return `${kernel().families[of.best].name} ${percent(of.features[of.best])}`;
   }
 
@@ -481,7 +522,7 @@
         parts.length ? "A mode below the noise floor has no shares." : hinted));
       return;
     }
-    by("parts").replaceChildren(headed([["parameter"], ["share of its eigenvalue", true]],
+    by("parts").replaceChildren(headed([["parameter"], ["share", true, "vᵀK_l v / vᵀK v: the part of its eigenvalue that is due to the parameter"]],
       parts.map((name, i) => {
         const place = [...by("kernel").options].findIndex((option) => option.text === name);
         const link = place < 0 ? make("span", {}, name)
@@ -548,19 +589,24 @@
     };
     colors = { plus: rgb("--plus"), minus: rgb("--minus"), zero: rgb("--paper") };
   }
-  function paint(canvas, of, kept = null) {
+  /* Values from −1 to 1 in row-major order; those that `seen` is false of are faint. */
+  function diverging(canvas, width, height, parts, seen = () => true) {
     if (!colors) readColors();
-    const { p } = kind, context = canvas.getContext("2d"), image = context.createImageData(p, p);
-    const largest = Math.max(Math.abs(of.steps[of.order[0]]), Math.abs(of.steps[of.order[N - 1]]), 1);
-    for (let i = 0; i < N; i += 1) {
-      const part = of.steps[i] / largest, size = Math.abs(part), at = 4 * (kind.n(i) * p + kind.m(i));
-      const end = part > 0 ? colors.plus : colors.minus;
+    const context = canvas.getContext("2d"), image = context.createImageData(width, height);
+    parts.forEach((part, place) => {
+      const end = part > 0 ? colors.plus : colors.minus, size = Math.abs(part);
       for (let c = 0; c < 3; c += 1) {
-        image.data[at + c] = colors.zero[c] + (end[c] - colors.zero[c]) * size;
+        image.data[4 * place + c] = colors.zero[c] + (end[c] - colors.zero[c]) * size;
       }
-      image.data[at + 3] = kept && !kept.has(i) ? 40 : 255;
-    }
+      image.data[4 * place + 3] = seen(place) ? 255 : 40;
+    });
     context.putImageData(image, 0, 0);
+  }
+  function paint(canvas, of, kept = null) {
+    const { p } = kind, parts = new Float32Array(p * p);
+    const largest = Math.max(Math.abs(of.steps[of.order[0]]), Math.abs(of.steps[of.order[N - 1]]), 1);
+    for (let i = 0; i < N; i += 1) parts[kind.n(i) * p + kind.m(i)] = of.steps[i] / largest;
+    diverging(canvas, p, p, parts, (place) => !kept || kept.has(cellAt.get(place)));
   }
   const cellAt = new Map();
   if (kind.p) {
@@ -615,11 +661,11 @@
       event.stopPropagation();
       point(...moved);
     });
-    scheme.addEventListener("change", () => {
-      colors = null;
-      show();
-    });
   }
+  scheme.addEventListener("change", () => {
+    colors = null;
+    show();
+  });
   function showMap(found) {
     if (!kind.p) return;
     const of = mode(), largest = Math.max(Math.abs(of.at(of.order[0])), Math.abs(of.at(of.order[N - 1])));
@@ -629,6 +675,39 @@
     by("map-low").textContent = signed(-largest, 2);
     by("map-high").textContent = signed(largest, 2);
   }
+
+  /* The correlation of a mode with each pixel or column. */
+  function showProfile() {
+    if (!kind.features?.length) return;
+    const of = mode(), own = standardised((i) => of.steps[i]);
+    by("profile-section").hidden = own === null;
+    if (own === null) return;
+    const found = kind.features.map((feature) => {
+      let sum = 0;
+      if (feature) for (let i = 0; i < N; i += 1) sum += own[i] * feature[i];
+      return sum;
+    });
+    const largest = Math.max(...found.map(Math.abs), 1e-9);
+    if (kind.shape) {
+      const [width, height] = kind.shape;
+      const canvas = make("canvas", { width, height, class: "profile", role: "img" });
+      canvas.setAttribute("aria-label",
+        `correlation of the mode with each pixel, at most ${number(largest)} in size`);
+      diverging(canvas, width, height, found.map((r) => r / largest));
+      by("profile").replaceChildren(canvas, ramp(-largest, largest));
+      return;
+    }
+    const order = found.map((_, c) => c).sort((a, b) => Math.abs(found[b]) - Math.abs(found[a]));
+    by("profile").replaceChildren(headed([["column"], ["correlation", true]],
+      order.slice(0, FEATURES).map((c) => {
+        const bar = share(Math.abs(found[c]));
+        bar.classList.add(found[c] < 0 ? "below" : "above");
+        return make("tr", {}, make("td", {}, inputs.columns[c], bar), cell(signed(found[c], 2)));
+      })), order.length > FEATURES
+      ? make("p", { class: "note" }, `The largest of ${order.length}.`) : "");
+  }
+  const ramp = (low, high) => make("p", { class: "scale-bar" }, make("span", {}, signed(low, 2)),
+    make("span", { class: "ramp", "aria-hidden": "true" }), make("span", {}, signed(high, 2)));
 
   function showNames(id, chosenInputs) {
     const counted = [...tally(Array.from(chosenInputs, (i) => names[i]))].filter(([name]) => name);
@@ -723,9 +802,10 @@
     const all = modes(), top = Math.max(...all.map((of) => of.value));
     const [kept, family] = listedModes();
     chosen.list = kept;
+    const hasNames = all.some((of) => of.labels.length || of.features.length);
     by("mode").replaceChildren(...kept.map((i) => {
       const name = bestName(all[i]);
-      return make("option", { value: i }, `${all[i].number}${name && `: ${name}`}`);
+      return make("option", { value: i }, `${all[i].number}${hasNames && `: ${name}`}`);
     }));
     by("shown-as").textContent = family === undefined ? "eigenvalue"
       : `share in ${kernel().families[family].name}`;
@@ -737,7 +817,7 @@
       const name = make("span", { class: "name" });
       if (label) name.append(sign(label[1] > 0), ` ${label[0]}`);
       else {
-        name.append(bestName(of));
+        if (hasNames) name.append(bestName(of));
         name.classList.toggle("muted", of.excess < explained);
       }
       const button = make("button", { type: "button" }, make("span", {}, of.number), name,
@@ -809,6 +889,7 @@
     showParts();
     showHistogram(found);
     showMap(found);
+    showProfile();
     by("found").hidden = !found;
     by("ends").hidden = Boolean(found);
     document.body.classList.toggle("searching", Boolean(found));

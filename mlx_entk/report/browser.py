@@ -6,7 +6,7 @@ them. A kernel's modes are data that the page's script reads when the kernel is 
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -178,6 +178,25 @@ class ModeBrowser:
     parts_hint: str = ""
 
 
+def with_names(page: ModeBrowser, names: Sequence[str]) -> ModeBrowser:
+    """The page with a name for each input, such as its label, before the names that it has.
+
+    Raises
+    ------
+    InputError
+        If there are not as many names as inputs.
+    """
+    if len(names) != len(page.inputs):
+        raise InputError(f"there are {len(names):,} names for {len(page.inputs):,} inputs")
+    places = range(len(names)) if page.places is None else page.places.tolist()
+    given = page.names or [""] * len(places)
+    both = [
+        ", ".join(filter(None, (names[place], own)))
+        for place, own in zip(places, given, strict=True)
+    ]
+    return replace(page, names=both)
+
+
 def ends(scores: FloatArray, count: int = END) -> tuple[list[int], list[int]]:
     """Numbers of the inputs with the largest scores, and with the smallest, outermost first.
 
@@ -326,6 +345,7 @@ def _mode(mode: ModeView, kernel: KernelView, page: ModeBrowser) -> Json:
         "value": float(f"{mode.eigenvalue:.4g}"),
         "share": None if mode.share is None else round(mode.share, 3),
         "trace": None if mode.of_trace is None else float(f"{mode.of_trace:.3g}"),
+        "constant": None if mode.share is not None else _thousandths(_constant(scores)),
         "features": [_thousandths(share) for share in mode.features],
         "parts": [_thousandths(share) for share in mode.parts],
         "labels": [
@@ -337,6 +357,12 @@ def _mode(mode: ModeView, kernel: KernelView, page: ModeBrowser) -> Json:
         "ends": [top, bottom],
         "positions": {number: _steps(row) for number, row in kept.items()},
     }
+
+
+def _constant(scores: Float64Array) -> float:
+    """The share of a mode in the constant functions."""
+    squares = float(scores @ scores) * scores.size
+    return float(scores.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def _thousandths(share: float) -> float:

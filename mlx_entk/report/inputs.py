@@ -340,8 +340,11 @@ def drawn(x: Any, draw: Draw | None = None) -> Inputs:
     if draw is None:
         for kind, make in makers.items():
             if (made := make()) is not None:
-                others = ", ".join(other for other in KINDS if other != kind)
-                said = f"{made.said} (guessed from type and shape; the others are {others})"
+                *others, last = [other for other in KINDS if other != kind]
+                said = (
+                    f"{made.said} This was guessed from type and shape; {', '.join(others)} or "
+                    f"{last} can be asked for."
+                )
                 return replace(made, said=said)  # type: ignore[type-var]
     made = makers[draw or "rows"]()
     if made is None:

@@ -16,6 +16,7 @@ from mlx_entk.report import (
     Table,
     browser_page,
     place,
+    with_names,
     write_page,
 )
 from mlx_entk.report import Comparison as ComparisonPage
@@ -140,7 +141,12 @@ def _page_of_modes(show: Show[Any], results: Any, run: Run) -> str | None:
         return None
 
 
-def write_modes(run: Run, path: Path | None = None, draw: Draw | None = None) -> Path:
+def write_modes(
+    run: Run,
+    path: Path | None = None,
+    draw: Draw | None = None,
+    names: Sequence[str] | None = None,
+) -> Path:
     """Write the page to browse the modes of a finished run; return its path.
 
     Parameters
@@ -149,6 +155,8 @@ def write_modes(run: Run, path: Path | None = None, draw: Draw | None = None) ->
         Where to, by default modes.html in the run folder.
     draw
         What the inputs are drawn as, as for ``mlx_entk.report.drawn``.
+    names
+        A name for each input, such as its label; None for those that the study gives.
 
     Raises
     ------
@@ -163,7 +171,8 @@ def write_modes(run: Run, path: Path | None = None, draw: Draw | None = None) ->
             f"{run.path} is a {run.study} run, which has no one set of inputs and modes to browse"
         )
     with showing(run):
-        text = browser_page(study.show.modes(study.results_of(run), run, draw))
+        page = study.show.modes(study.results_of(run), run, draw)
+    text = browser_page(page if names is None else with_names(page, names))
     path = path or run.file(MODES)
     write_text(path, text)
     return path

@@ -9,7 +9,7 @@ from mlx_entk._files import Arrays
 from mlx_entk.analysis import WHOLE
 from mlx_entk.errors import InputError
 from mlx_entk.kernel.reduction import reduction_name
-from mlx_entk.report import Draw, ModeBrowser, drawn
+from mlx_entk.report import Draw, ModeBrowser, drawn, with_names
 from mlx_entk.runs import Run
 from mlx_entk.studies.browsing import families_of, kernel_view
 from mlx_entk.studies.kernel.finished import stored_inputs
@@ -50,24 +50,17 @@ def mode_browser(
         )
     config = results.config
     inputs = drawn(original_inputs(inputs_on_host(x)), draw)
-    if names and len(names) != len(inputs):
-        raise InputError(f"there are {len(names):,} names for {len(inputs):,} inputs")
     N = len(arrays[f"vectors/{WHOLE}"])
-    places = None
+    places, outputs = None, []
     if config.reduction == "full":  # channel-major: row c·N + n
         places = np.tile(np.arange(len(inputs)), N // len(inputs))
-        given = names or [""] * len(inputs)
-        names = [
-            f"{name}, output {c}".removeprefix(", ")
-            for c in range(N // len(inputs))
-            for name in given
-        ]
+        outputs = [f"output {c}" for c in range(N // len(inputs)) for _ in range(len(inputs))]
     dimensions = dict(zip(results.mode_features, arrays["dimensions"].tolist(), strict=True))
     families = families_of(dimensions, N, results.controls)
     kernels = list(results.cliffs)
     layers = [kernel for kernel in kernels if kernel != WHOLE]
     traces = dict(zip(kernels, arrays["traces"].tolist(), strict=True))
-    return ModeBrowser(
+    page = ModeBrowser(
         f"Modes of {config.model}",
         f"{len(arrays[f'values/{WHOLE}'])} modes of the eNTK "
         f"({reduction_name(config.reduction)}) of {results.parameters:,} parameters on "
@@ -88,13 +81,14 @@ def mode_browser(
             )
             for kernel in kernels
         ],
-        names=names,
+        names=outputs,
         places=places,
         parts_hint=""
         if layers
         else "To see which parameters a mode lives in, run the command "
         "again with --by-layer and another --out.",
     )
+    return with_names(page, names) if names else page
 
 
 def modes(results: KernelResults, run: Run, draw: Draw | None) -> ModeBrowser:
