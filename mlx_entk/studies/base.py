@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
@@ -21,7 +20,7 @@ from mlx_entk.errors import InputError, MlxEntkError, first_line
 from mlx_entk.kernel import Reduction
 from mlx_entk.plotting.drawing import CaptionedFigure
 from mlx_entk.progress import Progress, silent
-from mlx_entk.report import Table
+from mlx_entk.report import Draw, ModeBrowser, Table
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.intervention.problem import InterventionProblem
@@ -65,29 +64,6 @@ def _no_figures(runs: Any) -> Figures:
 
 
 @dataclass(frozen=True)
-class FurtherPage:
-    """A page beside the report of a run, which the report links to.
-
-    Attributes
-    ----------
-    file
-        Its name in the run folder, with ``.html`` at the end.
-    text
-        What the link says.
-    write
-        Writes it to a path.
-    """
-
-    file: str
-    text: str
-    write: Callable[[Path], None]
-
-
-def _no_pages(results: Any, run: Run) -> list[FurtherPage]:
-    return []
-
-
-@dataclass(frozen=True)
 class Show(Generic[R]):
     """How the results of a study are shown.
 
@@ -101,8 +77,10 @@ class Show(Generic[R]):
         Every figure of a finished run with its caption, drawn one at a time.
     details
         Tables for the report alone.
-    pages
-        Pages beside the report.
+    modes
+        ``modes(results, run, draw)``: the page to browse the modes of a run, with its inputs drawn
+        as asked for or, for None, as what they are. InputError for a run that has no such page.
+        None for a study without one.
     over_seeds
         Figures of several runs, given by seed, that differ in their seed alone.
     """
@@ -111,7 +89,7 @@ class Show(Generic[R]):
     tables: Callable[[R], list[Table]]
     figures: Callable[[R, Run], Figures]
     details: Callable[[R, Run], list[Table]] = _no_tables
-    pages: Callable[[R, Run], list[FurtherPage]] = _no_pages
+    modes: Callable[[R, Run, Draw | None], ModeBrowser] | None = None
     over_seeds: Callable[[Mapping[int, R]], Figures] = _no_figures
 
 

@@ -8,6 +8,7 @@ from mlx_entk.report import Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.kernel.directions import EXPLAINED
+from mlx_entk.studies.kernel.modes import modes
 from mlx_entk.studies.kernel.study import KernelResults
 from mlx_entk.studies.words import (
     alignment_table,
@@ -251,4 +252,4 @@ def _figures(results: KernelResults, run: Run) -> Figures:
         yield alignment_figure(results)
 
 
-SHOW = Show(summary=summary, tables=tables, figures=_figures, details=_details)
+SHOW = Show(summary=summary, tables=tables, figures=_figures, details=_details, modes=modes)

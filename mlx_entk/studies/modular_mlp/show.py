@@ -1,23 +1,24 @@
 """How the study of the MLP is shown: its sentences, tables and captioned figures."""
 
 from mlx_entk.analysis import WHOLE, TrainedAlignment
-from mlx_entk.features import FREQUENCY_FAMILIES
+from mlx_entk.features import FREQUENCY_FAMILIES, modular_features
 from mlx_entk.plotting import (
     CaptionedFigure,
     plot_alignment,
     plot_spectra,
     plot_spectra_over_training,
 )
-from mlx_entk.report import Table, modes_cell
+from mlx_entk.report import Draw, ModeBrowser, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.figures import training_figures
+from mlx_entk.studies.modular.modes import names_of_pairs, pairs_drawn, views
 from mlx_entk.studies.modular.words import (
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
-from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults
+from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults, dataset
 from mlx_entk.studies.words import (
     ALIGNMENT_CAPTION,
     SPECTRA_CAPTION,
@@ -159,4 +160,26 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     )
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details)
+def _modes(results: MLPResults, run: Run, draw: Draw | None) -> ModeBrowser:
+    config, arrays = results.config, run.arrays
+    data = dataset(config)
+    bank = modular_features(data.n, data.m, config.p, config.seed)
+    return ModeBrowser(
+        f"Modes of an MLP that adds modulo {config.p}",
+        f"The trace eNTK of {results.parameters:,} parameters on all {results.inputs:,} pairs, "
+        f"after {config.epochs:,} epochs, right on {results.accuracy.test:.1%} of the pairs that "
+        "the network was not trained on.",
+        pairs_drawn(data, data.x, draw),
+        views(
+            arrays_below(arrays, "values/"),
+            arrays,
+            results.cliffs,
+            bank,
+            {family: bank[family] for family in FREQUENCY_FAMILIES},
+            results.controls,
+        ),
+        names=names_of_pairs(data),
+    )
+
+
+SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details, modes=_modes)

@@ -48,6 +48,7 @@ from mlx_entk.studies.estimate import (
     stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
+from mlx_entk.studies.modular.modes import arrays_of_modes
 from mlx_entk.studies.modular.pairs import (
     ModularConfig,
     after_kernel_accuracy,
@@ -230,6 +231,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
         },
         **{f"frequencies/{first}-{last}": map_ for (first, last), map_ in rotations.items()},
         "preactivations": _preactivations(model, inputs, config.p),
+        **arrays_of_modes(analysis, kernels, top),
     }
     return results, arrays
 

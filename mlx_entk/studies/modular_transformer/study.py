@@ -48,6 +48,7 @@ from mlx_entk.studies.estimate import (
     stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
+from mlx_entk.studies.modular.modes import arrays_of_modes
 from mlx_entk.studies.modular.pairs import (
     after_kernel_accuracy,
     grokking,
@@ -173,6 +174,7 @@ def compute(
     bank = frequency_features(data.n, data.m, config.p, keys, config.seed)
 
     analyses: dict[str, KernelAnalysis] = {}
+    modes: Arrays = {}
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
@@ -182,6 +184,8 @@ def compute(
             given["controls"] = controls_of(model, inputs)
             given["factors"] = layer_factors(model, inputs, reduction=REDUCTIONS[MAIN])
         analysis = analyze_kernels(kernels, bank, groups=groups, **given)
+        if reduction == MAIN:
+            modes = arrays_of_modes(analysis, kernels, shown_modes(config))
         analyses[reduction] = analysis
         alignment += [
             LocalisedAlignment(**asdict(row), reduction=reduction)
@@ -239,6 +243,7 @@ def compute(
             for name, spectrum in analysis.spectra.items()
         },
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
+        **modes,
     }
     return results, arrays
 
