@@ -2,11 +2,16 @@
 
 from mlx_entk.plotting.drawing import CaptionedFigure, Drawing
 from mlx_entk.plotting.heatmaps import plot_alignment
-from mlx_entk.plotting.spectra import plot_spectra, plot_spectra_over_training
+from mlx_entk.plotting.spectra import (
+    eigenvalue_axes,
+    plot_spectra,
+    plot_spectra_over_training,
+)
 
 __all__ = [
     "CaptionedFigure",
     "Drawing",
+    "eigenvalue_axes",
     "plot_alignment",
     "plot_spectra",
     "plot_spectra_over_training",

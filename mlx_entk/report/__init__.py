@@ -14,6 +14,7 @@ from mlx_entk.report.page import (
     Comparison,
     PlacedFigure,
     Report,
+    Status,
     place,
     write_page,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "ModeView",
     "PlacedFigure",
     "Report",
+    "Status",
     "Table",
     "Window",
     "ends",

@@ -272,6 +272,7 @@ def compute(
     arrays: Arrays = directions
     for name, spectrum in analysis.spectra.items():
         arrays[f"values/{name}"] = spectrum.values
+        arrays[f"noise floor/{name}"] = np.array(spectrum.noise_floor)
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
         if analysis.bases:
             shares, _ = family_shares(spectrum.vectors, analysis.bases)

@@ -238,6 +238,10 @@ def compute(
             for reduction, analysis in analyses.items()
             for name, spectrum in analysis.spectra.items()
         },
+        **{
+            f"noise floor/{name}": np.array(spectrum.noise_floor)
+            for name, spectrum in main.spectra.items()
+        },
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
     }
     return results, arrays
