@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mlx_entk._linalg import Float64Array
 from mlx_entk.cliffs import Cliff
@@ -159,6 +159,11 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
             textcoords="offset points", ha="right", va="top", color=MUTED, fontsize=8.5,
         )  # fmt: skip
     axis.set_ylim(bottom=least / 3)
+    bottom, top = axis.get_ylim()
+    if top < 300 * bottom:  # powers of ten alone would be one or two
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 # The least eigenvalue that is drawn of a kernel without a noise floor, as a share of the largest;

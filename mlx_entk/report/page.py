@@ -170,7 +170,6 @@ class Report:
         tables = [
             (f"Table {number}", t) for number, t in enumerate([self.overview, *self.tables], 1)
         ]
-        spectrum = figures[: 1 if first else 0]
         sections = [
             Section(1, "Spectrum", "spectrum", figures[: 1 if first else 0]),
             Section(2, "Run", "run", tables=tables[:1]),

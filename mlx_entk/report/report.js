@@ -285,7 +285,8 @@
     new ResizeObserver(() => draw(false)).observe(alone);
   }
 
-  const EXPONENT = (power) => "10" + String(power).replace(/[-\d]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
+  const tenTo = (power) =>
+    "10" + String(power).replace(/[-\d]/g, (c) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(c)]);
 
   /* Round numbers from 0 to a largest one, at most so many of them. */
   function steps(largest, most, whole = false) {
@@ -328,7 +329,12 @@
       const from = Math.ceil(Math.log10(spectrum.bottom)), to = Math.floor(Math.log10(1.6 * largest));
       const every = Math.ceil((to - from + 1) / 8);
       ticks = [];
-      for (let power = to; power >= from; power -= every) ticks.push([10 ** power, EXPONENT(power)]);
+      for (let power = to; power >= from; power -= every) ticks.push([10 ** power, tenTo(power)]);
+      if (largest < 200 * spectrum.bottom) { // powers of ten alone would be one or two
+        ticks = [from - 1, from, to].flatMap((power) => [1, 2, 5].map((digit) => digit * 10 ** power))
+          .filter((value) => value > spectrum.bottom && value < 1.6 * largest)
+          .map((value) => [value, String(Number(value.toPrecision(1)))]);
+      }
     }
     for (const [value, label] of ticks) {
       line("grid", left, y(value), right, y(value));

@@ -64,7 +64,7 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, int, Json]:
     text = re.sub(r"#[0-9a-f]{6}\b", lambda color: _COLORS.get(color[0], color[0]), text)
     width, height = figure.get_size_inches() * _POINTS
     # On a narrow page it scrolls.
-    sizes = [float(size) for size in re.findall(r"font: (?:\S+ )??([\d.]+)px", text)]
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:[^;]*? )?([\d.]+)px", text)]
     smallest = max(_SHRUNK, _TEXT / min(sizes, default=_TEXT)) * width
     largest = max(1.4 * width, smallest)
     head = (

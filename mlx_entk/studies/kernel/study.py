@@ -527,3 +527,12 @@ def headline(results: KernelResults) -> Headline:
         if results.controls.rows:
             overlaps[f"{where}, beyond activations and outputs"] = results.controls.margin(row)
     return {**ranks, **cliffs, **overlaps}
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name.startswith("effective rank, "):
+        return "modes"
+    if name.startswith("cliffs, "):
+        return ""
+    return "points" if name.endswith(", beyond activations and outputs") else "%"

@@ -400,6 +400,13 @@ def headline(results: MLPResults) -> Headline:
     }
 
 
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name.startswith("steepest"):
+        return "epoch"
+    return "points" if name.endswith("beyond controls") else "%"
+
+
 def trained(run: Run, config: MLPConfig) -> Network:
     """The trained network, and pairs that it was not trained on."""
     data = dataset(config)

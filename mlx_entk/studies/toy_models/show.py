@@ -65,7 +65,7 @@ def _status(results: TMSResults) -> list[Status]:
         else Status(f"null models recover as many: {null} of {found}", "no", compared),
         Status(f"beyond activations and outputs: +{found - control} features", "yes", compared)
         if found > control
-        else Status(f"activations and outputs recover as many: {control}", "no", compared),
+        else Status(f"activations and outputs recover as many or more: {control}", "no", compared),
     ]
 
 
@@ -247,8 +247,8 @@ def _figures(results: TMSResults, run: Run) -> Figures:
         charts.spectra(results, arrays),
         "Only a cliff that the trained kernel has and the null models do not have is a sign of "
         "learning. Leading eigenvalues of the flattened kernel of the network, of the same "
-        "network before training, and of one trained on shuffled targets. Orange lines are "
-        "cliffs, before the modes named; the dotted line is the number of features.",
+        "network before training, and of one trained on shuffled targets. Full lines are cliffs; "
+        "side by side, the dotted line is the number of features.",
     )
     yield CaptionedFigure(
         "recovery",

@@ -431,6 +431,11 @@ def headline(results: TMSResults) -> Headline:
     return numbers
 
 
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    return "features"
+
+
 def trained(run: Run, config: TMSConfig) -> Network:
     """The trained network, and inputs of another seed."""
     held_out = dataset(replace(config, seed=config.seed + 1)).x
