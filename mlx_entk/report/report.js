@@ -466,9 +466,10 @@
 
   /* Mark the section in view, and open what a link leads to. */
   function setUpContents(nav) {
-    const list = nav.querySelector("details"), wide = matchMedia("(min-width: 1100px)");
-    const fit = () => { list.open = wide.matches; };
-    wide.addEventListener("change", fit);
+    const list = nav.querySelector("details");
+    const beside = () => getComputedStyle(nav).position === "sticky";
+    const fit = () => { list.open = beside(); };
+    matchMedia("(min-width: 1100px)").addEventListener("change", fit);
     fit();
     const links = [...nav.querySelectorAll("a")];
     const targets = links.map((link) => document.getElementById(link.hash.slice(1)));
@@ -485,7 +486,7 @@
     mark();
     links.forEach((link, i) => link.addEventListener("click", () => {
       if (targets[i]?.matches("details")) targets[i].open = true;
-      if (!wide.matches) list.open = false;
+      if (!beside()) list.open = false;
     }));
   }
 
