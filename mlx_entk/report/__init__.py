@@ -29,6 +29,7 @@ from mlx_entk.report.page import (
     Comparison,
     PlacedFigure,
     Report,
+    Status,
     place,
     write_page,
 )
@@ -49,6 +50,7 @@ __all__ = [
     "Pairs",
     "PlacedFigure",
     "Report",
+    "Status",
     "Table",
     "Window",
     "Windows",

@@ -315,6 +315,7 @@ def analyzed(
     arrays: Arrays = directions | _of_modes(analysis, kernels)
     for name, spectrum in analysis.spectra.items():
         arrays[f"values/{name}"] = spectrum.values
+        arrays[f"noise floor/{name}"] = np.array(spectrum.noise_floor)
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
         if analysis.bases:
             shares, _ = family_shares(spectrum.vectors, analysis.bases)
@@ -578,3 +579,12 @@ def headline(results: KernelResults) -> Headline:
         if results.controls.rows:
             overlaps[f"{where}, beyond activations and outputs"] = results.controls.margin(row)
     return {**ranks, **cliffs, **overlaps}
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name.startswith("effective rank, "):
+        return "modes"
+    if name.startswith("cliffs, "):
+        return ""
+    return "points" if name.endswith(", beyond activations and outputs") else "%"

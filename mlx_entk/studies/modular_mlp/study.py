@@ -223,6 +223,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
     )
     arrays: Arrays = {
         **{f"values/{name}": s.values for name, s in analysis.spectra.items()},
+        **{f"noise floor/{n}": np.array(s.noise_floor) for n, s in analysis.spectra.items()},
         **{f"shares/{name}": of_modes.astype(np.float32) for name, (of_modes, _) in shares.items()},
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
         **{
@@ -399,6 +400,13 @@ def headline(results: MLPResults) -> Headline:
         "steepest overlap": onset.steepest_overlap,
         "steepest test accuracy": onset.steepest_test_accuracy,
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name.startswith("steepest"):
+        return "epoch"
+    return "points" if name.endswith("beyond controls") else "%"
 
 
 def trained(run: Run, config: MLPConfig) -> Network:

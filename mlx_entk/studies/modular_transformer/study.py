@@ -242,6 +242,10 @@ def compute(
             for reduction, analysis in analyses.items()
             for name, spectrum in analysis.spectra.items()
         },
+        **{
+            f"noise floor/{name}": np.array(spectrum.noise_floor)
+            for name, spectrum in main.spectra.items()
+        },
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
         **modes,
     }
@@ -428,7 +432,7 @@ def main_rows(
 def headline(results: TransformerResults) -> Headline:
     """The numbers by which runs are compared.
 
-    Overlaps are in per cent, times in epochs. ``grokked at`` is the epoch from which on the test
+    ``grokked at`` is the epoch from which on the test
     accuracy held, None if it never did.
     """
     keys = results.key_frequencies
@@ -454,6 +458,17 @@ def headline(results: TransformerResults) -> Headline:
         "initially with sum": rows[UNEMBEDDING, first, SUM].initial_percent,
         **{name: leads[name] for name in sorted(leads)},
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name in ("epochs", "grokked at"):
+        return "epoch"
+    if name.startswith("lead of"):
+        return "epochs"
+    if name in ("key frequencies", "by the kernel too"):
+        return ""
+    return "points" if name.endswith("beyond controls") else "%"
 
 
 def trained(run: Run, config: TransformerConfig) -> Network:
