@@ -272,8 +272,8 @@ def showing(run: Run) -> Iterator[None]:
         ) from error
 
 
-# Every study by name; mlx_entk.studies fills it.
 STUDIES: dict[str, Study[Any, Any]] = {}
+"""Every study by name; ``mlx_entk.studies`` fills it."""
 
 
 def study_of(run: Run) -> Study[Any, Any]:
