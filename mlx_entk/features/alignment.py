@@ -374,3 +374,32 @@ def frequency_alignment(modes: ArrayLike, family: ArrayLike) -> Float64Array:
         plane = orthonormal_basis(centered[:, [k, K + k]])
         lengths[:, k] = np.linalg.norm(columns.T @ plane, axis=1)
     return lengths
+
+
+# Names of a space that are written out; how many more there are follows.
+_NAMES = 3
+
+
+def one_of_each_space(
+    families: Sequence[str], equivalent: Sequence[Sequence[str]]
+) -> dict[str, str]:
+    """The first family of each space, and what to call it: ``n = 2n``, with all names.
+
+    Parameters
+    ----------
+    families
+        Names, in the order to show them in.
+    equivalent
+        From ``equivalent_families``.
+    """
+    group_of = {name: tuple(group) for group in equivalent for name in group}
+    by_space: dict[tuple[str, ...], list[str]] = {}
+    for family in families:
+        by_space.setdefault(group_of.get(family, (family,)), []).append(family)
+    return {names[0]: joined(names) for names in by_space.values()}
+
+
+def joined(names: Sequence[str]) -> str:
+    """The names of one space: ``a = b = c``, of many the first and how many there are more."""
+    more = len(names) - _NAMES
+    return " = ".join([*names[:_NAMES], *([f"{more} more"] if more > 0 else [])])

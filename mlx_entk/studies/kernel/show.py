@@ -4,20 +4,42 @@ from mlx_entk._files import Arrays
 from mlx_entk.analysis import SHUFFLES, WHOLE
 from mlx_entk.kernel.reduction import reduction_name
 from mlx_entk.plotting import CaptionedFigure, plot_alignment, plot_spectra
-from mlx_entk.report import Table, modes_cell
+from mlx_entk.report import Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.kernel.directions import EXPLAINED
-from mlx_entk.studies.kernel.study import KernelResults
+from mlx_entk.studies.kernel.modes import modes
+from mlx_entk.studies.kernel.study import KernelAlignment, KernelResults
 from mlx_entk.studies.words import (
+    alignment_status,
     alignment_table,
+    chance_sentence,
     cliff_sentence,
+    cliff_status,
     cliff_table,
     control_tables,
     holding_sentence,
     kernel_name,
     margin_sentence,
+    noise_floors,
+    same_rows,
 )
+
+
+def _main(results: KernelResults) -> KernelAlignment | None:
+    """The alignment of the whole kernel furthest above chance; None if there is none."""
+    rows = [row for row in results.alignment if row.kernel == WHOLE]
+    # The first mode is close to constant in most kernels, and says little.
+    rows = [row for row in rows if row.modes != (0, 0)] or rows
+    return max(rows, key=lambda row: row.percent - row.chance_percent, default=None)
+
+
+def _status(results: KernelResults) -> list[Status]:
+    best = _main(results)
+    return [
+        cliff_status(results.cliffs[WHOLE]),
+        *([] if best is None else alignment_status(best, results.controls)),
+    ]
 
 
 def summary(results: KernelResults) -> tuple[str, str]:
@@ -28,17 +50,14 @@ def summary(results: KernelResults) -> tuple[str, str]:
         f"The {kernel} eNTK of {results.parameters:,} parameters on {results.inputs:,} inputs has "
         f"{cliff_sentence(results.cliffs[WHOLE])}."
     )
-    rows = [row for row in results.alignment if row.kernel == WHOLE]
-    # The first mode is close to constant in most kernels, and says little.
-    rows = [row for row in rows if row.modes != (0, 0)] or rows
-    if not rows:
+    best = _main(results)
+    if best is None:
         nothing = (
             "There is no group of modes to align with the features."
             if results.mode_features
             else "No features were given to align its modes with."
         )
         return first, nothing + _disentangled_sentence(results)
-    best = max(rows, key=lambda row: row.percent - row.chance_percent)
     before = (
         ""
         if best.initial_percent is None
@@ -204,13 +223,19 @@ def _null_table(results: KernelResults) -> list[Table]:
             "Before training: the same modes of the model as it began. Shuffled: features that "
             f"were shuffled over the inputs, the mean of {SHUFFLES} shuffles and their standard "
             f"deviation.{missing}{without}",
+            same_rows(
+                [((row.kernel, row.modes), row.family) for row in rows],
+                results.equivalent_families,
+            ),
         )
     ]
 
 
 def _details(results: KernelResults, run: Run) -> list[Table]:
     return [
-        *control_tables(results.alignment, results.controls),
+        *control_tables(
+            results.alignment, results.controls, equivalent=results.equivalent_families
+        ),
         *_direction_table(results),
     ]
 
@@ -227,6 +252,7 @@ def spectra_figure(results: KernelResults, arrays: Arrays) -> CaptionedFigure:
             max(of_kernel.size for of_kernel in values.values()),
             arrays_below(arrays, "shares/"),
             results.mode_features,
+            noise_floors(arrays),
         ),
         f"The leading eigenvalues of {whose}. Look for the drops: each shaded group of modes ends "
         "at a cliff by the stated criterion.",
@@ -237,11 +263,11 @@ def alignment_figure(results: KernelResults) -> CaptionedFigure:
     """The alignment of a run that has one."""
     return CaptionedFigure(
         "alignment",
-        plot_alignment(results.alignment, results.controls),
+        plot_alignment(results.alignment, results.controls, results.equivalent_families),
         "The overlap of each group of modes with each feature family, in per cent of the "
-        "smaller of the two dimensions. If a cell is bright, but dark by chance, the kernel "
-        "holds that feature; if it is dark in activations and outputs alone as well, they "
-        "would not have shown it.",
+        "smaller of the two dimensions. If a cell is bright, far above chance, the kernel "
+        "holds that feature; if it is dark in activations and outputs alone, they would not "
+        f"have shown it.{chance_sentence(results.alignment)}",
     )
 
 
@@ -251,4 +277,11 @@ def _figures(results: KernelResults, run: Run) -> Figures:
         yield alignment_figure(results)
 
 
-SHOW = Show(summary=summary, tables=tables, figures=_figures, details=_details)
+SHOW = Show(
+    summary=summary,
+    tables=tables,
+    figures=_figures,
+    status=_status,
+    details=_details,
+    modes=modes,
+)

@@ -48,6 +48,7 @@ from mlx_entk.studies.estimate import (
     stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
+from mlx_entk.studies.modular.modes import arrays_of_modes
 from mlx_entk.studies.modular.pairs import (
     after_kernel_accuracy,
     grokking,
@@ -173,6 +174,7 @@ def compute(
     bank = frequency_features(data.n, data.m, config.p, keys, config.seed)
 
     analyses: dict[str, KernelAnalysis] = {}
+    modes: Arrays = {}
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
@@ -182,6 +184,8 @@ def compute(
             given["controls"] = controls_of(model, inputs)
             given["factors"] = layer_factors(model, inputs, reduction=REDUCTIONS[MAIN])
         analysis = analyze_kernels(kernels, bank, groups=groups, **given)
+        if reduction == MAIN:
+            modes = arrays_of_modes(analysis, kernels, shown_modes(config))
         analyses[reduction] = analysis
         alignment += [
             LocalisedAlignment(**asdict(row), reduction=reduction)
@@ -238,7 +242,12 @@ def compute(
             for reduction, analysis in analyses.items()
             for name, spectrum in analysis.spectra.items()
         },
+        **{
+            f"noise floor/{name}": np.array(spectrum.noise_floor)
+            for name, spectrum in main.spectra.items()
+        },
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
+        **modes,
     }
     return results, arrays
 
@@ -423,7 +432,7 @@ def main_rows(
 def headline(results: TransformerResults) -> Headline:
     """The numbers by which runs are compared.
 
-    Overlaps are in per cent, times in epochs. ``grokked at`` is the epoch from which on the test
+    ``grokked at`` is the epoch from which on the test
     accuracy held, None if it never did.
     """
     keys = results.key_frequencies
@@ -449,6 +458,17 @@ def headline(results: TransformerResults) -> Headline:
         "initially with sum": rows[UNEMBEDDING, first, SUM].initial_percent,
         **{name: leads[name] for name in sorted(leads)},
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name in ("epochs", "grokked at"):
+        return "epoch"
+    if name.startswith("lead of"):
+        return "epochs"
+    if name in ("key frequencies", "by the kernel too"):
+        return ""
+    return "points" if name.endswith("beyond controls") else "%"
 
 
 def trained(run: Run, config: TransformerConfig) -> Network:

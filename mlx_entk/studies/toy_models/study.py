@@ -296,7 +296,14 @@ def _decompose(
         )
         if rotate and beta == smallest:
             row = _disentangled(row, spectrum.vectors, x, config.seed)
-        yield row, {"values": spectrum.values, "alignment": np.abs(cosines).astype(np.float32)}
+        yield (
+            row,
+            {
+                "values": spectrum.values,
+                "noise floor": np.array(spectrum.noise_floor),
+                "alignment": np.abs(cosines).astype(np.float32),
+            },
+        )
 
 
 def _disentangled(row: Recovery, modes: Float64Array, x: FloatArray, seed: int) -> Recovery:
@@ -422,6 +429,11 @@ def headline(results: TMSResults) -> Headline:
         numbers[f"recovered without a kernel, {name}"] = results.best_control(name).recovered
         numbers[f"recovered by own output, {name}"] = count
     return numbers
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    return "features"
 
 
 def trained(run: Run, config: TMSConfig) -> Network:
