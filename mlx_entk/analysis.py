@@ -87,6 +87,45 @@ def part_shares(
     return np.where(total > 0, products / np.where(total > 0, total, 1), 0), traces
 
 
+def with_sums(
+    by_layer: Mapping[str, FloatArray], sums: Mapping[str, Sequence[str]]
+) -> dict[str, FloatArray]:
+    """The layerwise kernels, followed by sums of some of them.
+
+    The sum is the kernel of those parameters together, such as of query and key, which act on the
+    outputs as one product.
+
+    Parameters
+    ----------
+    by_layer
+        Kernels by parameter, of one shape.
+    sums
+        Names of kernels to add up, by the name of their sum.
+
+    Raises
+    ------
+    InputError
+        For names that no kernel has, for a sum of none, and for one named like a kernel.
+    """
+    every = dict(by_layer)
+    for name, parts in sums.items():
+        missing = [part for part in parts if part not in by_layer]
+        if missing or not parts or name in by_layer:
+            problem = (
+                f"there is no kernel {', '.join(missing)}"
+                if missing
+                else "a kernel has that name already"
+                if parts
+                else "it adds up nothing"
+            )
+            raise InputError(f"sum {name}: {problem}; the kernels are {', '.join(by_layer)}")
+        total: FloatArray = np.array(by_layer[parts[0]])
+        for part in parts[1:]:
+            total += by_layer[part]
+        every[name] = total
+    return every
+
+
 def bases_of(
     features: Mapping[str, ArrayLike], inputs: int | None = None
 ) -> dict[str, Float64Array]:

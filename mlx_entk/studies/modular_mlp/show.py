@@ -8,6 +8,7 @@ from mlx_entk.plotting import (
     plot_spectra,
     plot_spectra_over_training,
 )
+from mlx_entk.probes import PROBE_RULE
 from mlx_entk.report import Draw, ModeBrowser, Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
@@ -95,6 +96,7 @@ def _details(results: MLPResults, run: Run) -> list[Table]:
             results.alignment, results.controls, _FAMILIES, results.equivalent_families
         ),
         _disentangled(results),
+        *_probes(results),
     ]
 
 
@@ -116,6 +118,49 @@ def _disentangled(results: MLPResults) -> Table:
         "subspaces of the same dimension in the rotation that makes them most nearly single "
         f"frequencies; mean and standard deviation of {DRAWS} draws.",
     )
+
+
+def _probes(results: MLPResults) -> list[Table]:
+    """What linear probes tell; no table for a run that has none."""
+    if not results.probes:
+        return []
+    return [
+        Table(
+            "What linear probes tell from each stage of the network, % right",
+            (
+                "network",
+                "stage",
+                "target",
+                "training pairs",
+                "held out",
+                "shuffled, training",
+                "shuffled, held out",
+                "chance",
+            ),
+            [
+                (
+                    row.network,
+                    row.activations,
+                    row.target,
+                    *(
+                        f"{100 * share:.1f}"
+                        for share in (
+                            row.accuracy.train,
+                            row.accuracy.held_out,
+                            row.accuracy.shuffled_train,
+                            row.accuracy.shuffled_held_out,
+                            row.accuracy.chance,
+                        )
+                    ),
+                )
+                for row in results.probes
+            ],
+            f"Probe: {PROBE_RULE}. Held out: the pairs that the network was not trained on. "
+            "Shuffled: the same probe of classes shuffled over all pairs, which there is nothing "
+            "to tell of: what it gets right on training pairs, any probe of these activations "
+            "gets right by fitting alone.",
+        )
+    ]
 
 
 def _figures(results: MLPResults, run: Run) -> Figures:
