@@ -129,19 +129,20 @@ def browse(run: Path, out: Path | None, draw: Kind | None, names: Path | None, o
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("compare.html"),
-    show_default=True,
-    help="HTML page to write, with the figures of the runs side by side.",
+    help="HTML page to write, with the figures of the runs side by side; by default none.",
 )
-def compare_command(folders: tuple[Path, ...], out: Path) -> None:
-    """Compare finished runs of one study, and write a page of their numbers and figures.
+def compare_command(folders: tuple[Path, ...], out: Path | None) -> None:
+    """Print the settings in which finished runs of one study differ, and their headline numbers.
 
-    Prints the settings in which the runs differ, and their headline numbers.
+    With --out, write a page of these numbers and of all figures, side by side.
     """
     opened = [Run.load(path) for path in folders]
     comparison = compare(opened)
-    write_comparison(comparison, opened, out)
-    show([comparison_table(comparison)], page=out)
+    written = {}
+    if out is not None:
+        write_comparison(comparison, opened, out)
+        written["page"] = out
+    show([comparison_table(comparison)], **written)
 
 
 def _settings_and_state(folder: Path) -> tuple[str, str]:

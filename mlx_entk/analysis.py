@@ -87,6 +87,45 @@ def part_shares(
     return np.where(total > 0, products / np.where(total > 0, total, 1), 0), traces
 
 
+def with_sums(
+    by_layer: Mapping[str, FloatArray], sums: Mapping[str, Sequence[str]]
+) -> dict[str, FloatArray]:
+    """The layerwise kernels, followed by sums of some of them.
+
+    The sum is the kernel of those parameters together, such as of query and key, which act on the
+    outputs as one product.
+
+    Parameters
+    ----------
+    by_layer
+        Kernels by parameter, of one shape.
+    sums
+        Names of kernels to add up, by the name of their sum.
+
+    Raises
+    ------
+    InputError
+        For names that no kernel has, for a sum of none, and for one named like a kernel.
+    """
+    every = dict(by_layer)
+    for name, parts in sums.items():
+        missing = [part for part in parts if part not in by_layer]
+        if missing or not parts or name in by_layer:
+            problem = (
+                f"there is no kernel {', '.join(missing)}"
+                if missing
+                else "a kernel has that name already"
+                if parts
+                else "it adds up nothing"
+            )
+            raise InputError(f"sum {name}: {problem}; the kernels are {', '.join(by_layer)}")
+        total: FloatArray = np.array(by_layer[parts[0]])
+        for part in parts[1:]:
+            total += by_layer[part]
+        every[name] = total
+    return every
+
+
 def bases_of(
     features: Mapping[str, ArrayLike], inputs: int | None = None
 ) -> dict[str, Float64Array]:
@@ -163,7 +202,7 @@ class TrainedAlignment(Alignment):
 
 
 @dataclass(frozen=True)
-class Analysis:
+class KernelAnalysis:
     """What an analysis of kernels shows; fields are by the kernels' names unless they say more.
 
     Attributes
@@ -249,7 +288,7 @@ def analyze_kernels(
     factors: Mapping[str, LayerFactors] | None = None,
     top: int | None = None,
     progress: Progress = silent,
-) -> Analysis:
+) -> KernelAnalysis:
     """Decompose kernels, find their cliffs, and align groups of their modes with features.
 
     Parameters
@@ -299,7 +338,7 @@ def analyze_kernels(
     }
     bases = bases_of(features or {})
     sizes = {last - first + 1 for of_kernel in reported.values() for first, last in of_kernel}
-    return Analysis(
+    return KernelAnalysis(
         spectra,
         cliffs,
         reported,

@@ -23,11 +23,13 @@ from mlx_entk.report.inputs import (
     drawn,
     inputs_html,
 )
+from mlx_entk.report.notebook import fragment
 from mlx_entk.report.page import (
     ComparedFigure,
     Comparison,
     PlacedFigure,
     Report,
+    Status,
     place,
     write_page,
 )
@@ -48,12 +50,14 @@ __all__ = [
     "Pairs",
     "PlacedFigure",
     "Report",
+    "Status",
     "Table",
     "Window",
     "Windows",
     "browser_page",
     "drawn",
     "ends",
+    "fragment",
     "inputs_html",
     "modes_cell",
     "modes_that_fit",

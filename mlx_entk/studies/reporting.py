@@ -1,5 +1,6 @@
 """The report of a run and the comparison of several, built from what their study shows."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from mlx_entk.report import (
     ComparedFigure,
     Draw,
     Report,
+    Status,
     Table,
     browser_page,
     place,
@@ -21,7 +23,7 @@ from mlx_entk.report import (
 )
 from mlx_entk.report import Comparison as ComparisonPage
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Figures, Show, showing, study_of
+from mlx_entk.studies.base import Figures, Show, Study, showing, study_of
 from mlx_entk.studies.compare import Comparison, comparison_table, run_names
 from mlx_entk.studies.intervention.intervene import intervention_of
 from mlx_entk.studies.intervention.records import Intervention
@@ -34,7 +36,11 @@ from mlx_entk.studies.intervention.show import (
 from mlx_entk.studies.regression.regress import regression_of
 from mlx_entk.studies.regression.show import regression_figures, regression_tables
 from mlx_entk.studies.results import Regression
-from mlx_entk.studies.verification import verification_of, verification_table
+from mlx_entk.studies.verification import (
+    Verification,
+    verification_of,
+    verification_table,
+)
 
 # The page to browse the modes of a run, in its folder.
 MODES = "modes.html"
@@ -123,6 +129,7 @@ def _report(run: Run) -> Report:
     return Report(
         title=f"{study.title}: {run.path.resolve().name}",
         summary=" ".join(show.summary(results)),
+        status=[*show.status(results), *_verified(study, run, verification)],
         overview=overview,
         command=sessions[0].command,
         pages=further,
@@ -176,6 +183,17 @@ def write_modes(
     path = path or run.file(MODES)
     write_text(path, text)
     return path
+
+
+def _verified(study: Study[Any, Any], run: Run, found: Verification | None) -> list[Status]:
+    """Whether other tools gave the same kernel; nothing for a run without one network."""
+    if found is None:
+        command = f"mlx-entk verify {shlex.quote(str(run.path))}"
+        return [Status(f"not verified: {command}", "open")] if study.network else []
+    checkers = list(dict.fromkeys(r.checker for r in found.comparisons if r.status == "passed"))
+    if found.passed:
+        return [Status(f"verified in {', '.join(checkers)}", "yes")]
+    return [Status("verification failed", "no")]
 
 
 def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) -> None:

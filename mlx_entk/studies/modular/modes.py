@@ -6,7 +6,7 @@ import numpy as np
 
 from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, orthonormal_basis
-from mlx_entk.analysis import WHOLE, Analysis, bases_of, part_shares
+from mlx_entk.analysis import WHOLE, KernelAnalysis, bases_of, part_shares
 from mlx_entk.cliffs import Cliff
 from mlx_entk.controls import Controls
 from mlx_entk.data import ModularAddition
@@ -16,7 +16,9 @@ from mlx_entk.report import Draw, Inputs, KernelView, Pairs, drawn, modes_that_f
 from mlx_entk.studies.browsing import families_of, kernel_view
 
 
-def arrays_of_modes(analysis: Analysis, kernels: Mapping[str, FloatArray], top: int) -> Arrays:
+def arrays_of_modes(
+    analysis: KernelAnalysis, kernels: Mapping[str, FloatArray], top: int
+) -> Arrays:
     """What the page needs of an analysis: eigenvectors, and the shares of parameters in modes.
 
     Parameters

@@ -8,7 +8,8 @@ from mlx_entk.plotting import (
     plot_spectra,
     plot_spectra_over_training,
 )
-from mlx_entk.report import Draw, ModeBrowser, Table, modes_cell
+from mlx_entk.probes import PROBE_RULE
+from mlx_entk.report import Draw, ModeBrowser, Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
@@ -22,12 +23,16 @@ from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults, dataset
 from mlx_entk.studies.words import (
     ALIGNMENT_CAPTION,
     SPECTRA_CAPTION,
+    alignment_status,
     alignment_table,
+    chance_sentence,
     cliff_sentence,
+    cliff_status,
     cliff_table,
     control_tables,
     holding_sentence,
     margin_sentence,
+    noise_floors,
 )
 
 # The epochs whose spectra the paper shows, if a run has them; the last epoch of the run is added.
@@ -51,6 +56,13 @@ def _summary(results: MLPResults) -> tuple[str, str]:
         f"{holding_sentence(row)}; before training the same modes held "
         f"{row.initial_percent:.0f}%. {margin_sentence(row, results.controls)}",
     )
+
+
+def _status(results: MLPResults) -> list[Status]:
+    return [
+        cliff_status(results.cliffs[WHOLE]),
+        *alignment_status(_main(results), results.controls),
+    ]
 
 
 def _tables(results: MLPResults) -> list[Table]:
@@ -80,8 +92,11 @@ def _tables(results: MLPResults) -> list[Table]:
 
 def _details(results: MLPResults, run: Run) -> list[Table]:
     return [
-        *control_tables(results.alignment, results.controls, _FAMILIES),
+        *control_tables(
+            results.alignment, results.controls, _FAMILIES, results.equivalent_families
+        ),
         _disentangled(results),
+        *_probes(results),
     ]
 
 
@@ -105,6 +120,49 @@ def _disentangled(results: MLPResults) -> Table:
     )
 
 
+def _probes(results: MLPResults) -> list[Table]:
+    """What linear probes tell; no table for a run that has none."""
+    if not results.probes:
+        return []
+    return [
+        Table(
+            "What linear probes tell from each stage of the network, % right",
+            (
+                "network",
+                "stage",
+                "target",
+                "training pairs",
+                "held out",
+                "shuffled, training",
+                "shuffled, held out",
+                "chance",
+            ),
+            [
+                (
+                    row.network,
+                    row.activations,
+                    row.target,
+                    *(
+                        f"{100 * share:.1f}"
+                        for share in (
+                            row.accuracy.train,
+                            row.accuracy.held_out,
+                            row.accuracy.shuffled_train,
+                            row.accuracy.shuffled_held_out,
+                            row.accuracy.chance,
+                        )
+                    ),
+                )
+                for row in results.probes
+            ],
+            f"Probe: {PROBE_RULE}. Held out: the pairs that the network was not trained on. "
+            "Shuffled: the same probe of classes shuffled over all pairs, which there is nothing "
+            "to tell of: what it gets right on training pairs, any probe of these activations "
+            "gets right by fitting alone.",
+        )
+    ]
+
+
 def _figures(results: MLPResults, run: Run) -> Figures:
     arrays, tracked, p = run.arrays, results.grokking, results.config.p
     shown = min(p * p, 6 * (p - 1))
@@ -124,6 +182,7 @@ def _figures(results: MLPResults, run: Run) -> Figures:
             shown,
             arrays_below(arrays, "shares/"),
             results.mode_features,
+            noise_floors(arrays),
         ),
         SPECTRA_CAPTION,
     )
@@ -135,11 +194,14 @@ def _figures(results: MLPResults, run: Run) -> Figures:
             [e for e in _EPOCHS if e in tracked.epochs[:-1]] + tracked.epochs[-1:],
             shown,
             charts.epoch_labels(tracked),
+            noise_floors(arrays),
         ),
         SPECTRA_OVER_TRAINING_CAPTION,
     )
     yield CaptionedFigure(
-        "alignment", plot_alignment(results.alignment, results.controls), ALIGNMENT_CAPTION
+        "alignment",
+        plot_alignment(results.alignment, results.controls, results.equivalent_families),
+        ALIGNMENT_CAPTION + chance_sentence(results.alignment),
     )
     maps = {
         row.modes: arrays[f"frequencies/{row.modes[0]}-{row.modes[1]}"]
@@ -182,4 +244,11 @@ def _modes(results: MLPResults, run: Run, draw: Draw | None) -> ModeBrowser:
     )
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details, modes=_modes)
+SHOW = Show(
+    summary=_summary,
+    tables=_tables,
+    figures=_figures,
+    status=_status,
+    details=_details,
+    modes=_modes,
+)

@@ -5,7 +5,8 @@ eNTK of all p² inputs, find its cliffs, align them with Fourier families, and f
 over training.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
@@ -34,6 +35,7 @@ from mlx_entk.features import (
 from mlx_entk.kernel import layer_factors, layerwise_entk
 from mlx_entk.kernel.forecast import forecast
 from mlx_entk.models import QuadraticMLP
+from mlx_entk.probes import linear_probes
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes, Spectrum
@@ -66,6 +68,7 @@ from mlx_entk.studies.results import (
     Grokking,
     MeanOfRandom,
     Parts,
+    Probed,
     Ranks,
     SingleFrequency,
 )
@@ -134,6 +137,9 @@ class MLPResults:
         Groups of the whole kernel, rotated into single frequencies.
     grokking
         What was followed over training.
+    probes
+        What linear probes tell of the summands, their sum and their difference, trained on the
+        pairs that the network was trained on; empty in runs of versions that had none.
     """
 
     config: MLPConfig
@@ -150,6 +156,7 @@ class MLPResults:
     mode_features: list[str]
     disentangled: list[Disentangled]
     grokking: Grokking
+    probes: list[Probed] = field(default_factory=list)
 
 
 def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[MLPResults, Arrays]:
@@ -220,9 +227,14 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
             for modes, heatmap in rotations.items()
         ],
         grokking=grokking(trajectory, alignment, run.metrics, main),
+        probes=[
+            *_probed("trained", model, data, config),
+            *_probed("initial", network(config), data, config),
+        ],
     )
     arrays: Arrays = {
         **{f"values/{name}": s.values for name, s in analysis.spectra.items()},
+        **{f"noise floor/{n}": np.array(s.noise_floor) for n, s in analysis.spectra.items()},
         **{f"shares/{name}": of_modes.astype(np.float32) for name, (of_modes, _) in shares.items()},
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
         **{
@@ -383,6 +395,25 @@ def _preactivations(model: QuadraticMLP, inputs: mx.array, p: int) -> Float64Arr
     return np.ascontiguousarray(values.T, dtype=np.float64).reshape(-1, p, p)
 
 
+def _probed(
+    name: str, model: QuadraticMLP, data: ModularAddition, config: MLPConfig
+) -> Iterator[Probed]:
+    """Linear probes of every stage of a network, fitted on its training pairs."""
+    inputs = mx.array(data.x)
+    preactivations = linalg.as_numpy(model.preactivations(inputs))
+    stages = {
+        "preactivations": preactivations,
+        "activations": preactivations**2,
+        "logits": linalg.as_numpy(model(inputs)),
+    }
+    difference = (data.n - data.m) % config.p
+    targets = {"n": data.n, "m": data.m, "sum": data.labels, "difference": difference}
+    for stage, values in stages.items():
+        found = linear_probes(values, targets, data.train, data.test, config.seed)
+        for target, accuracy in found.items():
+            yield Probed(name, stage, target, accuracy)
+
+
 def headline(results: MLPResults) -> Headline:
     """The numbers by which runs are compared; overlaps in per cent."""
     first, second = expected_groups(results.config.p)
@@ -399,6 +430,13 @@ def headline(results: MLPResults) -> Headline:
         "steepest overlap": onset.steepest_overlap,
         "steepest test accuracy": onset.steepest_test_accuracy,
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name.startswith("steepest"):
+        return "epoch"
+    return "points" if name.endswith("beyond controls") else "%"
 
 
 def trained(run: Run, config: MLPConfig) -> Network:

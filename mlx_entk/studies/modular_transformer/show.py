@@ -13,7 +13,7 @@ from mlx_entk.plotting import (
     plot_spectra,
     plot_spectra_over_training,
 )
-from mlx_entk.report import Draw, ModeBrowser, Table, modes_cell
+from mlx_entk.report import Draw, ModeBrowser, Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
@@ -38,11 +38,15 @@ from mlx_entk.studies.modular_transformer.training import GROKKED, dataset
 from mlx_entk.studies.results import GrokkingByParameter, LocalisedAlignment
 from mlx_entk.studies.words import (
     SPECTRA_CAPTION,
+    alignment_status,
+    chance_sentence,
+    cliff_status,
     control_lines,
     control_note,
     control_tables,
     kernel_name,
     margin_sentence,
+    noise_floors,
 )
 
 # Families of n and m together at the key frequencies: what the table of localisation shows.
@@ -109,6 +113,12 @@ def _summary(results: TransformerResults) -> tuple[str, str]:
         f"these frequencies, compared with {row.initial_percent:.0f}% before training; {first}. "
         f"{margin}",
     )
+
+
+def _status(results: TransformerResults) -> list[Status]:
+    main = _main(results)
+    of_main = results.cliffs[main.reduction][main.kernel]
+    return [cliff_status(of_main), *alignment_status(main, results.controls)]
 
 
 def _tables(results: TransformerResults) -> list[Table]:
@@ -210,7 +220,9 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
         rows = [row for row in results.alignment if row.reduction == reduction]
         name = f"localisation-{reduction.replace(' ', '-')}"
         yield CaptionedFigure(
-            name, plot_alignment(rows, results.controls), _LOCALISATION[reduction]
+            name,
+            plot_alignment(rows, results.controls, results.equivalent_families),
+            _LOCALISATION[reduction] + chance_sentence(rows),
         )
     yield CaptionedFigure(
         "overlaps-by-parameter",
@@ -236,6 +248,7 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
             shown_modes(results.config),
             arrays_below(arrays, "shares/"),
             results.mode_features,
+            noise_floors(arrays),
         ),
         SPECTRA_CAPTION,
     )
@@ -248,6 +261,7 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
             [tracked.epochs[0], tracked.epochs[-1]],
             len(next(iter(over_training.values()))[0]),
             charts.epoch_labels(tracked),
+            noise_floors(arrays),
         ),
         SPECTRA_OVER_TRAINING_CAPTION,
     )
@@ -284,7 +298,8 @@ def _over_seeds(runs: Mapping[int, TransformerResults]) -> Figures:
 
 def _details(results: TransformerResults, run: Run) -> list[Table]:
     rows = list(main_rows(results).values())
-    return control_tables(rows, results.controls, [family.label for family in _JOINT])
+    joint = [family.label for family in _JOINT]
+    return control_tables(rows, results.controls, joint, results.equivalent_families)
 
 
 def _modes(results: TransformerResults, run: Run, draw: Draw | None) -> ModeBrowser:
@@ -312,6 +327,7 @@ SHOW = Show(
     summary=_summary,
     tables=_tables,
     figures=_figures,
+    status=_status,
     details=_details,
     over_seeds=_over_seeds,
     modes=_modes,

@@ -18,7 +18,7 @@ from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk._records import from_json
-from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, with_whole
+from mlx_entk.analysis import WHOLE, KernelAnalysis, analyze_kernels, with_sums, with_whole
 from mlx_entk.cliffs import CLIFF_RULE
 from mlx_entk.controls import Controls, controls_of
 from mlx_entk.dynamics import HALF_RISE_RULE, half_rise, track
@@ -94,6 +94,9 @@ SUM, AXIS_SUM = _KEY["sum"], _KEY["axis sum"]
 # The reduction that is followed over training; the paper's for this network.
 MAIN = "sum-of-logits"
 REDUCTIONS: dict[str, Reduction] = {MAIN: MAIN, "trace": "trace", "class 0": (0, 0)}
+
+# Kernels of parameters that act as one product, analysed after training but not followed.
+SUMS = {"Q+K": ("W_Q", "W_K"), "O+V": ("W_O", "W_V")}
 
 
 @dataclass(frozen=True)
@@ -173,12 +176,12 @@ def compute(
     groups = expected_groups(len(keys))
     bank = frequency_features(data.n, data.m, config.p, keys, config.seed)
 
-    analyses: dict[str, Analysis] = {}
+    analyses: dict[str, KernelAnalysis] = {}
     modes: Arrays = {}
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
-        kernels = kernels_at(last, reduction)
+        kernels = with_sums(kernels_at(last, reduction), SUMS)
         given: dict[str, Any] = {}
         if reduction == MAIN:
             given["controls"] = controls_of(model, inputs)
@@ -189,7 +192,7 @@ def compute(
         analyses[reduction] = analysis
         alignment += [
             LocalisedAlignment(**asdict(row), reduction=reduction)
-            for row in analysis.since(kernels_at(0, reduction))
+            for row in analysis.since(with_sums(kernels_at(0, reduction), SUMS))
         ]
     progress("kernels", len(REDUCTIONS), len(REDUCTIONS))
 
@@ -204,7 +207,7 @@ def compute(
     trajectory = track(
         kernels_at,
         _tracked(run.checkpoints),
-        main.groups,
+        {name: of_kernel for name, of_kernel in main.groups.items() if name not in SUMS},
         main.bases,
         groups[-1][1] + 1,
         progress,
@@ -242,6 +245,10 @@ def compute(
             for reduction, analysis in analyses.items()
             for name, spectrum in analysis.spectra.items()
         },
+        **{
+            f"noise floor/{name}": np.array(spectrum.noise_floor)
+            for name, spectrum in main.spectra.items()
+        },
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
         **modes,
     }
@@ -270,8 +277,8 @@ def estimate(config: TransformerConfig) -> list[Stage]:
     groups = expected_groups(min(_USUAL_KEYS, config.p // 2))
     top = groups[-1][1] + 1
     modes = seconds_of_decomposition(size) + seconds_of_decomposition(size, top)
-    analyses = len(REDUCTIONS) * kernels
-    held = kernels * size * size * 4
+    analyses = len(REDUCTIONS) * (kernels + len(SUMS))
+    held = (kernels + len(SUMS)) * size * size * 4
     memory = max(kernel.memory for kernel in formed.values()) + held
     families = len(frequency_features(data.n, data.m, config.p, [1], config.seed))
     return [
@@ -428,7 +435,7 @@ def main_rows(
 def headline(results: TransformerResults) -> Headline:
     """The numbers by which runs are compared.
 
-    Overlaps are in per cent, times in epochs. ``grokked at`` is the epoch from which on the test
+    ``grokked at`` is the epoch from which on the test
     accuracy held, None if it never did.
     """
     keys = results.key_frequencies
@@ -454,6 +461,17 @@ def headline(results: TransformerResults) -> Headline:
         "initially with sum": rows[UNEMBEDDING, first, SUM].initial_percent,
         **{name: leads[name] for name in sorted(leads)},
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name in ("epochs", "grokked at"):
+        return "epoch"
+    if name.startswith("lead of"):
+        return "epochs"
+    if name in ("key frequencies", "by the kernel too"):
+        return ""
+    return "points" if name.endswith("beyond controls") else "%"
 
 
 def trained(run: Run, config: TransformerConfig) -> Network:
