@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from markupsafe import Markup
 
 from mlx_entk._files import Arrays, read_arrays, write_atomically
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_columns, as_floats
@@ -31,9 +32,19 @@ from mlx_entk.kernel import Reduction, entk, layerwise_entk
 from mlx_entk.onnx.files import read_model
 from mlx_entk.plotting import Drawing
 from mlx_entk.progress import Progress, Wanted, shown
-from mlx_entk.report import Table, ends, fragment, modes_cell
+from mlx_entk.report import (
+    Draw,
+    Table,
+    drawn,
+    ends,
+    fragment,
+    inputs_html,
+    modes_cell,
+    write_browser,
+)
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes, Spectrum, noise_floor, require_modes
+from mlx_entk.studies.kernel.modes import mode_browser
 from mlx_entk.studies.kernel.show import alignment_figure, spectra_figure, summary, tables
 from mlx_entk.studies.kernel.sources import (
     import_graph,
@@ -561,6 +572,27 @@ class Analysis:
         write_atomically(path, lambda file: file.write_bytes(text))
         return path
 
+    def browse(self, path: str | Path, draw: Draw | None = None, names: Sequence[str] = ()) -> Path:
+        """Write a page to browse the modes, as one HTML file, which opens offline.
+
+        Parameters
+        ----------
+        draw
+            What the inputs are drawn as: "images", "pairs", "tokens", "rows", or a function of one
+            input that returns a text, an image or SVG; by default guessed from type and shape.
+        names
+            A name for each input, such as its label; empty for none.
+
+        Raises
+        ------
+        InputError
+            For inputs that cannot be drawn so, and if the file cannot be written.
+        """
+        path = Path(path)
+        x = original_inputs(self.inputs)
+        write_browser(mode_browser(self.results, self.arrays, x, draw, names), path)
+        return path
+
     @property
     def tables(self) -> list[Table]:
         """What was found, as tables for people to read; the first one is the overview."""
@@ -728,4 +760,17 @@ class Examples:
         return "\n".join([table.title, *("  " + "  ".join(map(str, row)) for row in table.rows)])
 
     def _repr_html_(self) -> str:
-        return fragment("", [self._table()])
+        table = self._table()
+        try:
+            inputs = drawn(original_inputs(self._inputs))
+        except InputError:  # which have nothing that could be drawn
+            return fragment("", [table])
+        both = [("Largest", self.largest), ("Smallest", self.smallest)]
+        if any(example.output is not None for _, end in both for example in end):
+            return fragment("", [table])
+        drawings = [
+            Markup("<p>{}</p>").format(title)
+            + inputs_html(inputs, [e.input for e in end], [e.value for e in end])
+            for title, end in both
+        ]
+        return fragment(table.title) + Markup("").join(drawings)
