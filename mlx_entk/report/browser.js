@@ -848,6 +848,7 @@
     if (rank !== null) by("keep").append(option("above", "above the noise floor"));
     if (families.length) by("keep").append(option("unexplained", "that no feature explains"));
     by("keep").append(...groups.map((group, i) => option(`group ${i}`, `group ${groupName(group)}`)));
+    by("keep").parentElement.hidden = by("keep").options.length === 1;
     for (const [id, value] of [["sort", before[0]], ["keep", before[1]]]) {
       by(id).value = [...by(id).options].some((o) => o.value === value) ? value
         : by(id).options[0].value;
