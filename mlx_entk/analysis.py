@@ -129,7 +129,7 @@ class TrainedAlignment(Alignment):
 
 
 @dataclass(frozen=True)
-class Analysis:
+class KernelAnalysis:
     """What an analysis of kernels shows; fields are by the kernels' names unless they say more.
 
     Attributes
@@ -215,7 +215,7 @@ def analyze_kernels(
     factors: Mapping[str, LayerFactors] | None = None,
     top: int | None = None,
     progress: Progress = silent,
-) -> Analysis:
+) -> KernelAnalysis:
     """Decompose kernels, find their cliffs, and align groups of their modes with features.
 
     Parameters
@@ -265,7 +265,7 @@ def analyze_kernels(
     }
     bases = bases_of(features or {})
     sizes = {last - first + 1 for of_kernel in reported.values() for first, last in of_kernel}
-    return Analysis(
+    return KernelAnalysis(
         spectra,
         cliffs,
         reported,

@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, orthonormal_basis
 from mlx_entk.errors import InputError
 from mlx_entk.spectrum import Modes, Spectrum
+
+if TYPE_CHECKING:
+    from mlx_entk.plotting import Drawing
 
 # How far the length of a basis column may be from 1: some bases are stored in float32.
 _UNIT = 1e-3
@@ -36,7 +40,7 @@ def _as_basis(columns: ArrayLike, name: str, rows: int | None = None) -> Float64
     return basis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Overlap:
     """Overlap of two subspaces with orthonormal bases Q and F.
 
@@ -69,6 +73,18 @@ class Overlap:
     def angles(self) -> Float64Array:
         """Principal angles in degrees, smallest first."""
         return np.degrees(np.arccos(np.clip(self.singular_values, 0, 1)))
+
+    def plot(self) -> "Drawing":
+        """Draw the cosines of the principal angles, as a matplotlib figure."""
+        from mlx_entk.plotting import plot_overlap
+
+        return plot_overlap(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"Overlap({self.overlap:.4g} of {self.dimension}, {self.percent:.1f}%; by chance "
+            f"{self.chance:.4g} ± {self.chance_deviation:.2g})"
+        )
 
 
 def subspace_overlap(

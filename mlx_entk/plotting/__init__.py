@@ -4,8 +4,10 @@ from mlx_entk.plotting.drawing import CaptionedFigure, Drawing
 from mlx_entk.plotting.heatmaps import plot_alignment
 from mlx_entk.plotting.spectra import (
     eigenvalue_axes,
+    plot_overlap,
     plot_spectra,
     plot_spectra_over_training,
+    plot_spectrum,
 )
 
 __all__ = [
@@ -13,6 +15,8 @@ __all__ = [
     "Drawing",
     "eigenvalue_axes",
     "plot_alignment",
+    "plot_overlap",
     "plot_spectra",
     "plot_spectra_over_training",
+    "plot_spectrum",
 ]

@@ -1,5 +1,6 @@
 """A figure that knows what its marks stand for, so that a report can show it at the pointer."""
 
+import io
 import re
 import warnings
 from collections.abc import Iterator, Sequence
@@ -114,6 +115,12 @@ class Drawing(Figure):
     def write_svg(self, target: Path | IO[str]) -> None:
         """Write the figure as SVG; see ``write_png``."""
         FigureCanvasSVG(self).print_svg(target, metadata={"Date": None})
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.settle()
+        FigureCanvasAgg(self).print_png(buffer)
+        return buffer.getvalue()
 
     def settle(self) -> None:
         """Lay the figure out, once for all the files that it is written to."""

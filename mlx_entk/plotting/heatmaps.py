@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlx_entk._text import visible
 from mlx_entk.controls import Controls
 from mlx_entk.features import Alignment
 from mlx_entk.features.alignment import one_of_each_space
@@ -18,6 +19,9 @@ from mlx_entk.plotting.style import (
     new_figure,
     styled,
 )
+
+# Inches that a letter of a panel's title takes.
+_TITLE = 0.09
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,11 @@ def plot_alignment(
     Parameters
     ----------
     rows
-        From ``mlx_entk.features.align``, or ``mlx_entk.Analysis.since``.
+        From ``mlx_entk.features.align``, or ``mlx_entk.KernelAnalysis.since``.
     controls
-        ``mlx_entk.Analysis.controls``.
+        ``mlx_entk.KernelAnalysis.controls``.
     equivalent
-        ``mlx_entk.Analysis.equivalent_families``.
+        ``mlx_entk.KernelAnalysis.equivalent_families``.
     """
     spaces = one_of_each_space(list(dict.fromkeys(row.family for row in rows)), equivalent)
     rows = [row for row in rows if row.family in spaces]
@@ -76,8 +80,9 @@ def plot_alignment(
     # Panels stand side by side if they are tall, and one below the other if they are wide.
     side_by_side = len(groups) > len(families)
     across, down = (len(shown), 1) if side_by_side else (1, len(shown))
+    width = max(0.42 * len(families), _TITLE * max(len(name.title) for name in shown))
     figure, axes = new_figure(
-        2.4 + (0.5 + 0.42 * len(families)) * across + _room(names, 30),
+        2.4 + (0.5 + width) * across + _room(names, 30),
         1.6 + (0.4 + 0.3 * len(groups)) * down + _room(families, 16),
         down,
         across,
@@ -110,8 +115,8 @@ def _number(value: float, panel: _Panel) -> str:
 
 def _room(names: Sequence[str], usual: int) -> float:
     """Inches that the longest of some names takes beyond those of a usual one."""
-    longest = max(min(len(name), LONGEST_AT_TICK) for name in names)
-    return 0.06 * max(0, longest - usual)
+    longest = max(len(visible(name, LONGEST_AT_TICK)) for name in names)
+    return 0.08 * max(0, longest - usual)
 
 
 def _percent_by_panel(row: Alignment, controls: Controls | None) -> dict[_Panel, float]:

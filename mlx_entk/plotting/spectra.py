@@ -8,7 +8,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mlx_entk._linalg import Float64Array
-from mlx_entk.cliffs import Cliff
+from mlx_entk.analysis import WHOLE
+from mlx_entk.cliffs import Cliff, find_cliffs
+from mlx_entk.features import Overlap
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,
@@ -20,6 +22,7 @@ from mlx_entk.plotting.style import (
     new_figure,
     styled,
 )
+from mlx_entk.spectrum import Spectrum
 
 
 @styled
@@ -81,6 +84,31 @@ def plot_spectra(
             )
         axis.set_title(kernel_label(kernel))
     axes[0].set_ylabel("eigenvalue")
+    return figure
+
+
+def plot_spectrum(spectrum: Spectrum) -> Drawing:
+    """Draw one spectrum with the cliffs among its modes."""
+    cliffs = find_cliffs(spectrum.values, spectrum.noise_floor)
+    values, floor = spectrum.values, spectrum.noise_floor
+    return plot_spectra({WHOLE: values}, {WHOLE: cliffs}, values.size, floors={WHOLE: floor})
+
+
+@styled
+def plot_overlap(overlap: Overlap) -> Drawing:
+    """Draw the cosine of each principal angle, largest first, and the mean square by chance."""
+    figure, (axis,) = new_figure(4.8, 3.2)
+    cosines = overlap.singular_values
+    axis.plot(np.arange(cosines.size), cosines, ".", markersize=6, color=COLORS[0])
+    by_chance = np.sqrt(overlap.chance / max(1, overlap.dimension))
+    axis.axhline(by_chance, color=MUTED, linewidth=1)
+    axis.annotate("by chance", (1, by_chance), xycoords=("axes fraction", "data"), ha="right",
+                  va="bottom", xytext=(0, 2), textcoords="offset points", color=MUTED)  # fmt: skip
+    axis.set_ylim(-0.03, 1.05)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("principal direction")
+    axis.set_ylabel("cosine")
+    axis.set_title(f"overlap {overlap.overlap:.3g} of {overlap.dimension}")
     return figure
 
 

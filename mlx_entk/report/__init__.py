@@ -9,6 +9,7 @@ from mlx_entk.report.browser import (
     ends,
     write_browser,
 )
+from mlx_entk.report.notebook import fragment
 from mlx_entk.report.page import (
     ComparedFigure,
     Comparison,
@@ -33,6 +34,7 @@ __all__ = [
     "Table",
     "Window",
     "ends",
+    "fragment",
     "modes_cell",
     "number_cell",
     "p_cell",

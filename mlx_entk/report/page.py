@@ -242,7 +242,7 @@ def write_page(page: Report | Comparison, path: Path) -> None:
     write_text(path, render(template, ["report.css"], "report.js", page=page))
 
 
-def render(template: str, styles: Sequence[str], script: str, **contents: object) -> str:
+def render(template: str, styles: Sequence[str], script: str | None, **contents: object) -> str:
     """Fill a template, with styles and a script of this package inside the page.
 
     Parameters
@@ -250,7 +250,7 @@ def render(template: str, styles: Sequence[str], script: str, **contents: object
     template
         Name of a template that extends ``page.html``.
     styles, script
-        Names of files of this package.
+        Names of files of this package; None for no script.
     contents
         What the template shows: every text is escaped and made visible, unless it is ``Markup``.
     """
@@ -265,6 +265,6 @@ def render(template: str, styles: Sequence[str], script: str, **contents: object
     here = files("mlx_entk.report")
     style, code = (
         Markup("".join(here.joinpath(name).read_text(encoding="utf-8") for name in names))
-        for names in (styles, [script])
+        for names in (styles, [script] if script else [])
     )
     return environment.get_template(template).render(style=style, script=code, **contents)

@@ -18,7 +18,7 @@ from mlx_entk.onnx.derivatives import Rows
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import network_of
 from mlx_entk.tracing.rules import Examined
-from tests.conftest import Command
+from tests.conftest import Command, Finished
 from tests.models import MLP
 from tests.onnx.layers import normal
 from tests.reference import relative_error
@@ -53,8 +53,10 @@ def test_every_study_exports_and_is_verified(mlx_entk: Command, study: str) -> N
         onnx.checker.check_model(f"run/onnx/{what}.onnx", full_check=True)
 
 
-def test_the_json_of_a_verification_says_what_was_verified(mlx_entk: Command) -> None:
-    mlx_entk(*STUDIES["tms"], "--out", "run")
+def test_the_json_of_a_verification_says_what_was_verified(
+    mlx_entk: Command, finished: Finished
+) -> None:
+    finished("run", *STUDIES["tms"])
 
     code, output, _ = mlx_entk("verify", "run", "--json")
 
@@ -77,9 +79,9 @@ def test_the_json_of_a_verification_says_what_was_verified(mlx_entk: Command) ->
 
 
 def test_a_graph_that_takes_one_size_alone_says_so(
-    mlx_entk: Command, monkeypatch: pytest.MonkeyPatch
+    mlx_entk: Command, finished: Finished, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mlx_entk(*STUDIES["mlp"], "--out", "run")
+    finished("run", *STUDIES["mlp"])
     monkeypatch.setattr("mlx_entk.onnx.derivatives._find_rows", unmapped)
 
     _, output, _ = mlx_entk("export", "run", "--what", "jacobian")
@@ -106,8 +108,10 @@ def test_every_study_is_verified_at_its_own_size(
     assert mlx_entk("verify", "run")[0] == 0
 
 
-def test_onnxruntime_alone_computes_the_kernel_of_new_inputs(mlx_entk: Command) -> None:
-    mlx_entk(*STUDIES["mlp"], "--out", "run")
+def test_onnxruntime_alone_computes_the_kernel_of_new_inputs(
+    mlx_entk: Command, finished: Finished
+) -> None:
+    finished("run", *STUDIES["mlp"])
     network = network_of(Run.load(Path("run")))
     x, x2 = network.x[:7], network.x[3:9]
 
@@ -126,8 +130,8 @@ def test_onnxruntime_alone_computes_the_kernel_of_new_inputs(mlx_entk: Command) 
     assert "mlx" in json.loads(described["provenance"])["versions"]
 
 
-def test_a_changed_weight_fails_with_exit_code_1(mlx_entk: Command) -> None:
-    mlx_entk(*STUDIES["tms"], "--out", "run")
+def test_a_changed_weight_fails_with_exit_code_1(mlx_entk: Command, finished: Finished) -> None:
+    finished("run", *STUDIES["tms"])
     mlx_entk("export", "run")
     model = onnx.load("run/onnx/model.onnx")
     weight = model.graph.initializer[0]
@@ -142,8 +146,8 @@ def test_a_changed_weight_fails_with_exit_code_1(mlx_entk: Command) -> None:
     assert json.loads(Path("run/verification.json").read_text())["passed"] is False
 
 
-def test_a_damaged_graph_is_named(mlx_entk: Command) -> None:
-    mlx_entk(*STUDIES["tms"], "--out", "run")
+def test_a_damaged_graph_is_named(mlx_entk: Command, finished: Finished) -> None:
+    finished("run", *STUDIES["tms"])
     mlx_entk("export", "run")
     whole = Path("run/onnx/model.onnx").read_bytes()
     Path("run/onnx/model.onnx").write_bytes(whole[: len(whole) // 2])
@@ -212,12 +216,12 @@ def test_a_model_without_mlx_code_goes_the_whole_way(mlx_entk: Command) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_done_is_one_line_and_exit_code_2(
-    mlx_entk: Command, arguments: tuple[str, ...], message: str
+    mlx_entk: Command, finished: Finished, arguments: tuple[str, ...], message: str
 ) -> None:
     if "run" in arguments:
-        assert mlx_entk(*STUDIES["tms"], "--out", "run")[0] == 0
+        finished("run", *STUDIES["tms"])
     if "paper" in arguments:
-        assert mlx_entk("tms", "--paper", "--rows", "6", "--steps", "20", "--out", "paper")[0] == 0
+        finished("paper", "tms", "--paper", "--rows", "6", "--steps", "20")
     Path("text.onnx").write_text("weights and biases")
     export(MLP([3, 2]), [mx.ones((2, 3))], Path("m.onnx"))
     np.savez("x.npz", x=np.ones((4, 3), dtype=np.float32))

@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from examples import sparse_parity
-from tests.conftest import Command
+from tests.conftest import Command, Finished
 
-TOY = ("tms", "--n", "8", "--m", "4", "--rows", "60", "--steps", "400", "--out", "toy", "-q")
-MLP = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40", "--out", "mlp", "-q")
+TOY = ("tms", "--n", "8", "--m", "4", "--rows", "60", "--steps", "400")
+MLP = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
 
 
-def test_an_intervention_is_stored_shown_and_reported(mlx_entk: Command) -> None:
-    assert mlx_entk(*TOY)[0] == 0
+def test_an_intervention_is_stored_shown_and_reported(
+    mlx_entk: Command, finished: Finished
+) -> None:
+    finished("toy", *TOY)
     code, output, errors = mlx_entk("intervene", "toy")
     assert code == 0, errors
     for text in ("Intervention: undo", "trained network", "random, equal norm", "Found:"):
@@ -33,8 +35,8 @@ def test_an_intervention_is_stored_shown_and_reported(mlx_entk: Command) -> None
     assert [row["edit"] for row in rows if row["edit"].startswith("mode ")] == ["mode 0", "mode 1"]
 
 
-def test_an_intervention_is_the_same_for_a_seed(mlx_entk: Command) -> None:
-    assert mlx_entk(*TOY)[0] == 0
+def test_an_intervention_is_the_same_for_a_seed(mlx_entk: Command, finished: Finished) -> None:
+    finished("toy", *TOY)
     stored = []
     for seed in ("0", "0", "1"):
         assert mlx_entk("intervene", "toy", "-q", "--seed", seed)[0] == 0
@@ -42,8 +44,8 @@ def test_an_intervention_is_the_same_for_a_seed(mlx_entk: Command) -> None:
     assert stored[0] == stored[1] != stored[2]
 
 
-def test_bad_requests_get_one_line(mlx_entk: Command) -> None:
-    assert mlx_entk(*MLP)[0] == 0
+def test_bad_requests_get_one_line(mlx_entk: Command, finished: Finished) -> None:
+    finished("mlp", *MLP)
     for options, line in (
         (("--modes", "3-9999"), "modes 3–9999: above rounding the kernel of the run has"),
         (("--modes", "a-b"), "--modes a-b: write FIRST-LAST,…, such as 1-8,9-36"),
@@ -64,9 +66,7 @@ def test_bad_requests_get_one_line(mlx_entk: Command) -> None:
         code, _, errors = mlx_entk(command, "mlp")
         assert code == 2
         assert "has no checkpoints, which hold the weights" in errors
-    assert (
-        mlx_entk("tms", "--paper", "--rows", "6", "--steps", "20", "--out", "paper", "-q")[0] == 0
-    )
+    finished("paper", "tms", "--paper", "--rows", "6", "--steps", "20")
     assert "did not train exactly one network" in mlx_entk("intervene", "paper")[2]
 
 

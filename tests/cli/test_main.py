@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command
+from tests.conftest import Command, Finished
 
 SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
 
@@ -95,9 +95,9 @@ def test_what_cannot_be_done_is_one_line_and_an_exit_code(
 
 
 def test_a_folder_of_another_configuration_is_not_touched(
-    mlx_entk: Command, tmp_path: Path
+    mlx_entk: Command, finished: Finished, tmp_path: Path
 ) -> None:
-    mlx_entk(*SMALL, "--out", "run")
+    finished("run", *SMALL)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
     code, _, errors = mlx_entk(*SMALL, "--seed", "1", "--out", "run")
@@ -108,9 +108,9 @@ def test_a_folder_of_another_configuration_is_not_touched(
 
 
 def test_a_damaged_checkpoint_is_said_and_nothing_overwritten(
-    mlx_entk: Command, tmp_path: Path
+    mlx_entk: Command, finished: Finished, tmp_path: Path
 ) -> None:
-    mlx_entk(*SMALL, "--out", "run")
+    finished("run", *SMALL)
     (tmp_path / "run" / "results.json").unlink()
     checkpoint = tmp_path / "run" / "checkpoints" / "000040.safetensors"
     truncated = checkpoint.read_bytes()[:-9]
@@ -126,8 +126,10 @@ def test_a_damaged_checkpoint_is_said_and_nothing_overwritten(
     assert mlx_entk(*SMALL, "--out", "run")[0] == 0
 
 
-def test_unfinished_runs_are_listed_as_such(mlx_entk: Command, tmp_path: Path) -> None:
-    mlx_entk(*SMALL, "--out", "runs/it")
+def test_unfinished_runs_are_listed_as_such(
+    mlx_entk: Command, finished: Finished, tmp_path: Path
+) -> None:
+    finished("runs/it", *SMALL)
     (tmp_path / "runs" / "it" / "results.json").unlink()
 
     listing = mlx_entk("runs")[1]
@@ -137,8 +139,10 @@ def test_unfinished_runs_are_listed_as_such(mlx_entk: Command, tmp_path: Path) -
     assert (code, "is unfinished" in errors) == (2, True)
 
 
-def test_results_have_the_promised_shape(mlx_entk: Command, tmp_path: Path) -> None:
-    mlx_entk(*SMALL, "--out", "run")
+def test_results_have_the_promised_shape(
+    mlx_entk: Command, finished: Finished, tmp_path: Path
+) -> None:
+    finished("run", *SMALL)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
 
     assert results["accuracy"].keys() == {"train", "test"}

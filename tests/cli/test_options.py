@@ -18,7 +18,7 @@ from mlx_entk.studies import toy_models
 from mlx_entk.studies.toy_models.training import TMSConfig, train_toy
 from mlx_entk_cli.base import Group
 from mlx_entk_cli.main import cli
-from tests.conftest import Command
+from tests.conftest import Command, Finished
 
 SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
 TOY = ("tms", "--n", "4", "--m", "2", "--rows", "8", "--steps", "20")
@@ -110,8 +110,8 @@ def test_a_dry_run_writes_nothing_and_says_where_it_would(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_a_dry_run_knows_what_is_there(mlx_entk: Command) -> None:
-    assert mlx_entk(*SMALL, "--out", "run")[0] == 0
+def test_a_dry_run_knows_what_is_there(mlx_entk: Command, finished: Finished) -> None:
+    finished("run", *SMALL)
     assert (
         "is finished: nothing would be computed" in mlx_entk(*SMALL, "--out", "run", "--dry-run")[1]
     )
@@ -119,9 +119,9 @@ def test_a_dry_run_knows_what_is_there(mlx_entk: Command) -> None:
     assert "continued from the checkpoint at 40" in mlx_entk(*SMALL, "--out", "run", "--dry-run")[1]
 
 
-def test_runs_of_two_studies_are_not_compared(mlx_entk: Command) -> None:
-    assert mlx_entk(*SMALL, "--out", "a", "-q")[0] == 0
-    assert mlx_entk(*TOY, "--out", "b", "-q")[0] == 0
+def test_runs_of_two_studies_are_not_compared(mlx_entk: Command, finished: Finished) -> None:
+    finished("a", *SMALL)
+    finished("b", *TOY)
 
     for command, message in ((("compare", "a", "b"), "compare runs of one study"),
                              (("compare", "a"), "name at least two runs")):  # fmt: skip

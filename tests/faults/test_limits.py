@@ -17,7 +17,7 @@ from mlx_entk.plotting.drawing import MOST_CELLS, MOST_MARKS
 from mlx_entk.plotting.style import new_figure
 from mlx_entk.report.table import MOST_ROWS, Table
 from mlx_entk_cli.base import RunFolder
-from tests.conftest import Command
+from tests.conftest import Command, Finished
 
 TMS = ("tms", "--n", "4", "--m", "2", "--rows", "8", "--steps", "20", "-q")
 VIEWERS = (("show", "run"), ("runs", "."), ("compare", "run", "run"), ("report", "run"))
@@ -32,8 +32,10 @@ def altered(change: Callable[[dict[str, Any]], None]) -> None:
     write_json(file, results)
 
 
-def test_an_integer_that_no_number_holds_is_one_line_everywhere(mlx_entk: Command) -> None:
-    assert mlx_entk(*TMS, "--out", "run")[0] == 0
+def test_an_integer_that_no_number_holds_is_one_line_everywhere(
+    mlx_entk: Command, finished: Finished
+) -> None:
+    finished("run", *TMS)
     altered(lambda results: results["reconstructed"].update(trained=10**400))
 
     for viewer in VIEWERS:
@@ -72,9 +74,9 @@ def deep() -> Iterator[Callable[[Path], None]]:
 
 
 def test_folders_within_folders_end_somewhere(
-    mlx_entk: Command, deep: Callable[[Path], None]
+    mlx_entk: Command, finished: Finished, deep: Callable[[Path], None]
 ) -> None:
-    assert mlx_entk(*TMS, "--out", "run")[0] == 0
+    finished("run", *TMS)
     deep(Path("run").resolve())
 
     code, output, _ = mlx_entk("runs", ".")
@@ -93,9 +95,9 @@ def test_folders_within_folders_end_somewhere(
     ("key", "shape"), [("W/trained", (2, 5000)), ("values/trained/0", (500_000,))]
 )
 def test_an_archive_of_few_bytes_is_not_drawn_by_the_gigabyte(
-    mlx_entk: Command, key: str, shape: tuple[int, ...]
+    mlx_entk: Command, finished: Finished, key: str, shape: tuple[int, ...]
 ) -> None:
-    assert mlx_entk(*TMS, "--out", "run")[0] == 0
+    finished("run", *TMS)
     file = Path("run/spectra.npz")
     arrays = dict(np.load(file)) | {key: np.ones(shape, np.float32)}
     np.savez_compressed(file, **arrays)
@@ -153,8 +155,10 @@ def test_the_shell_is_given_no_name_that_it_would_run(
     assert [item.value for item in offered] == ["runs/plain"]
 
 
-def test_a_folder_that_is_not_utf_8_is_not_called_damaged(mlx_entk: Command) -> None:
-    assert mlx_entk(*TMS, "--out", "run")[0] == 0
+def test_a_folder_that_is_not_utf_8_is_not_called_damaged(
+    mlx_entk: Command, finished: Finished
+) -> None:
+    finished("run", *TMS)
     Path("run").rename(os.fsdecode(b"run\xff"))
 
     code, _, errors = mlx_entk("export", os.fsdecode(b"run\xff"))

@@ -1,5 +1,6 @@
 """How the kernel of a user's own model is shown: summary, tables and figures with captions."""
 
+from mlx_entk._files import Arrays
 from mlx_entk.analysis import SHUFFLES, WHOLE
 from mlx_entk.kernel.reduction import reduction_name
 from mlx_entk.plotting import CaptionedFigure, plot_alignment, plot_spectra
@@ -40,7 +41,8 @@ def _status(results: KernelResults) -> list[Status]:
     ]
 
 
-def _summary(results: KernelResults) -> tuple[str, str]:
+def summary(results: KernelResults) -> tuple[str, str]:
+    """What was found: of the spectrum, and of the features."""
     reduction = results.config.reduction
     kernel = reduction if isinstance(reduction, str) else f"class {reduction[0]}"
     first = (
@@ -90,7 +92,8 @@ def _disentangled_sentence(results: KernelResults) -> str:
     )
 
 
-def _tables(results: KernelResults) -> list[Table]:
+def tables(results: KernelResults) -> list[Table]:
+    """Tables for the terminal and the report; the first one is the overview."""
     overview = Table(
         "Run",
         ("", ""),
@@ -236,11 +239,11 @@ def _details(results: KernelResults, run: Run) -> list[Table]:
     ]
 
 
-def _figures(results: KernelResults, run: Run) -> Figures:
-    arrays = run.arrays
+def spectra_figure(results: KernelResults, arrays: Arrays) -> CaptionedFigure:
+    """The spectra of all kernels, from the arrays of a run."""
     values = arrays_below(arrays, "values/")
     whose = "the whole and the layerwise kernels" if results.config.by_layer else "the kernel"
-    yield CaptionedFigure(
+    return CaptionedFigure(
         "spectra",
         plot_spectra(
             values,
@@ -253,15 +256,24 @@ def _figures(results: KernelResults, run: Run) -> Figures:
         f"The leading eigenvalues of {whose}. Look for the drops: each shaded group of modes ends "
         "at a cliff by the stated criterion.",
     )
+
+
+def alignment_figure(results: KernelResults) -> CaptionedFigure:
+    """The alignment of a run that has one."""
+    return CaptionedFigure(
+        "alignment",
+        plot_alignment(results.alignment, results.controls, results.equivalent_families),
+        "The overlap of each group of modes with each feature family, in per cent of the "
+        "smaller of the two dimensions. If a cell is bright, far above chance, the kernel "
+        "holds that feature; if it is dark in activations and outputs alone, they would not "
+        f"have shown it.{chance_sentence(results.alignment)}",
+    )
+
+
+def _figures(results: KernelResults, run: Run) -> Figures:
+    yield spectra_figure(results, run.arrays)
     if results.alignment:
-        yield CaptionedFigure(
-            "alignment",
-            plot_alignment(results.alignment, results.controls, results.equivalent_families),
-            "The overlap of each group of modes with each feature family, in per cent of the "
-            "smaller of the two dimensions. If a cell is bright, far above chance, the kernel "
-            "holds that feature; if it is dark in activations and outputs alone, they would not "
-            f"have shown it.{chance_sentence(results.alignment)}",
-        )
+        yield alignment_figure(results)
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, status=_status, details=_details)
+SHOW = Show(summary=summary, tables=tables, figures=_figures, status=_status, details=_details)

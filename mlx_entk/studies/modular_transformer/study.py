@@ -18,7 +18,7 @@ from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk._records import from_json
-from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, with_whole
+from mlx_entk.analysis import WHOLE, KernelAnalysis, analyze_kernels, with_whole
 from mlx_entk.cliffs import CLIFF_RULE
 from mlx_entk.controls import Controls, controls_of
 from mlx_entk.dynamics import HALF_RISE_RULE, half_rise, track
@@ -172,7 +172,7 @@ def compute(
     groups = expected_groups(len(keys))
     bank = frequency_features(data.n, data.m, config.p, keys, config.seed)
 
-    analyses: dict[str, Analysis] = {}
+    analyses: dict[str, KernelAnalysis] = {}
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
