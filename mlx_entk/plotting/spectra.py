@@ -160,7 +160,7 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
     """Whole numbers of modes, and eigenvalues on a log scale that ends below the noise floor.
 
     What rounding left far below the floor would take most of the axis. The floor is a dashed
-    line; if all eigenvalues are far above it, the axis ends below them instead.
+    line; if all eigenvalues are far above it, the axis ends below them, and says where it is.
 
     Parameters
     ----------
@@ -178,15 +178,19 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
     axis.set_yscale("log")
     least = max(floor, _LEAST * values.max())
     above = values[values > least].min(initial=values.max())
-    if above > _NEAR * least:
+    near = above <= _NEAR * least
+    if not near:
         least = above
-    elif floor:
-        axis.axhline(floor, color=MUTED, linestyle="--", linewidth=0.9)
-        axis.annotate(
-            "noise floor", (1, floor), xycoords=("axes fraction", "data"), xytext=(0, -3),
-            textcoords="offset points", ha="right", va="top", color=MUTED, fontsize=8.5,
-        )  # fmt: skip
     axis.set_ylim(bottom=least / 3)
+    if floor:
+        if near:
+            axis.axhline(floor, color=MUTED, linestyle="--", linewidth=0.9)
+        axis.annotate(
+            "noise floor" if near else f"noise floor below, at {floor:.0e}",
+            (1, floor if near else axis.get_ylim()[0]), xycoords=("axes fraction", "data"),
+            xytext=(0, -3 if near else 3), textcoords="offset points", ha="right",
+            va="top" if near else "bottom", color=MUTED, fontsize=8.5,
+        )  # fmt: skip
     bottom, top = axis.get_ylim()
     if top < 300 * bottom:  # powers of ten alone would be one or two
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
