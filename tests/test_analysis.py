@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 
 from mlx_entk import InputError, flatten
-from mlx_entk.analysis import DENSE, TrainedAlignment, analyze_kernels, bases_of, with_whole
+from mlx_entk.analysis import (
+    DENSE,
+    TrainedAlignment,
+    analyze_kernels,
+    bases_of,
+    with_sums,
+    with_whole,
+)
 from mlx_entk.spectrum import Modes
 
 N = 12
@@ -22,6 +29,29 @@ def test_the_whole_comes_first_and_is_the_sum() -> None:
 
     assert list(kernels) == ["full", "a", "b"]
     np.testing.assert_allclose(kernels["full"], kernels["a"] + kernels["b"])
+
+
+def test_sums_come_last_and_leave_the_kernels_as_they_are() -> None:
+    single = {"a": kernel([2.0]), "b": kernel([1.0, 3.0]), "c": kernel([5.0])}
+
+    kernels = with_sums(single, {"b+a": ("b", "a")})
+
+    assert list(kernels) == ["a", "b", "c", "b+a"]
+    np.testing.assert_allclose(kernels["b+a"], single["a"] + single["b"])
+    np.testing.assert_array_equal(kernels["b"], kernel([1.0, 3.0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "message"),
+    [
+        ("s", ["a", "z"], "sum s: there is no kernel z; the kernels are a"),
+        ("s", [], "sum s: it adds up nothing"),
+        ("a", ["a"], "sum a: a kernel has that name already"),
+    ],
+)
+def test_sums_of_what_is_not_there_are_refused(name: str, parts: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        with_sums({"a": kernel([2.0])}, {name: parts})
 
 
 def test_groups_end_at_cliffs_and_are_aligned_with_centred_features() -> None:

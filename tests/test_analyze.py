@@ -142,11 +142,20 @@ def test_a_saved_module_can_be_worked_with(
         assert code == 0, errors
 
 
-def test_a_report_is_one_file(analysis: Analysis, tmp_path: Path) -> None:
+def test_a_report_comes_with_its_page_of_modes(analysis: Analysis, tmp_path: Path) -> None:
     page = analysis.report(tmp_path / "out.html")
 
-    assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out.html", "out-modes.html"}
     assert analysis.found.split(".")[0] in page.read_text()
+    assert 'href="out-modes.html"' in page.read_text()
+
+
+def test_modes_are_browsed_with_inputs_drawn_as_asked(analysis: Analysis, tmp_path: Path) -> None:
+    page = analysis.browse(tmp_path / "modes.html", draw=lambda row: f"row of {row.sum():.1f}")
+    assert f"row of {analysis.inputs['x'][0].sum():.1f}" in page.read_text()
+    with pytest.raises(InputError, match="images"):
+        analysis.browse(tmp_path / "other.html", draw="images")
+    assert not (tmp_path / "other.html").exists()
 
 
 def test_a_notebook_shows_it_and_escapes_names(analysis: Analysis) -> None:

@@ -8,7 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Embedding = Literal["one-hot", "cyclic"]
+"""How a residue is given to a network."""
+
 EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
+"""All of them."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def plot_alignment(
     # Panels stand side by side if they are tall, and one below the other if they are wide.
     side_by_side = len(groups) > len(families)
     across, down = (len(shown), 1) if side_by_side else (1, len(shown))
-    width = max(0.42 * len(families), _TITLE * max(len(name.title) for name in shown))
+    width = max(0.42 * len(families), _TITLE * max(len(panel.title) for panel in shown))
     figure, axes = new_figure(
         2.4 + (0.5 + width) * across + _room(names, 30),
         1.6 + (0.4 + 0.3 * len(groups)) * down + _room(families, 16),

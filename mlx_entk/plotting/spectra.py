@@ -80,7 +80,7 @@ def plot_spectra(
                 va="top",
                 color=color,
                 fontweight="bold",
-                fontsize=8.5,
+                fontsize=9.5,
             )
         axis.set_title(kernel_label(kernel))
     axes[0].set_ylabel("eigenvalue")
@@ -152,7 +152,7 @@ def plot_spectra_over_training(
         figure.add_frames(axis, np.arange(every.shape[1]), every, labels)
         axis.set_title(kernel_label(kernel))
     axes[0].set_ylabel("eigenvalue")
-    axes[-1].legend(fontsize=8.5, labelcolor=MUTED)
+    axes[-1].legend(fontsize=9.5, labelcolor=MUTED)
     return figure
 
 
@@ -189,7 +189,7 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
             "noise floor" if near else f"noise floor below, at {floor:.0e}",
             (1, floor if near else axis.get_ylim()[0]), xycoords=("axes fraction", "data"),
             xytext=(0, -3 if near else 3), textcoords="offset points", ha="right",
-            va="top" if near else "bottom", color=MUTED, fontsize=8.5,
+            va="top" if near else "bottom", color=MUTED, fontsize=9.5,
         )  # fmt: skip
     bottom, top = axis.get_ylim()
     if top < 300 * bottom:  # powers of ten alone would be one or two

@@ -6,14 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mlx_entk._files import write_text
 from mlx_entk._provenance import Session
+from mlx_entk.errors import InputError
 from mlx_entk.plotting import CaptionedFigure
 from mlx_entk.report import (
     ComparedFigure,
+    Draw,
     Report,
     Status,
     Table,
+    browser_page,
     place,
+    with_names,
     write_page,
 )
 from mlx_entk.report import Comparison as ComparisonPage
@@ -36,6 +41,9 @@ from mlx_entk.studies.verification import (
     verification_of,
     verification_table,
 )
+
+# The page to browse the modes of a run, in its folder.
+MODES = "modes.html"
 
 
 def summary(run: Run) -> str:
@@ -113,9 +121,10 @@ def _report(run: Run) -> Report:
         figure.drawing.settle()
         run.save_figure(figure.name, figure.drawing)
         placed.append(place(figure))
-    further = show.pages(results, run)
-    for page in further:
-        page.write(run.file(page.file))
+    further = []
+    if (page := _page_of_modes(show, results, run)) is not None:
+        write_text(run.file(MODES), page)
+        further.append((MODES, "Browse the modes, with the inputs at their ends"))
     sessions = run.sessions
     return Report(
         title=f"{study.title}: {run.path.resolve().name}",
@@ -123,10 +132,57 @@ def _report(run: Run) -> Report:
         status=[*show.status(results), *_verified(study, run, verification)],
         overview=overview,
         command=sessions[0].command,
-        pages=[(page.file, page.text) for page in further],
+        pages=further,
         figures=placed,
         tables=[*rest, _provenance_table(sessions)],
     )
+
+
+def _page_of_modes(show: Show[Any], results: Any, run: Run) -> str | None:
+    """The page to browse a run's modes; None for a run that cannot have one."""
+    if show.modes is None:
+        return None
+    try:
+        return browser_page(show.modes(results, run, None))
+    except InputError:  # such as too many inputs for a page, or an older run: `browse` says which
+        return None
+
+
+def write_modes(
+    run: Run,
+    path: Path | None = None,
+    draw: Draw | None = None,
+    names: Sequence[str] | None = None,
+) -> Path:
+    """Write the page to browse the modes of a finished run; return its path.
+
+    Parameters
+    ----------
+    path
+        Where to, by default modes.html in the run folder.
+    draw
+        What the inputs are drawn as, as for ``mlx_entk.report.drawn``.
+    names
+        A name for each input, such as its label; None for those that the study gives.
+
+    Raises
+    ------
+    InputError
+        If the run is unfinished or damaged, has no single set of modes, or has inputs that cannot
+        be drawn; or if the file cannot be written.
+    """
+    run.require_finished()
+    study = study_of(run)
+    if study.show.modes is None:
+        raise InputError(
+            f"{run.path} is a {run.study} run, which has no one set of inputs and modes to browse"
+        )
+    with showing(run):
+        page = study.show.modes(study.results_of(run), run, draw)
+    text = browser_page(page if names is None else with_names(page, names))
+    path = path or run.file(MODES)
+    write_text(path, text)
+    return path
 
 
 def _verified(study: Study[Any, Any], run: Run, found: Verification | None) -> list[Status]:

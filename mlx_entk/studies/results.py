@@ -14,6 +14,7 @@ from mlx_entk.cliffs import Cliff
 from mlx_entk.controls import Scaling
 from mlx_entk.dynamics import MIN_RISE, Transition
 from mlx_entk.features import Alignment
+from mlx_entk.probes import ProbeAccuracy
 from mlx_entk.regression import Quality
 from mlx_entk.spectrum import Modes
 
@@ -253,6 +254,28 @@ class LocalisedAlignment(TrainedAlignment):
     """An alignment of a kernel of one parameter and one reduction."""
 
     reduction: str
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What linear probes of one network's activations tell.
+
+    Attributes
+    ----------
+    network
+        ``trained`` or ``initial``.
+    activations
+        Which ones.
+    target
+        The class that was probed for.
+    accuracy
+        How often it was told.
+    """
+
+    network: str
+    activations: str
+    target: str
+    accuracy: ProbeAccuracy
 
 
 # Toy models of superposition

@@ -2,12 +2,14 @@
 
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlx_entk._records import from_json, to_json
 from mlx_entk.models import QuadraticMLP
 from mlx_entk.spectrum import Modes
 from mlx_entk.studies.modular_mlp import STUDY, MLPConfig, MLPResults
@@ -92,6 +94,28 @@ def test_each_disentangled_mode_is_nearly_one_frequency(small: MLPResults) -> No
     assert small.disentangled
     for row in small.disentangled:
         assert row.single_frequency.median > 0.9
+
+
+def test_probes_find_the_sum_behind_the_activation_and_only_after_training(
+    small: MLPResults,
+) -> None:
+    held_out = {
+        (row.network, row.activations, row.target): row.accuracy.held_out for row in small.probes
+    }
+    assert held_out["trained", "preactivations", "n"] == 1
+    assert held_out["trained", "preactivations", "sum"] < 0.05
+    assert held_out["trained", "activations", "sum"] == 1
+    assert held_out["initial", "activations", "sum"] < 0.2
+    assert held_out["trained", "logits", "sum"] == 1
+    assert all(row.accuracy.shuffled_held_out < 0.2 for row in small.probes)
+
+
+def test_results_of_versions_without_probes_are_read(small: MLPResults) -> None:
+    stored = {key: value for key, value in to_json(small).items() if key != "probes"}
+
+    read = from_json(MLPResults, stored, "results.json")
+
+    assert read == replace(small, probes=[])
 
 
 @pytest.mark.slow

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from mlx_entk import InputError, layerwise_entk
+from mlx_entk import InputError, entk, layerwise_entk
 from mlx_entk._parameters import flatten_tree
+from mlx_entk.analysis import with_sums
 from mlx_entk.data import modular_addition
 from mlx_entk.models import ModularTransformer
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import problem_of
 from mlx_entk.studies.modular_transformer import STUDY, TransformerConfig, TransformerResults
-from mlx_entk.studies.modular_transformer.study import MAIN, SUM, expected_groups
+from mlx_entk.studies.modular_transformer.study import MAIN, SUM, SUMS, expected_groups
 from mlx_entk.studies.problem import ACTIVATIONS, AT_INITIALISATION, SHUFFLED_INPUTS
 from mlx_entk.studies.regression.regress import regress
 from mlx_entk.studies.running import run_study
@@ -87,6 +88,16 @@ def test_the_kernel_of_every_parameter_is_that_of_torch(reduction: Any) -> None:
         assert relative_error(kernels[name], expected) < 1e-4, name
 
 
+def test_kernels_added_up_are_those_of_the_parameters_together() -> None:
+    model, tokens = sharp_model(), mx.array(modular_addition(7, 0.5, 0).tokens)
+
+    kernels = with_sums(layerwise_entk(model, tokens, reduction=MAIN), SUMS)
+
+    for name, parts in SUMS.items():
+        together = entk(model, tokens, reduction=MAIN, parameters=list(parts))
+        assert relative_error(kernels[name], together) < 1e-5
+
+
 def test_the_split_and_the_weights_follow_the_seed() -> None:
     first, second, other = (ModularTransformer(7, seed=seed) for seed in (0, 0, 1))
 
@@ -150,7 +161,7 @@ def test_every_parameter_has_its_rows_with_initialisation_and_chance(
 ) -> None:
     keys, rows = results.key_frequencies.embedding, results.alignment
 
-    assert {row.kernel for row in rows} == {"full", *PARAMETERS}
+    assert {row.kernel for row in rows} == {"full", *PARAMETERS, *SUMS}
     assert {row.reduction for row in rows} == {"sum-of-logits", "trace", "class 0"}
     assert {row.modes for row in rows} == set(expected_groups(len(keys)))
     for row in rows:

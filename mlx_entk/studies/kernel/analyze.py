@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Self
 import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
+from markupsafe import Markup
 
-from mlx_entk._files import Arrays, read_arrays, write_atomically
+from mlx_entk._files import Arrays, read_arrays, write_atomically, write_text
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_columns, as_floats
 from mlx_entk._memory import limit_in_bytes
 from mlx_entk._parameters import flatten_tree
@@ -31,9 +32,22 @@ from mlx_entk.kernel import Reduction, entk, layerwise_entk
 from mlx_entk.onnx.files import read_model
 from mlx_entk.plotting import Drawing
 from mlx_entk.progress import Progress, Wanted, shown
-from mlx_entk.report import Table, ends, fragment, modes_cell
+from mlx_entk.report import (
+    Draw,
+    Table,
+    browser_page,
+    drawn,
+    ends,
+    fragment,
+    inputs_html,
+    modes_cell,
+)
+from mlx_entk.report import (
+    Inputs as Drawn,
+)
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes, Spectrum, noise_floor, require_modes
+from mlx_entk.studies.kernel.modes import mode_browser
 from mlx_entk.studies.kernel.show import alignment_figure, spectra_figure, summary, tables
 from mlx_entk.studies.kernel.sources import (
     import_graph,
@@ -51,6 +65,7 @@ from mlx_entk.studies.kernel.study import (
     keep_graph,
     prepare,
 )
+from mlx_entk.studies.reporting import MODES, write_report
 from mlx_entk.studies.words import kernel_name
 from mlx_entk.tracing.functions import Model, Output, ParametricFunction, Selection, bind
 from mlx_entk.tracing.inputs import Inputs
@@ -425,7 +440,9 @@ class Analysis:
             self.controls,
         )
 
-    def examples(self, mode: int, count: int = 8, *, kernel: str = WHOLE) -> "Examples":
+    def examples(
+        self, mode: int, count: int = 8, *, kernel: str = WHOLE, draw: Draw | None = None
+    ) -> "Examples":
         """The inputs at which a mode is largest, and those at which it is smallest.
 
         The sign of a mode is arbitrary: only that its ends are opposite means something.
@@ -434,6 +451,8 @@ class Analysis:
         ----------
         count
             Inputs at each end.
+        draw
+            What a notebook draws them as, as for ``browse``.
         """
         vector = self.modes(mode, kernel=kernel).vectors[:, 0]
         top, bottom = ends(vector, count)
@@ -444,6 +463,7 @@ class Analysis:
             _places(bottom, vector),
             self.results.inputs,
             self.inputs,
+            draw,
         )
 
     def _of(self, kernel: str) -> Spectrum:
@@ -500,7 +520,6 @@ class Analysis:
             If the folder holds something else, or cannot be written.
         """
         from mlx_entk.studies.kernel import STUDY
-        from mlx_entk.studies.reporting import write_report
 
         path = Path(path)
         if self._folder is not None:
@@ -547,7 +566,9 @@ class Analysis:
         )
 
     def report(self, path: str | Path) -> Path:
-        """Write the report as one HTML file, which opens offline.
+        """Write the report as an HTML file, which opens offline.
+
+        The page of modes that it links to is written beside it, as ``NAME-modes.html``.
 
         Raises
         ------
@@ -555,10 +576,38 @@ class Analysis:
             If the file cannot be written.
         """
         path = Path(path)
+        modes = f"{path.stem}-modes.html"
         with TemporaryDirectory() as folder:
             run = self.save(Path(folder) / (path.stem or "report"))
-            text = (run / "report.html").read_bytes()
-        write_atomically(path, lambda file: file.write_bytes(text))
+            text = (run / "report.html").read_text(encoding="utf-8")
+            pages = (run / MODES).read_text(encoding="utf-8") if (run / MODES).exists() else None
+        if pages is not None:
+            text = text.replace(f'href="{MODES}"', f'href="{modes}"')
+            write_text(path.with_name(modes), pages)
+        write_text(path, text)
+        return path
+
+    def browse(
+        self, path: str | Path, *, draw: Draw | None = None, names: Sequence[str] = ()
+    ) -> Path:
+        """Write a page to browse the modes, with the inputs at their ends, as one HTML file.
+
+        Parameters
+        ----------
+        draw
+            What the inputs are drawn as, as for ``mlx_entk.report.drawn``: ``"images"``, …, or a
+            function of one input. By default what they look like.
+        names
+            A name for each input, such as its label.
+
+        Raises
+        ------
+        InputError
+            If the inputs cannot be drawn, are too many for a page, or the file cannot be written.
+        """
+        path = Path(path)
+        x = original_inputs({name: mx.array(value) for name, value in self.inputs.items()})
+        write_text(path, browser_page(mode_browser(self.results, self.arrays, x, draw, names)))
         return path
 
     @property
@@ -691,6 +740,7 @@ class Examples:
     _smallest: Sequence[tuple[int, float]]
     _count: int
     _inputs: Arrays
+    _draw: Draw | None
 
     @property
     def largest(self) -> list[Example]:
@@ -728,4 +778,16 @@ class Examples:
         return "\n".join([table.title, *("  " + "  ".join(map(str, row)) for row in table.rows)])
 
     def _repr_html_(self) -> str:
-        return fragment("", [self._table()])
+        x = original_inputs({name: mx.array(value) for name, value in self._inputs.items()})
+        inputs: Drawn = drawn(x, self._draw)
+        ends_drawn = [
+            Markup("<p><b>{}</b></p>{}").format(
+                title,
+                inputs_html(inputs, [e.input for e in found], [e.value for e in found]),
+            )
+            for title, found in (
+                ("the largest values", self.largest),
+                ("the smallest values", self.smallest),
+            )
+        ]
+        return fragment(self._table().title) + Markup("").join(ends_drawn)

@@ -8,6 +8,7 @@ from mlx_entk.report import Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.kernel.directions import EXPLAINED
+from mlx_entk.studies.kernel.modes import modes
 from mlx_entk.studies.kernel.study import KernelAlignment, KernelResults
 from mlx_entk.studies.words import (
     alignment_status,
@@ -276,4 +277,11 @@ def _figures(results: KernelResults, run: Run) -> Figures:
         yield alignment_figure(results)
 
 
-SHOW = Show(summary=summary, tables=tables, figures=_figures, status=_status, details=_details)
+SHOW = Show(
+    summary=summary,
+    tables=tables,
+    figures=_figures,
+    status=_status,
+    details=_details,
+    modes=modes,
+)

@@ -12,7 +12,14 @@ import numpy as np
 from mlx_entk._files import Arrays, digest_of_file, write_atomically
 from mlx_entk._linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
 from mlx_entk._text import visible
-from mlx_entk.analysis import WHOLE, KernelAnalysis, analyze_kernels, groups_at, with_whole
+from mlx_entk.analysis import (
+    WHOLE,
+    KernelAnalysis,
+    analyze_kernels,
+    groups_at,
+    part_shares,
+    with_whole,
+)
 from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.controls import OUTPUTS, Controls, controls_of
 from mlx_entk.distributed import Group, first_says, is_first
@@ -305,7 +312,7 @@ def analyzed(
         mode_features=list(analysis.bases),
         disentangled=rotated,
     )
-    arrays: Arrays = directions
+    arrays: Arrays = directions | _of_modes(analysis, kernels)
     for name, spectrum in analysis.spectra.items():
         arrays[f"values/{name}"] = spectrum.values
         arrays[f"noise floor/{name}"] = np.array(spectrum.noise_floor)
@@ -314,6 +321,19 @@ def analyzed(
             shares, _ = family_shares(spectrum.vectors, analysis.bases)
             arrays[f"shares/{name}"] = shares.astype(np.float32)
     return results, arrays
+
+
+def _of_modes(analysis: KernelAnalysis, kernels: Mapping[str, FloatArray]) -> Arrays:
+    """What a page of modes needs beside spectra and shares.
+
+    They are the traces of all kernels, the dimensions of the families, and the share of each
+    parameter in each mode of the whole kernel.
+    """
+    dimensions = np.array([basis.shape[1] for basis in analysis.bases.values()], dtype=np.int64)
+    layers = {name: kernel for name, kernel in kernels.items() if name != WHOLE}
+    shares, traces = part_shares(analysis.spectra[WHOLE].vectors, layers or kernels)
+    whole = np.concatenate([[traces.sum()], traces]) if layers else traces
+    return {"dimensions": dimensions, "traces": whole} | ({"layers": shares} if layers else {})
 
 
 def _groups(

@@ -1,23 +1,25 @@
 """How the study of the MLP is shown: its sentences, tables and captioned figures."""
 
 from mlx_entk.analysis import WHOLE, TrainedAlignment
-from mlx_entk.features import FREQUENCY_FAMILIES
+from mlx_entk.features import FREQUENCY_FAMILIES, modular_features
 from mlx_entk.plotting import (
     CaptionedFigure,
     plot_alignment,
     plot_spectra,
     plot_spectra_over_training,
 )
-from mlx_entk.report import Status, Table, modes_cell
+from mlx_entk.probes import PROBE_RULE
+from mlx_entk.report import Draw, ModeBrowser, Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.figures import training_figures
+from mlx_entk.studies.modular.modes import names_of_pairs, pairs_drawn, views
 from mlx_entk.studies.modular.words import (
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
-from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults
+from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults, dataset
 from mlx_entk.studies.words import (
     ALIGNMENT_CAPTION,
     SPECTRA_CAPTION,
@@ -94,6 +96,7 @@ def _details(results: MLPResults, run: Run) -> list[Table]:
             results.alignment, results.controls, _FAMILIES, results.equivalent_families
         ),
         _disentangled(results),
+        *_probes(results),
     ]
 
 
@@ -115,6 +118,49 @@ def _disentangled(results: MLPResults) -> Table:
         "subspaces of the same dimension in the rotation that makes them most nearly single "
         f"frequencies; mean and standard deviation of {DRAWS} draws.",
     )
+
+
+def _probes(results: MLPResults) -> list[Table]:
+    """What linear probes tell; no table for a run that has none."""
+    if not results.probes:
+        return []
+    return [
+        Table(
+            "What linear probes tell from each stage of the network, % right",
+            (
+                "network",
+                "stage",
+                "target",
+                "training pairs",
+                "held out",
+                "shuffled, training",
+                "shuffled, held out",
+                "chance",
+            ),
+            [
+                (
+                    row.network,
+                    row.activations,
+                    row.target,
+                    *(
+                        f"{100 * share:.1f}"
+                        for share in (
+                            row.accuracy.train,
+                            row.accuracy.held_out,
+                            row.accuracy.shuffled_train,
+                            row.accuracy.shuffled_held_out,
+                            row.accuracy.chance,
+                        )
+                    ),
+                )
+                for row in results.probes
+            ],
+            f"Probe: {PROBE_RULE}. Held out: the pairs that the network was not trained on. "
+            "Shuffled: the same probe of classes shuffled over all pairs, which there is nothing "
+            "to tell of: what it gets right on training pairs, any probe of these activations "
+            "gets right by fitting alone.",
+        )
+    ]
 
 
 def _figures(results: MLPResults, run: Run) -> Figures:
@@ -176,4 +222,33 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     )
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, status=_status, details=_details)
+def _modes(results: MLPResults, run: Run, draw: Draw | None) -> ModeBrowser:
+    config, arrays = results.config, run.arrays
+    data = dataset(config)
+    bank = modular_features(data.n, data.m, config.p, config.seed)
+    return ModeBrowser(
+        f"Modes of an MLP that adds modulo {config.p}",
+        f"The trace eNTK of {results.parameters:,} parameters on all {results.inputs:,} pairs, "
+        f"after {config.epochs:,} epochs, right on {results.accuracy.test:.1%} of the pairs that "
+        "the network was not trained on.",
+        pairs_drawn(data, data.x, draw),
+        views(
+            arrays_below(arrays, "values/"),
+            arrays,
+            results.cliffs,
+            bank,
+            {family: bank[family] for family in FREQUENCY_FAMILIES},
+            results.controls,
+        ),
+        names=names_of_pairs(data),
+    )
+
+
+SHOW = Show(
+    summary=_summary,
+    tables=_tables,
+    figures=_figures,
+    status=_status,
+    details=_details,
+    modes=_modes,
+)

@@ -5,7 +5,8 @@ eNTK of all p² inputs, find its cliffs, align them with Fourier families, and f
 over training.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import mlx.core as mx
@@ -34,6 +35,7 @@ from mlx_entk.features import (
 from mlx_entk.kernel import layer_factors, layerwise_entk
 from mlx_entk.kernel.forecast import forecast
 from mlx_entk.models import QuadraticMLP
+from mlx_entk.probes import linear_probes
 from mlx_entk.progress import Progress, silent
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes, Spectrum
@@ -48,6 +50,7 @@ from mlx_entk.studies.estimate import (
     stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
+from mlx_entk.studies.modular.modes import arrays_of_modes
 from mlx_entk.studies.modular.pairs import (
     ModularConfig,
     after_kernel_accuracy,
@@ -65,6 +68,7 @@ from mlx_entk.studies.results import (
     Grokking,
     MeanOfRandom,
     Parts,
+    Probed,
     Ranks,
     SingleFrequency,
 )
@@ -133,6 +137,9 @@ class MLPResults:
         Groups of the whole kernel, rotated into single frequencies.
     grokking
         What was followed over training.
+    probes
+        What linear probes tell of the summands, their sum and their difference, trained on the
+        pairs that the network was trained on; empty in runs of versions that had none.
     """
 
     config: MLPConfig
@@ -149,6 +156,7 @@ class MLPResults:
     mode_features: list[str]
     disentangled: list[Disentangled]
     grokking: Grokking
+    probes: list[Probed] = field(default_factory=list)
 
 
 def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[MLPResults, Arrays]:
@@ -219,6 +227,10 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
             for modes, heatmap in rotations.items()
         ],
         grokking=grokking(trajectory, alignment, run.metrics, main),
+        probes=[
+            *_probed("trained", model, data, config),
+            *_probed("initial", network(config), data, config),
+        ],
     )
     arrays: Arrays = {
         **{f"values/{name}": s.values for name, s in analysis.spectra.items()},
@@ -231,6 +243,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
         },
         **{f"frequencies/{first}-{last}": map_ for (first, last), map_ in rotations.items()},
         "preactivations": _preactivations(model, inputs, config.p),
+        **arrays_of_modes(analysis, kernels, top),
     }
     return results, arrays
 
@@ -380,6 +393,25 @@ def _preactivations(model: QuadraticMLP, inputs: mx.array, p: int) -> Float64Arr
     strongest = np.argsort(np.linalg.norm(readout, axis=0), kind="stable")[::-1][:NEURONS]
     values = linalg.as_numpy(model.preactivations(inputs))[:, strongest]
     return np.ascontiguousarray(values.T, dtype=np.float64).reshape(-1, p, p)
+
+
+def _probed(
+    name: str, model: QuadraticMLP, data: ModularAddition, config: MLPConfig
+) -> Iterator[Probed]:
+    """Linear probes of every stage of a network, fitted on its training pairs."""
+    inputs = mx.array(data.x)
+    preactivations = linalg.as_numpy(model.preactivations(inputs))
+    stages = {
+        "preactivations": preactivations,
+        "activations": preactivations**2,
+        "logits": linalg.as_numpy(model(inputs)),
+    }
+    difference = (data.n - data.m) % config.p
+    targets = {"n": data.n, "m": data.m, "sum": data.labels, "difference": difference}
+    for stage, values in stages.items():
+        found = linear_probes(values, targets, data.train, data.test, config.seed)
+        for target, accuracy in found.items():
+            yield Probed(name, stage, target, accuracy)
 
 
 def headline(results: MLPResults) -> Headline:

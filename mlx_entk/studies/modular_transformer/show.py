@@ -5,24 +5,27 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlx_entk.dynamics import MIN_RISE
-from mlx_entk.features import KEYED_FAMILIES, Family, Role
+from mlx_entk.features import KEYED_FAMILIES, Family, Role, frequency_features
+from mlx_entk.features.bank import frequency_families
 from mlx_entk.plotting import (
     CaptionedFigure,
     plot_alignment,
     plot_spectra,
     plot_spectra_over_training,
 )
-from mlx_entk.report import Status, Table, modes_cell
+from mlx_entk.report import Draw, ModeBrowser, Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.figures import training_figures
+from mlx_entk.studies.modular.modes import names_of_pairs, pairs_drawn, views
 from mlx_entk.studies.modular.words import (
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
 from mlx_entk.studies.modular_transformer.charts import leads, overlap_by_seed
 from mlx_entk.studies.modular_transformer.study import (
+    MAIN,
     SUM,
     UNEMBEDDING,
     TransformerResults,
@@ -31,7 +34,7 @@ from mlx_entk.studies.modular_transformer.study import (
     main_rows,
     shown_modes,
 )
-from mlx_entk.studies.modular_transformer.training import GROKKED
+from mlx_entk.studies.modular_transformer.training import GROKKED, dataset
 from mlx_entk.studies.results import GrokkingByParameter, LocalisedAlignment
 from mlx_entk.studies.words import (
     SPECTRA_CAPTION,
@@ -299,6 +302,27 @@ def _details(results: TransformerResults, run: Run) -> list[Table]:
     return control_tables(rows, results.controls, joint, results.equivalent_families)
 
 
+def _modes(results: TransformerResults, run: Run, draw: Draw | None) -> ModeBrowser:
+    config, arrays = results.config, run.arrays
+    data, keys = dataset(config), results.key_frequencies.embedding
+    return ModeBrowser(
+        f"Modes of a transformer that adds modulo {config.p}",
+        f"The {MAIN} eNTK of {results.parameters:,} parameters on all {results.inputs:,} pairs, "
+        f"after {results.epochs:,} epochs, right on {results.accuracy.test:.1%} of the pairs that "
+        "the network was not trained on.",
+        pairs_drawn(data, data.tokens, draw),
+        views(
+            arrays_below(arrays, f"values/{MAIN}/"),
+            arrays,
+            results.cliffs[MAIN],
+            frequency_features(data.n, data.m, config.p, keys, config.seed),
+            frequency_families(data.n, data.m, config.p),
+            results.controls,
+        ),
+        names=names_of_pairs(data),
+    )
+
+
 SHOW = Show(
     summary=_summary,
     tables=_tables,
@@ -306,4 +330,5 @@ SHOW = Show(
     status=_status,
     details=_details,
     over_seeds=_over_seeds,
+    modes=_modes,
 )

@@ -18,7 +18,7 @@ from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk._records import from_json
-from mlx_entk.analysis import WHOLE, KernelAnalysis, analyze_kernels, with_whole
+from mlx_entk.analysis import WHOLE, KernelAnalysis, analyze_kernels, with_sums, with_whole
 from mlx_entk.cliffs import CLIFF_RULE
 from mlx_entk.controls import Controls, controls_of
 from mlx_entk.dynamics import HALF_RISE_RULE, half_rise, track
@@ -48,6 +48,7 @@ from mlx_entk.studies.estimate import (
     stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
+from mlx_entk.studies.modular.modes import arrays_of_modes
 from mlx_entk.studies.modular.pairs import (
     after_kernel_accuracy,
     grokking,
@@ -93,6 +94,9 @@ SUM, AXIS_SUM = _KEY["sum"], _KEY["axis sum"]
 # The reduction that is followed over training; the paper's for this network.
 MAIN = "sum-of-logits"
 REDUCTIONS: dict[str, Reduction] = {MAIN: MAIN, "trace": "trace", "class 0": (0, 0)}
+
+# Kernels of parameters that act as one product, analysed after training but not followed.
+SUMS = {"Q+K": ("W_Q", "W_K"), "O+V": ("W_O", "W_V")}
 
 
 @dataclass(frozen=True)
@@ -173,19 +177,22 @@ def compute(
     bank = frequency_features(data.n, data.m, config.p, keys, config.seed)
 
     analyses: dict[str, KernelAnalysis] = {}
+    modes: Arrays = {}
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
-        kernels = kernels_at(last, reduction)
+        kernels = with_sums(kernels_at(last, reduction), SUMS)
         given: dict[str, Any] = {}
         if reduction == MAIN:
             given["controls"] = controls_of(model, inputs)
             given["factors"] = layer_factors(model, inputs, reduction=REDUCTIONS[MAIN])
         analysis = analyze_kernels(kernels, bank, groups=groups, **given)
+        if reduction == MAIN:
+            modes = arrays_of_modes(analysis, kernels, shown_modes(config))
         analyses[reduction] = analysis
         alignment += [
             LocalisedAlignment(**asdict(row), reduction=reduction)
-            for row in analysis.since(kernels_at(0, reduction))
+            for row in analysis.since(with_sums(kernels_at(0, reduction), SUMS))
         ]
     progress("kernels", len(REDUCTIONS), len(REDUCTIONS))
 
@@ -200,7 +207,7 @@ def compute(
     trajectory = track(
         kernels_at,
         _tracked(run.checkpoints),
-        main.groups,
+        {name: of_kernel for name, of_kernel in main.groups.items() if name not in SUMS},
         main.bases,
         groups[-1][1] + 1,
         progress,
@@ -243,6 +250,7 @@ def compute(
             for name, spectrum in main.spectra.items()
         },
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
+        **modes,
     }
     return results, arrays
 
@@ -269,8 +277,8 @@ def estimate(config: TransformerConfig) -> list[Stage]:
     groups = expected_groups(min(_USUAL_KEYS, config.p // 2))
     top = groups[-1][1] + 1
     modes = seconds_of_decomposition(size) + seconds_of_decomposition(size, top)
-    analyses = len(REDUCTIONS) * kernels
-    held = kernels * size * size * 4
+    analyses = len(REDUCTIONS) * (kernels + len(SUMS))
+    held = (kernels + len(SUMS)) * size * size * 4
     memory = max(kernel.memory for kernel in formed.values()) + held
     families = len(frequency_features(data.n, data.m, config.p, [1], config.seed))
     return [

@@ -10,6 +10,7 @@ from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.results import Recovery
 from mlx_entk.studies.toy_models import charts
 from mlx_entk.studies.toy_models.double_descent import DescentResults
+from mlx_entk.studies.toy_models.modes import modes
 from mlx_entk.studies.toy_models.paper import PaperResults
 from mlx_entk.studies.toy_models.study import (
     INITIAL,
@@ -280,7 +281,9 @@ def _figures(results: TMSResults, run: Run) -> Figures:
         )
 
 
-TOY_MODEL_SHOW = Show(summary=_summary, tables=_tables, figures=_figures, status=_status)
+TOY_MODEL_SHOW = Show(
+    summary=_summary, tables=_tables, figures=_figures, status=_status, modes=modes
+)
 
 
 # The paper's three

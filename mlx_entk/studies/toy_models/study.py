@@ -493,7 +493,7 @@ def intervention(run: Run, config: TMSConfig) -> InterventionProblem:
     searched = spectrum.vectors[:, : config.n + BEYOND]
     cosines = np.abs(channel_alignment(searched, x))
     best, found = cosines.argmax(axis=0), cosines.max(axis=0) >= RECOVERED
-    # Jᵀ D^{β/2} v is the direction of a mode v of the rescaled kernel.
+    # Jᵀ D^(β/2) v is the direction of a mode v of the rescaled kernel.
     scales = np.repeat(np.sqrt(config.importances**beta), len(x))
     vectors = scales[:, None] * spectrum.vectors
     centred = center(x)
