@@ -145,9 +145,11 @@ def plot_spectra_over_training(
         heads = [_positive(rows[list(epochs).index(epoch)][:shown]) for epoch in chosen]
         for head, epoch, shade in zip(heads, chosen, shades, strict=True):
             axis.plot(head, color=shade, linewidth=1.6, label=f"epoch {epoch}")
-        largest = [np.nanmax(head, initial=0.0) for head in heads]
+        largest = [float(np.nanmax(head, initial=0.0)) for head in heads]
         at_end = (floors or {}).get(kernel, 0.0)
-        eigenvalue_axes(axis, heads, at_end * min(largest) / rows[-1].max() if at_end else 0.0)
+        floor = at_end * min(largest) / float(rows[-1].max()) if at_end else 0.0
+        lowest = chosen[int(np.argmin(largest))]
+        eigenvalue_axes(axis, heads, floor, f"noise floor at epoch {lowest}")
         every = np.maximum(rows[:, :shown], np.finfo(float).tiny)
         figure.add_frames(axis, np.arange(every.shape[1]), every, labels)
         axis.set_title(kernel_label(kernel))
@@ -156,7 +158,9 @@ def plot_spectra_over_training(
     return figure
 
 
-def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> None:
+def eigenvalue_axes(
+    axis: Axes, drawn: Sequence[Float64Array], floor: float, name: str = "noise floor"
+) -> None:
     """Whole numbers of modes, and eigenvalues on a log scale that ends below the noise floor.
 
     What rounding left far below the floor would take most of the axis. The floor is a dashed
@@ -168,6 +172,8 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
         The eigenvalues, one array for each line; NaN where there is nothing to see.
     floor
         The noise floor; 0 if it is not known.
+    name
+        What the floor is called.
     """
     axis.set_xlabel("mode")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -186,7 +192,7 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
         if near:
             axis.axhline(floor, color=MUTED, linestyle="--", linewidth=0.9)
         axis.annotate(
-            "noise floor" if near else f"noise floor below, at {floor:.0e}",
+            name if near else f"{name} below, at {floor:.0e}",
             (1, floor if near else axis.get_ylim()[0]), xycoords=("axes fraction", "data"),
             xytext=(0, -3 if near else 3), textcoords="offset points", ha="right",
             va="top" if near else "bottom", color=MUTED, fontsize=9.5,
