@@ -536,10 +536,11 @@ def _drawn_by(x: Any, draw: Callable[[Any], Any]) -> Inputs:
         return Texts(results, said)
     try:
         stacked = np.stack([np.asarray(result) for result in results])
-        images = _images(stacked) if stacked.dtype.kind in "biuf" else None
+        numbers = stacked.dtype.kind in "biuf" and np.isfinite(stacked).all()
+        images = _images(stacked) if numbers else None
     except ValueError:
         images = None
-    if images is None or not np.isfinite(stacked).all():
+    if images is None:
         raise InputError(
             "draw has to return a text or SVG for each input, or for each an image of the same "
             f"size, shape (H, W) or (H, W, C); it returned {type(results[0]).__name__}"
