@@ -6,7 +6,7 @@ CONSTRAINTS ?= constraints.txt
 PIP_INSTALL := $(BIN)/pip install --quiet $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help install install-dev install-blas lock demo test check-slow check-wheel lint format docs bench bench-device clean
+.PHONY: help install install-dev install-blas lock demo test check-slow check-wheel lint format docs gallery bench bench-device clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -43,8 +43,11 @@ format: .venv/.installed-dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: .venv/.installed-dev  ## Build the documentation into site/; warnings are errors
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: .venv/.installed-dev  ## Build the documentation into site/, notebooks included, and check it
+	$(BIN)/python scripts/build_docs.py
+
+gallery: .venv/.installed-dev  ## Run the studies of docs/gallery.md that have not run, and draw its figures (half an hour)
+	$(BIN)/python scripts/gallery.py
 
 bench: .venv/.installed-dev  ## Measure against PyTorch and neural-tangents; writes the tables of the docs
 	PYTHON=$(PYTHON) scripts/neural-tangents.sh .venv-neural-tangents

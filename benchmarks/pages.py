@@ -12,4 +12,4 @@ def insert(page: Path, name: str, text: str) -> None:
     _, closing, after = rest.partition(end)
     if not (mark and closing):
         raise SystemExit(f"{page} has no marks for {name}")
-    page.write_text(f"{before}{start}\n{text}\n{end}{after}", encoding="utf-8")
+    page.write_text(f"{before}{start}\n\n{text}\n{end}{after}", encoding="utf-8")

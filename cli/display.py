@@ -10,16 +10,6 @@ from typing import Any
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, JustifyMethod
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
-from rich.progress import (
-    Progress as Bars,
-)
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -27,7 +17,7 @@ from mlx_entk._files import Json
 from mlx_entk._records import to_json
 from mlx_entk._text import visible
 from mlx_entk.distributed import Group, is_first
-from mlx_entk.progress import Progress, silent
+from mlx_entk.progress import Progress, bars, silent
 from mlx_entk.report import Table
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import C, R, Study
@@ -63,22 +53,7 @@ def progress() -> Iterator[Progress]:
     if not errors.is_terminal:
         yield _print_finished
         return
-    bars = Bars(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=16),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", style="dim", markup=False),
-        TimeElapsedColumn(),
-        console=errors,
-    )
-    stages: dict[str, TaskID] = {}
-
-    def update(stage: str, done: int, total: int, note: str = "") -> None:
-        if stage not in stages:
-            stages[stage] = bars.add_task(visible(stage), total=total, note="")
-        bars.update(stages[stage], completed=done, total=total, note=visible(note))
-
-    with bars:
+    with bars(errors) as update:
         yield update
 
 
@@ -127,10 +102,11 @@ def finish(run: Run) -> None:
 
 
 def show_estimate(
-    path: Path, state: str, stages: list[Stage], before: Sequence[Table] = ()
+    path: Path | None, state: str | None, stages: list[Stage], before: Sequence[Table] = ()
 ) -> list[Stage]:
-    """Print tables, what a run would take, and the state of its folder; return the stages."""
-    show([*before, estimate_table(stages)], run=f"{path} {state}")
+    """Print tables, what a run would take, and the state of its folder, if it has one."""
+    facts = {} if path is None else {"run": f"{path} {state}"}
+    show([*before, estimate_table(stages)], **facts)
     return stages
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto
 
-from mlx_entk._files import map_array, read_arrays
+from mlx_entk._files import map_array, read_arrays, read_text
 from mlx_entk._linalg import FloatArray
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import Reduction
@@ -54,6 +54,19 @@ def _narrow(x: FloatArray, path: Path, name: str) -> FloatArray:
     if x.dtype.kind in "iu" and not np.array_equal(narrowed, x):
         raise InputError(f"{path}: {name} has integers that do not fit into 32 bits")
     return narrowed
+
+
+def load_names(path: Path) -> list[str]:
+    """A name for each input: the lines of a text file, or the entries of an .npy file."""
+    if path.suffix != ".npy":
+        return read_text(path).splitlines()
+    names = map_array(path)
+    if names.ndim != 1 or names.dtype.kind not in "biufU":
+        raise InputError(
+            f"{path} has shape {names.shape} and type {names.dtype}: write one name "
+            "or number for each input"
+        )
+    return [str(name) for name in names.tolist()]
 
 
 def load_targets(path: Path) -> FloatArray:

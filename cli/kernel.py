@@ -23,12 +23,13 @@ from mlx_entk.onnx.parameters import KINDS
 from mlx_entk.report import Table
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.kernel import STUDY, KernelConfig, estimate, prepare
+from mlx_entk.studies.kernel.analyze import in_memory
 from mlx_entk.studies.kernel.sources import import_graph, load_model
 from mlx_entk.studies.kernel.study import bound
 from mlx_entk.tracing.functions import Model
 
 from .base import Command, dry_run_option, is_quiet, memory_limit_option, wants_json
-from .display import run_and_show, show, show_estimate, state_of_folder
+from .display import progress, run_and_show, show, show_estimate, state_of_folder
 from .inputs import in_order, load_inputs, parse_groups, parse_reduction, split_constants
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -39,6 +40,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     short_help="Compute, decompose and align the eNTK of your own model.",
     examples=[
         "mlx-entk kernel --onnx model.onnx --dry-run",
+        "mlx-entk kernel --onnx model.onnx --inputs x.npz",
         "mlx-entk kernel --onnx model.onnx --inputs x.npz --out runs/mine",
         "mlx-entk kernel --model examples.sparse_parity:make_model --by-layer \\\n"
         "    --weights parity/weights.safetensors --inputs parity/inputs.npz \\\n"
@@ -143,7 +145,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Run folder to write.",
+    help="Run folder to write; without it, the findings are printed and nothing is kept.",
 )
 @dry_run_option
 def kernel(
@@ -169,16 +171,16 @@ def kernel(
 ) -> list[Stage] | None:
     """Compute, decompose and align the eNTK of your own model.
 
-    Writes a run folder with the kernels as .npy files, results.json, spectra.npz, figures/ and
-    report.html. Run the same command again to continue after an interruption. If mlx.launch
-    starts the command, its ranks share the work.
+    Prints what it finds. With --out it also writes a run folder with the kernels as .npy files,
+    results.json, spectra.npz, figures/ and report.html; run the same command again to continue
+    after an interruption. If mlx.launch starts the command, its ranks share the work.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
-    if dry_run and graph is not None and (inputs is None or out is None):
+    if dry_run and graph is not None and inputs is None:
         show(_contents(read_model(graph, limit), output, limit))
         return None
-    if inputs is None or out is None:
-        raise click.UsageError(f"Missing option '{'--inputs' if inputs is None else '--out'}'.")
+    if inputs is None:
+        raise click.UsageError("Missing option '--inputs'.")
     if initial is not None and no_controls:
         raise InputError("--initial is a control: leave out --no-controls")
     x = load_inputs(inputs)
@@ -212,17 +214,27 @@ def kernel(
         before,
     )
     if dry_run:
-        state = state_of_folder(STUDY, config, out)
         stages = estimate(
             config, model=model, x=x, features=bank, initial=before, memory_limit=limit
         )
         contents = [] if loaded.graph is None else _contents(loaded.graph, output, limit)
+        state = None if out is None else state_of_folder(STUDY, config, out)
         return show_estimate(out, state, stages, contents)
     group = ranks()
+    if out is None and group is not None:
+        raise InputError("--out is missing: several ranks share a run folder")
     if want_explanation and is_first(group) and not is_quiet():
         function, arrays = bound(config, model, x)
         explanation = explain(function, arrays, reduction=config.reduction)
         click.echo(explanation, err=wants_json())  # it is not part of the JSON document
+    content = None if loaded.graph is None else loaded.graph.SerializeToString()
+    if out is None:
+        with progress() as update:
+            analysis = in_memory(
+                config, model, x, bank, before, graph=content, memory_limit=limit, progress=update
+            )
+        show(analysis.tables, found=analysis.found)
+        return None
     run_and_show(
         STUDY,
         config,
@@ -232,7 +244,7 @@ def kernel(
         x=x,
         features=bank,
         initial=before,
-        graph=None if loaded.graph is None else loaded.graph.SerializeToString(),
+        graph=content,
         memory_limit=limit,
     )
     return None

@@ -25,7 +25,7 @@ from .intervene import intervene_command
 from .kernel import kernel
 from .lm import lm
 from .regress import regress_command
-from .runs import compare_command, report, runs, show_command
+from .runs import browse, compare_command, report, runs, show_command
 from .studies import add_commands
 from .sweep import sweep_command
 
@@ -66,6 +66,7 @@ cli.add_command(sweep_command(run_arguments))
 cli.add_command(export)
 cli.add_command(verify)
 cli.add_command(report)
+cli.add_command(browse)
 cli.add_command(compare_command)
 cli.add_command(runs)
 cli.add_command(show_command)

@@ -1,19 +1,28 @@
-"""Commands about existing runs: ``mlx-entk runs``, ``show``, ``report`` and ``compare``."""
+"""Commands about existing runs: ``runs``, ``show``, ``report``, ``browse`` and ``compare``."""
 
+import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
 
 from mlx_entk.errors import InputError
-from mlx_entk.report import Table, number_cell
+from mlx_entk.report import KINDS, Kind, Table, number_cell
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import STUDIES
 from mlx_entk.studies.base import headline_of
 from mlx_entk.studies.compare import compare, comparison_table
-from mlx_entk.studies.reporting import summary, tables, write_comparison, write_report
+from mlx_entk.studies.reporting import (
+    summary,
+    tables,
+    write_comparison,
+    write_modes,
+    write_report,
+)
 
 from .base import Command, RunFolder, is_quiet, wants_json
 from .display import console, plain, show
+from .inputs import load_names
 
 _RUNS = Path("runs")
 
@@ -70,6 +79,47 @@ def report(run: Path) -> None:
 
 
 @click.command(
+    cls=Command,
+    short_help="Write a page to browse the modes of a run.",
+    examples=[
+        "mlx-entk browse runs/demo --open",
+        "mlx-entk browse runs/mnist --draw images --out modes.html",
+    ],
+)
+@click.argument("run", type=RunFolder())
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="HTML page to write; by default modes.html in the run folder.",
+)
+@click.option(
+    "--draw",
+    type=click.Choice(KINDS),
+    help="What the inputs are; by default this is guessed from their type and shape.",
+)
+@click.option(
+    "--names",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A text file with a name for each input, such as its label, one a line; or an .npy file.",
+)
+@click.option("--open", "opens", is_flag=True, help="Open the page in the web browser.")
+def browse(run: Path, out: Path | None, draw: Kind | None, names: Path | None, opens: bool) -> None:
+    """Write a page to browse the modes of a finished RUN.
+
+    Click a mode to see the inputs with its largest and smallest values, drawn as what they are,
+    the features that it lies in, the parameters that it lives in, and its neighbours. Sort modes by
+    a feature, and search inputs. The page is one file that works without a network.
+    """
+    opened = Run.load(run)
+    opened.require_finished()
+    with nullcontext() if out else opened.session():
+        written = write_modes(opened, out, draw, None if names is None else load_names(names))
+    show([], page=written)
+    if opens and not webbrowser.open(written.resolve().as_uri()):
+        raise InputError(f"--open: there is no web browser here; the page is {written}")
+
+
+@click.command(
     "compare",
     cls=Command,
     short_help="Compare finished runs of one study.",
@@ -79,19 +129,20 @@ def report(run: Path) -> None:
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    default=Path("compare.html"),
-    show_default=True,
-    help="HTML page to write, with the figures of the runs side by side.",
+    help="HTML page to write, with the figures of the runs side by side; by default none.",
 )
-def compare_command(folders: tuple[Path, ...], out: Path) -> None:
-    """Compare finished runs of one study, and write a page of their numbers and figures.
+def compare_command(folders: tuple[Path, ...], out: Path | None) -> None:
+    """Print the settings in which finished runs of one study differ, and their headline numbers.
 
-    Prints the settings in which the runs differ, and their headline numbers.
+    With --out, write a page of these numbers and of all figures, side by side.
     """
     opened = [Run.load(path) for path in folders]
     comparison = compare(opened)
-    write_comparison(comparison, opened, out)
-    show([comparison_table(comparison)], page=out)
+    written = {}
+    if out is not None:
+        write_comparison(comparison, opened, out)
+        written["page"] = out
+    show([comparison_table(comparison)], **written)
 
 
 def _settings_and_state(folder: Path) -> tuple[str, str]:

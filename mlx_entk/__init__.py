@@ -1,12 +1,14 @@
 """Find the features inside trained networks by eigenanalysis of their empirical NTK."""
 
 from importlib.metadata import version as _version
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 
 # First of all: MLX gets a fast BLAS before it is imported, and full products before it computes.
 from mlx_entk import _blas as _blas  # isort: skip
 from mlx_entk import _precision as _precision  # isort: skip
 from mlx_entk._linalg import orthonormal_basis
-from mlx_entk.analysis import Analysis, analyze_kernels
+from mlx_entk.analysis import KernelAnalysis, analyze_kernels
 from mlx_entk.cliffs import Cliff, find_cliffs
 from mlx_entk.eigensolvers import (
     NystromModes,
@@ -39,6 +41,9 @@ from mlx_entk.spectrum import Spectrum, effective_rank, eigendecompose
 from mlx_entk.tracing.jacobian import jacobian
 from mlx_entk.tracker import KernelTracker
 
+if _TYPE_CHECKING:
+    from mlx_entk.studies.kernel.analyze import Analysis, analyze
+
 __version__ = _version("mlx-entk")
 
 __all__ = [
@@ -48,6 +53,7 @@ __all__ = [
     "EntkSketch",
     "Explanation",
     "InputError",
+    "KernelAnalysis",
     "KernelTracker",
     "MlxEntkError",
     "NystromModes",
@@ -58,6 +64,7 @@ __all__ = [
     "TopModes",
     "TraceEstimate",
     "activations",
+    "analyze",
     "analyze_kernels",
     "effective_rank",
     "eigendecompose",
@@ -77,3 +84,16 @@ __all__ = [
     "orthonormal_basis",
     "top_modes",
 ]
+
+
+def __getattr__(name: str) -> _Any:
+    """Import what draws figures and pages only once somebody uses it."""
+    if name in ("Analysis", "analyze"):
+        from mlx_entk.studies.kernel import analyze
+
+        return getattr(analyze, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -37,6 +37,8 @@ DENSE = 4000
 # Lanczos is for at most one mode in so many rows: of 2,000 rows it takes 0.4 s for 100 modes and
 # 2.4 s for 400, LAPACK 1.2 and 1.7 s.
 _ROWS_A_MODE = 8
+# Rows of a kernel that are read at a time.
+_ROWS_AT_ONCE = 1024
 
 
 def groups_at(cliffs: Sequence[Cliff]) -> list[Modes]:
@@ -51,6 +53,38 @@ def with_whole(by_layer: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     for kernel in others:  # in place, since they may be large
         whole += kernel
     return {WHOLE: whole, **by_layer}
+
+
+def part_shares(
+    modes: ArrayLike, parts: Mapping[str, FloatArray]
+) -> tuple[Float64Array, Float64Array]:
+    """How much of each mode's eigenvalue is due to each of the kernels that a kernel is the sum of.
+
+    Parameters
+    ----------
+    modes
+        Unit vectors in columns, shape (N, k).
+    parts
+        The kernels, shape (N, N) each, or with full class axes.
+
+    Returns
+    -------
+    numpy.ndarray, numpy.ndarray
+        vᵀK_l v / Σ_l vᵀK_l v, shape (k, parts), which sums to 1 for each mode, or is zero where
+        the sum is not positive; and the traces of the parts, shape (parts,).
+    """
+    columns = as_columns(modes, "modes")
+    products = np.zeros((columns.shape[1], len(parts)))
+    traces = np.zeros(len(parts))
+    for number, kernel in enumerate(parts.values()):
+        matrix = _matrix(kernel)
+        traces[number] = np.trace(matrix, dtype=np.float64)
+        for i in range(0, len(matrix), _ROWS_AT_ONCE):  # kernels are float32, and may be large
+            rows = slice(i, i + _ROWS_AT_ONCE)
+            images = matrix[rows].astype(np.float64) @ columns
+            products[:, number] += np.einsum("nk,nk->k", columns[rows], images)
+    total = products.sum(axis=1, keepdims=True)
+    return np.where(total > 0, products / np.where(total > 0, total, 1), 0), traces
 
 
 def with_sums(
@@ -168,7 +202,7 @@ class TrainedAlignment(Alignment):
 
 
 @dataclass(frozen=True)
-class Analysis:
+class KernelAnalysis:
     """What an analysis of kernels shows; fields are by the kernels' names unless they say more.
 
     Attributes
@@ -254,7 +288,7 @@ def analyze_kernels(
     factors: Mapping[str, LayerFactors] | None = None,
     top: int | None = None,
     progress: Progress = silent,
-) -> Analysis:
+) -> KernelAnalysis:
     """Decompose kernels, find their cliffs, and align groups of their modes with features.
 
     Parameters
@@ -304,7 +338,7 @@ def analyze_kernels(
     }
     bases = bases_of(features or {})
     sizes = {last - first + 1 for of_kernel in reported.values() for first, last in of_kernel}
-    return Analysis(
+    return KernelAnalysis(
         spectra,
         cliffs,
         reported,
@@ -313,7 +347,7 @@ def analyze_kernels(
         align(spectra, reported, bases),
         Controls(
             CONTROL_RULE,
-            align_controls(controls or {}, bases, sizes),
+            align_controls(controls or {}, bases, {1, *sizes} if sizes else sizes),
             align_factors(factors or {}, bases, sizes),
             equal_to_activations(factors or {}),
         ),

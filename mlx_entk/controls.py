@@ -106,8 +106,16 @@ class Controls:
 
         None if there is none.
         """
-        size = row.modes[1] - row.modes[0] + 1
-        same = [c for c in self.rows if (c.size, c.family) == (size, row.family)]
+        return self.strongest(row.family, row.modes[1] - row.modes[0] + 1, of)
+
+    def strongest(
+        self, family: str, size: int, of: Literal["all", "activations", "outputs"] = "all"
+    ) -> ControlAlignment | None:
+        """The control with the largest overlap with a family, of so many consecutive modes.
+
+        None if there is none.
+        """
+        same = [c for c in self.rows if (c.size, c.family) == (size, family)]
         if of != "all":
             same = [c for c in same if (c.control == OUTPUTS) == (of == "outputs")]
         return max(same, key=lambda control: control.overlap, default=None)

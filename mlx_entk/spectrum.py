@@ -1,6 +1,7 @@
 """Eigendecomposition of a kernel, and its effective rank."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import entr
@@ -8,6 +9,9 @@ from scipy.special import entr
 from mlx_entk import _linalg as linalg
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk.errors import InputError
+
+if TYPE_CHECKING:
+    from mlx_entk.plotting import Drawing
 
 # How much rounding may change the entries of a kernel, as a share of the largest. It may make them
 # differ from their mirror images, and those on the diagonal, which are sums of squares, negative.
@@ -24,7 +28,7 @@ Modes = tuple[int, int]
 NOT_AN_ENTK = "it is not an eNTK (the kernel of a pair of different classes is not one)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Spectrum:
     """Leading eigenpairs of a symmetric positive semidefinite kernel, in float64.
 
@@ -57,6 +61,20 @@ class Spectrum:
         """
         require_modes((first, last), self.values.size, "the spectrum")
         return self.vectors[:, first : last + 1]
+
+    def plot(self) -> "Drawing":
+        """Draw the eigenvalues and their cliffs, as a matplotlib figure."""
+        from mlx_entk.plotting import plot_spectrum
+
+        return plot_spectrum(self)
+
+    def __repr__(self) -> str:
+        largest, smallest = (float(v) for v in self.values[[0, -1]]) if self.values.size else (0, 0)
+        return (
+            f"Spectrum({self.values.size} modes over {len(self.vectors)} inputs, eigenvalues "
+            f"{largest:.4g} to {smallest:.4g}, {self.rank} above the noise floor "
+            f"{self.noise_floor:.2g})"
+        )
 
 
 def require_modes(modes: Modes, size: int, owner: str) -> None:

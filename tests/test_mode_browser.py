@@ -1,5 +1,6 @@
 """The page of modes: what is in its file, and how it behaves in a browser."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -18,14 +19,16 @@ from mlx_entk import InputError
 from mlx_entk._linalg import Float64Array
 from mlx_entk.report import (
     FoundLabel,
-    LayerView,
+    KernelView,
     ModeBrowser,
     ModeView,
     Window,
+    Windows,
     ends,
     write_browser,
 )
 from mlx_entk.report import browser as pages
+from mlx_entk.report import inputs as drawn_inputs
 from tests.chromium import LAPTOP, PHONE, chromium, load, needs_chromium
 
 N, T, LAYERS, MODES = 40, 6, (2, 11), 3
@@ -54,12 +57,16 @@ def mode(layer: int, number: int) -> ModeView:
     for i in {*ends(scores)[0], *ends(scores)[1]}:
         shares[i] = scores[i] * np.array([0.1, -0.05, 0.6, 0, 0.05, 0.3])
     labels = [FoundLabel("upos=AUX", 1, 0.813), FoundLabel("upos=NOUN", -1, 0.5)]
-    return ModeView(number, 10.0 / (number + 1), 0.75, labels, scores, shares)
+    return ModeView(
+        number, 10.0 / (number + 1), scores, share=0.75, labels=labels, positions=shares
+    )
 
 
 def made(path: Path, change: Any = None) -> Path:
-    layers = [LayerView(layer, [mode(layer, i) for i in range(MODES)]) for layer in LAYERS]
-    page = ModeBrowser(f"Modes <of> {HOSTILE}", "Some windows.", WINDOWS, layers)
+    kernels = [
+        KernelView(f"Layer {layer}", [mode(layer, i) for i in range(MODES)]) for layer in LAYERS
+    ]
+    page = ModeBrowser(f"Modes <of> {HOSTILE}", "Some windows.", Windows(WINDOWS), kernels)
     write_browser(change(page) if change else page, path)
     return path
 
@@ -79,11 +86,16 @@ def values(steps: dict[str, Any]) -> Float64Array:
     return np.asarray(np.array(steps["steps"]) * steps["unit"])
 
 
+def scores_of(stored: dict[str, Any]) -> Float64Array:
+    steps = np.frombuffer(base64.b64decode(stored["scores"]), "<i2")
+    return np.asarray(steps * stored["unit"], dtype=np.float64)
+
+
 def test_the_file_has_texts_once_and_the_numbers_of_each_layer(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
 
-    (windows,) = data(text, 'id="windows"')
-    layers = data(text, 'class="layer"')
+    (windows,) = data(text, 'id="inputs"')
+    layers = [kernel["modes"] for kernel in data(text, 'class="kernel"')]
 
     assert text.count("Zebra") == 1
     assert windows["tokens"][9] == [" w9", " the", " Zebra", "↵", " and", " It"]
@@ -91,12 +103,12 @@ def test_the_file_has_texts_once_and_the_numbers_of_each_layer(page: Path) -> No
     for layer, modes in zip(LAYERS, layers, strict=True):
         for number, stored in enumerate(modes):
             original = mode(layer, number)
-            assert np.allclose(values(stored["scores"]), original.scores, atol=5e-4)
+            assert np.allclose(scores_of(stored), original.scores, atol=1e-4)
             order = np.argsort(original.scores)
             assert stored["ends"] == [order[::-1][:8].tolist(), order[:8].tolist()]
-            assert len(stored["shares"]) == 16
-            for i, row in stored["shares"].items():
-                assert np.allclose(values(row), original.shares[int(i)], atol=5e-3)
+            assert len(stored["positions"]) == 16
+            for i, row in stored["positions"].items():
+                assert np.allclose(values(row), original.positions[int(i)], atol=5e-3)
 
 
 def test_texts_cannot_leave_their_script_and_nothing_is_loaded(page: Path) -> None:
@@ -106,19 +118,19 @@ def test_texts_cannot_leave_their_script_and_nothing_is_loaded(page: Path) -> No
     assert text.count("</script>") == text.count("<script") == 2 + len(LAYERS)
     assert "\u202e" not in text
     assert "default-src 'none'" in text
-    assert not re.search(r"@import|<link|src=\"|url\(|innerHTML", text)
+    assert not re.search(r"@import|<link|src=\"|url\((?!data:)|innerHTML", text)
 
 
 def test_windows_without_shares_and_shares_of_other_windows(tmp_path: Path) -> None:
     def without(page: ModeBrowser) -> ModeBrowser:
         scores = np.arange(N, dtype=float)
-        bare = ModeView(0, 1.0, 0.5, [], scores, {20: [0.5] * T, 39: [0.25] * T})
-        return replace(page, layers=[LayerView(0, [bare])])
+        bare = ModeView(0, 1.0, scores, positions={20: [0.5] * T, 39: [0.25] * T})
+        return replace(page, kernels=[KernelView("Layer 0", [bare])])
 
     text = made(tmp_path / "modes.html", without).read_text(encoding="utf-8")
 
-    ((stored,),) = data(text, 'class="layer"')
-    assert list(stored["shares"]) == ["39"]  # the other one is not at an end
+    (kernel,) = data(text, 'class="kernel"')
+    assert list(kernel["modes"][0]["positions"]) == ["39"]  # the other one is not at an end
 
 
 def test_few_windows_are_at_one_end_only() -> None:
@@ -132,12 +144,15 @@ def test_a_page_that_would_be_too_large_says_what_it_leaves_out(
     monkeypatch.setattr(pages, "MOST_SCORES", 2 * N * len(LAYERS))
     text = made(tmp_path / "modes.html").read_text(encoding="utf-8")
 
-    assert [len(modes) for modes in data(text, 'class="layer"')] == [2, 2]
-    assert "Of each layer the first 2 modes are here" in text
+    assert [len(kernel["modes"]) for kernel in data(text, 'class="kernel"')] == [2, 2]
+    assert "Of each kernel the first 2 modes are here" in text
     monkeypatch.setattr(pages, "MOST_SCORES", N)
-    with pytest.raises(InputError, match="cannot hold 80 scores of one mode a layer: 40 are"):
+    with pytest.raises(
+        InputError, match="cannot hold 80 values of one mode of each kernel: 40 are"
+    ):
         made(tmp_path / "modes.html")
-    monkeypatch.setattr(pages, "MOST_TOKENS", N * T - 1)
+    monkeypatch.undo()
+    monkeypatch.setattr(drawn_inputs, "MOST_TOKENS", N * T - 1)
     with pytest.raises(InputError, match="cannot hold 240 tokens: 239 are the most"):
         made(tmp_path / "modes.html")
 
@@ -146,8 +161,8 @@ def changed(**fields: Any) -> Any:
     """A change of the first mode of the page."""
 
     def change(page: ModeBrowser) -> ModeBrowser:
-        first = replace(page.layers[0].modes[0], **fields)
-        return replace(page, layers=[LayerView(0, [first])])
+        first = replace(page.kernels[0].modes[0], **fields)
+        return replace(page, kernels=[KernelView("Layer 0", [first])])
 
     return change
 
@@ -155,14 +170,17 @@ def changed(**fields: Any) -> Any:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed(scores=np.ones(N - 1)), "do not fit the windows"),
-        (changed(shares={N: [0.0] * T}), "do not fit the windows"),
-        (changed(shares={0: [0.0]}), "do not fit the windows"),
+        (changed(scores=np.ones(N - 1)), "do not fit the inputs"),
+        (changed(positions={N: [0.0] * T}), "do not fit the inputs"),
+        (changed(positions={0: [0.0]}), "do not fit the inputs"),
         (changed(scores=np.full(N, np.nan)), "not finite"),
-        (changed(shares={0: [np.inf] * T}), "not finite"),
+        (changed(positions={0: [np.inf] * T}), "not finite"),
         (changed(eigenvalue=np.nan), "not finite"),
-        (lambda page: replace(page, layers=[]), "at least one layer, and a mode in each"),
-        (lambda page: replace(page, layers=[LayerView(0, [])]), "at least one layer, and a mode"),
+        (lambda page: replace(page, kernels=[]), "at least one kernel, and a mode in each"),
+        (
+            lambda page: replace(page, kernels=[KernelView("", [])]),
+            "at least one kernel, and a mode",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(tmp_path: Path, change: Any, message: str) -> None:
@@ -201,7 +219,7 @@ def press(browser: webdriver.Chrome, key: str) -> None:
 def test_it_renders_without_errors_and_never_wider_than_the_screen(
     browser: webdriver.Chrome, page: Path, width: int, scheme: str
 ) -> None:
-    load(browser, page, width, scheme, "#layer=11&mode=1")
+    load(browser, page, width, scheme, "#kernel=Layer+11&mode=1")
 
     for query in ("", "the"):
         browser.find_element(By.ID, "query").send_keys(query)
@@ -224,18 +242,18 @@ def test_it_renders_without_errors_and_never_wider_than_the_screen(
 def test_an_address_names_layer_and_mode_and_both_ends_are_shown(
     browser: webdriver.Chrome, page: Path
 ) -> None:
-    load(browser, page, fragment="#layer=11&mode=1")
+    load(browser, page, fragment="#kernel=Layer+11&mode=1")
 
     assert text_of(browser, "heading") == "Layer 11, mode 1"
     assert text_of(browser, "numbers").split("\n")[1::2] == ["5", "50%", "75%"]
     assert "+ upos=AUX 0.813 25%" in text_of(browser, "labels")
     assert "− upos=NOUN 0.500 75%" in text_of(browser, "labels")
-    assert shown(browser, "plus-windows") == named(range(8))
-    assert shown(browser, "minus-windows") == named(range(N - 1, N - 9, -1))
+    assert shown(browser, "plus-inputs") == named(range(8))
+    assert shown(browser, "minus-inputs") == named(range(N - 1, N - 9, -1))
     # Five windows are counted at each end: 0 to 4, of which 0 and 4 are followed by was.
-    assert "was 2 of 10" in text_of(browser, "plus-words")
+    assert "was 2 of 10" in text_of(browser, "plus-names")
     assert browser.find_element(By.CSS_SELECTOR, "[aria-current]").text == "1\n+ upos=AUX\n5"
-    for fragment in ("", "#layer=5&mode=1000", "#layer=<b>"):
+    for fragment in ("", "#kernel=Layer+5&mode=1000", "#kernel=<b>"):
         load(browser, page, fragment=fragment)
         assert text_of(browser, "heading") == "Layer 2, mode 0"
 
@@ -244,15 +262,13 @@ def test_an_address_names_layer_and_mode_and_both_ends_are_shown(
 def test_tokens_are_coloured_by_sign_and_say_their_part(
     browser: webdriver.Chrome, page: Path
 ) -> None:
-    load(browser, page, fragment="#layer=11&mode=1")
+    load(browser, page, fragment="#kernel=Layer+11&mode=1")
 
     kinds = {}
     for end in ("plus", "minus"):
-        spans = browser.find_elements(
-            By.CSS_SELECTOR, f"#{end}-windows li:first-child .text > span"
-        )
+        spans = browser.find_elements(By.CSS_SELECTOR, f"#{end}-inputs li:first-child .text > span")
         kinds[end] = [span.get_attribute("class") for span in spans]
-    first = browser.find_element(By.CSS_SELECTOR, "#plus-windows li")
+    first = browser.find_element(By.CSS_SELECTOR, "#plus-inputs li")
 
     assert kinds["plus"] == ["up", "down", "up strong", "", "up", "up strong"]
     assert kinds["minus"] == ["down", "up", "down strong", "", "down", "down strong"]
@@ -264,9 +280,9 @@ def test_tokens_are_coloured_by_sign_and_say_their_part(
 
 @needs_chromium
 def test_hostile_texts_are_shown_as_they_are(browser: webdriver.Chrome, page: Path) -> None:
-    load(browser, page, fragment="#layer=11&mode=1")
+    load(browser, page, fragment="#kernel=Layer+11&mode=1")
 
-    window = browser.find_elements(By.CSS_SELECTOR, "#plus-windows li")[7]
+    window = browser.find_elements(By.CSS_SELECTOR, "#plus-inputs li")[7]
 
     assert HOSTILE in window.text
     assert "<b>\\u202ebold" in window.text
@@ -293,7 +309,7 @@ def test_the_keyboard_alone_reaches_everything(browser: webdriver.Chrome, page: 
     press(browser, "]")
 
     assert said == ["2.1", "2.2", "2.2", "2.1", "11.1", "11.1", "11.0", "2.0"]
-    assert address.endswith("#layer=2&mode=0")
+    assert address.endswith("#kernel=Layer+2&mode=0")
     assert (in_search, typed, outside) == ("query", "j]", "body")
     assert text_of(browser, "heading") == "Layer 11, mode 0"
     assert browser.find_element(By.ID, "query").get_attribute("value") == "j]"
@@ -303,7 +319,7 @@ def test_the_keyboard_alone_reaches_everything(browser: webdriver.Chrome, page: 
 def test_the_search_goes_over_all_windows_and_sorts_them_by_score(
     browser: webdriver.Chrome, page: Path
 ) -> None:
-    load(browser, page, fragment="#layer=11&mode=0")
+    load(browser, page, fragment="#kernel=Layer+11&mode=0")
     scores = mode(11, 0).scores
     query, scope = (
         browser.find_element(By.ID, "query"),
@@ -314,7 +330,7 @@ def test_the_search_goes_over_all_windows_and_sorts_them_by_score(
     alone = shown(browser, "results")
     query.clear()
     query.send_keys("WAS")
-    scope.select_by_value("word")
+    scope.select_by_value("name")
     by_word = shown(browser, "results")
     counted = text_of(browser, "matches")
     browser.find_element(By.ID, "order").click()
@@ -336,15 +352,15 @@ def test_the_search_goes_over_all_windows_and_sorts_them_by_score(
         f"{(ranks >= N - 5).sum()} among the 5 at the − end"
     )
     assert by_next_mode == named(followed[::-1].tolist())
-    assert shown(browser, "plus-windows") == named(range(8))  # an empty search shows the ends
+    assert shown(browser, "plus-inputs") == named(range(8))  # an empty search shows the ends
 
 
 @needs_chromium
 def test_a_label_and_a_next_word_can_be_searched_by_a_click(
     browser: webdriver.Chrome, page: Path
 ) -> None:
-    for place in ("#labels td button", "#plus-words button"):
-        load(browser, page, fragment="#layer=11&mode=1")
+    for place in ("#labels td button", "#plus-names button"):
+        load(browser, page, fragment="#kernel=Layer+11&mode=1")
         browser.find_element(By.CSS_SELECTOR, place).click()
         assert shown(browser, "results") == named(range(0, N, 4))
 
@@ -353,12 +369,12 @@ def test_a_label_and_a_next_word_can_be_searched_by_a_click(
 def test_without_shares_it_says_why_there_are_no_colours(
     browser: webdriver.Chrome, tmp_path: Path
 ) -> None:
-    change = changed(shares={}, labels=[], eigenvalue=2.538e11)
+    change = changed(positions={}, labels=[], eigenvalue=2.538e11)
     load(browser, made(tmp_path / "modes.html", change))
 
     assert text_of(browser, "legend").startswith("Tokens have no colours")
     assert "2.54e+11" in text_of(browser, "numbers")
     assert text_of(browser, "labels") == "None was chosen for this mode."
     assert browser.find_elements(By.CSS_SELECTOR, ".up, .down") == []
-    assert len(shown(browser, "plus-windows")) == 8
+    assert len(shown(browser, "plus-inputs")) == 8
     assert browser.get_log("browser") == []

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from mlx_entk._linalg import Float64Array
 
 Embedding = Literal["one-hot", "cyclic", "cyclic-pair"]
+"""How a residue is given to a network."""
+
 EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
+"""All of them."""
 
 
 @dataclass(frozen=True)

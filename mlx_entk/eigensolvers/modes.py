@@ -20,6 +20,7 @@ from mlx_entk.errors import InputError
 from mlx_entk.spectrum import Spectrum
 
 Method = Literal["lanczos", "subspace"]
+"""How ``top_modes`` finds modes."""
 
 # Share of the largest eigenvalue below which products in float32 show rounding alone.
 _NOISE = 10 * float(np.finfo(np.float32).eps)

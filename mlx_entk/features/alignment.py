@@ -2,12 +2,16 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, orthonormal_basis
 from mlx_entk.errors import InputError
 from mlx_entk.spectrum import Modes, Spectrum
+
+if TYPE_CHECKING:
+    from mlx_entk.plotting import Drawing
 
 # How far the length of a basis column may be from 1: some bases are stored in float32.
 _UNIT = 1e-3
@@ -36,7 +40,7 @@ def _as_basis(columns: ArrayLike, name: str, rows: int | None = None) -> Float64
     return basis
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Overlap:
     """Overlap of two subspaces with orthonormal bases Q and F.
 
@@ -69,6 +73,18 @@ class Overlap:
     def angles(self) -> Float64Array:
         """Principal angles in degrees, smallest first."""
         return np.degrees(np.arccos(np.clip(self.singular_values, 0, 1)))
+
+    def plot(self) -> "Drawing":
+        """Draw the cosines of the principal angles, as a matplotlib figure."""
+        from mlx_entk.plotting import plot_overlap
+
+        return plot_overlap(self)
+
+    def __repr__(self) -> str:
+        return (
+            f"Overlap({self.overlap:.4g} of {self.dimension}, {self.percent:.1f}%; by chance "
+            f"{self.chance:.4g} ± {self.chance_deviation:.2g})"
+        )
 
 
 def subspace_overlap(
@@ -358,3 +374,32 @@ def frequency_alignment(modes: ArrayLike, family: ArrayLike) -> Float64Array:
         plane = orthonormal_basis(centered[:, [k, K + k]])
         lengths[:, k] = np.linalg.norm(columns.T @ plane, axis=1)
     return lengths
+
+
+# Names of a space that are written out; how many more there are follows.
+_NAMES = 3
+
+
+def one_of_each_space(
+    families: Sequence[str], equivalent: Sequence[Sequence[str]]
+) -> dict[str, str]:
+    """The first family of each space, and what to call it: ``n = 2n``, with all names.
+
+    Parameters
+    ----------
+    families
+        Names, in the order to show them in.
+    equivalent
+        From ``equivalent_families``.
+    """
+    group_of = {name: tuple(group) for group in equivalent for name in group}
+    by_space: dict[tuple[str, ...], list[str]] = {}
+    for family in families:
+        by_space.setdefault(group_of.get(family, (family,)), []).append(family)
+    return {names[0]: joined(names) for names in by_space.values()}
+
+
+def joined(names: Sequence[str]) -> str:
+    """The names of one space: ``a = b = c``, of many the first and how many there are more."""
+    more = len(names) - _NAMES
+    return " = ".join([*names[:_NAMES], *([f"{more} more"] if more > 0 else [])])

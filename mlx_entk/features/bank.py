@@ -10,6 +10,7 @@ from mlx_entk._linalg import ArrayLike, Float64Array, as_floats, whole_number
 from mlx_entk.errors import InputError
 
 FeatureBank = dict[str, Float64Array]
+"""Families of features by name, each of shape (N, k)."""
 
 
 class Role(StrEnum):
@@ -55,7 +56,6 @@ _FOURIER = (
 )
 RANDOM = Family("random", Role.CONTROL)
 
-# The families of frequency_features; those of the other frequencies are missing if all are key.
 KEYED_FAMILIES = (
     *(
         Family(family.name, family.role, frequencies)
@@ -64,10 +64,14 @@ KEYED_FAMILIES = (
     ),
     RANDOM,
 )
+"""The families of ``frequency_features``; those of other frequencies are missing if all are key."""
 
-# Families of single frequencies that differ from one another: 2n and 2m only permute the
-# frequencies of n and m, and the others are unions, sums, indicators and controls.
 FREQUENCY_FAMILIES = ("n", "m", "sum", "difference")
+"""Families of single frequencies that differ from one another.
+
+2n and 2m only permute the frequencies of n and m; the others are unions, sums, indicators and
+controls.
+"""
 
 
 def fourier_family(values: ArrayLike, p: int) -> Float64Array:

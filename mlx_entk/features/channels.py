@@ -18,9 +18,11 @@ from mlx_entk._linalg import (
 )
 from mlx_entk.errors import InputError
 
-# The |cosine| above which a mode holds more of a feature than of everything else together.
 RECOVERED = float(np.sqrt(0.5))
+"""The cosine, sign aside, above which a mode holds more of a feature than of all else together."""
+
 RECOVERY_RULE = f"a feature is recovered if one mode has cos² ≥ {RECOVERED**2:.2g} with it"
+"""The same as a sentence."""
 
 
 def channel_alignment(modes: ArrayLike, x: ArrayLike) -> Float64Array:

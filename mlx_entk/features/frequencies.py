@@ -14,6 +14,7 @@ KEY_RULE = (
     "a frequency is key if it has more than the uniform share 1/⌊p/2⌋ of the power of all "
     "frequencies from 1 to ⌊p/2⌋"
 )
+"""Which frequencies are key, as a sentence."""
 
 
 def embedding_power(embedding: ArrayLike) -> Float64Array:

@@ -15,9 +15,11 @@ import numpy as np
 from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, whole_number
 from mlx_entk.errors import InputError
 
-# How directions are chosen; see ``disentangle``.
 Method = Literal["varimax", "ica", "dictionary"]
+"""How ``disentangle`` chooses directions."""
+
 METHODS: tuple[Method, ...] = get_args(Method)
+"""All of them."""
 
 # How far the modes may be from orthonormal: some are stored in float32.
 _UNIT = 1e-3

@@ -15,6 +15,7 @@ from mlx_entk._linalg import FloatArray
 from mlx_entk.errors import InputError
 
 Reduction = str | tuple[int, int]
+"""``"full"``, ``"trace"``, ``"sum-of-logits"``, or a pair of classes (c, d)."""
 
 
 @dataclass(frozen=True)

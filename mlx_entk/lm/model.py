@@ -635,7 +635,7 @@ class _Through(_Given):
 
 
 def square_root_of_readout(unembedding: mx.array) -> mx.array:
-    """Compute S^{1/2} for S = UᵀU by an eigendecomposition in double precision.
+    """Compute S^½ for S = UᵀU by an eigendecomposition in double precision.
 
     Parameters
     ----------

@@ -13,8 +13,8 @@ from mlx_entk.onnx.builders import BUILDERS, Primitive
 from mlx_entk.onnx.emitter import PRODUCER, Emitter, as_onnx_array, is_value, onnx_type
 from mlx_entk.onnx.symbolic import Size, SymbolicGraph
 
-# ReduceMax with its axes as an input needs 18; every other operator is older.
 OPSET = 18
+"""ONNX opset of all graphs: ReduceMax with its axes as an input needs it; all else is older."""
 # Version of the file format: the first with opset 18.
 IR_VERSION = 8
 

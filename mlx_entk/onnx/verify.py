@@ -27,6 +27,7 @@ _CHECKERS: dict[str, Checker] = {
     "torch": by_torch,
 }
 CHECKERS = tuple(_CHECKERS)
+"""What ``verify`` can check against, by name."""
 
 
 def verify(

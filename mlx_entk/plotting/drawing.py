@@ -1,5 +1,7 @@
 """A figure that knows what its marks stand for, so that a report can show it at the pointer."""
 
+import io
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FuncFormatter
+from matplotlib.ticker import FixedFormatter, FuncFormatter, LogFormatterSciNotation
 from numpy.typing import NDArray
 
 from mlx_entk._text import visible
@@ -58,6 +60,31 @@ class Frames:
     labels: Sequence[str]
 
 
+@dataclass(frozen=True)
+class KernelSpectrum:
+    """What a panel with the eigenvalues of one kernel shows, so that a page can draw it larger.
+
+    Attributes
+    ----------
+    axes
+        The panel.
+    name
+        The kernel, for people.
+    values
+        The eigenvalues that are drawn, largest first, shape (k,); the panel also has ``Points``.
+    floor
+        The noise floor; 0 if it is not known.
+    groups
+        The groups of modes (first, last) that end at a cliff.
+    """
+
+    axes: Axes
+    name: str
+    values: NDArray[Any]
+    floor: float
+    groups: Sequence[tuple[int, int]]
+
+
 @dataclass
 class Hints:
     """Everything that a figure can tell beyond its picture."""
@@ -65,6 +92,7 @@ class Hints:
     points: list[Points] = field(default_factory=list)
     cells: list[Cells] = field(default_factory=list)
     frames: list[Frames] = field(default_factory=list)
+    spectra: list[KernelSpectrum] = field(default_factory=list)
 
 
 class Drawing(Figure):
@@ -87,6 +115,12 @@ class Drawing(Figure):
     def write_svg(self, target: Path | IO[str]) -> None:
         """Write the figure as SVG; see ``write_png``."""
         FigureCanvasSVG(self).print_svg(target, metadata={"Date": None})
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.settle()
+        FigureCanvasAgg(self).print_png(buffer)
+        return buffer.getvalue()
 
     def settle(self) -> None:
         """Lay the figure out, once for all the files that it is written to."""
@@ -116,6 +150,25 @@ class Drawing(Figure):
         require_drawable(len(texts))
         shown = list(map(visible, texts))
         self.hints.points.append(Points(axes, np.asarray(x), np.asarray(y), shown))
+
+    def hint_spectrum(
+        self,
+        axes: Axes,
+        name: str,
+        values: NDArray[Any],
+        floor: float,
+        groups: Sequence[tuple[int, int]],
+        texts: Sequence[str],
+    ) -> None:
+        """Let a page draw the spectrum of a panel by itself; a text for each mode.
+
+        Raises
+        ------
+        InputError
+            For more than ``MOST_MARKS`` modes.
+        """
+        self.hint_points(axes, np.arange(values.size), values, texts)
+        self.hints.spectra.append(KernelSpectrum(axes, visible(name), values, floor, groups))
 
     def hint_cells(
         self,
@@ -163,7 +216,8 @@ def require_drawable(count: int, most: int = MOST_MARKS) -> None:
 def show_letter_by_letter(figure: Figure) -> None:
     """Make matplotlib show every text of a figure as it is, and not take ``$`` for mathematics.
 
-    The numbers at ticks, which matplotlib writes by itself, stay as they are.
+    The numbers at ticks, which matplotlib writes by itself, stay as they are, but powers of ten
+    have exponents as large as the other numbers, and not the small ones of mathematics.
     """
     numbers: set[Text] = set()
     for axes in figure.axes:
@@ -179,6 +233,12 @@ def _numbers_at_ticks(axis: Axis) -> set[Text]:
     """The texts at the ticks of an axis, after its names, if it has any, are shown as they are."""
     ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
     texts = {text for tick in ticks for text in (tick.label1, tick.label2)}
+    for found, replace in (
+        (axis.get_major_formatter(), axis.set_major_formatter),
+        (axis.get_minor_formatter(), axis.set_minor_formatter),
+    ):
+        if type(found) is LogFormatterSciNotation:
+            replace(_PowersOfTen(found))
     formatter = axis.get_major_formatter()
     if isinstance(formatter, FuncFormatter | FixedFormatter):  # names, which the caller gave
         names = [str(formatter(place, i)) for i, place in enumerate(axis.get_majorticklocs())]
@@ -186,6 +246,25 @@ def _numbers_at_ticks(axis: Axis) -> set[Text]:
         for text in texts:
             text.set_parse_math(False)
     return {*texts, axis.get_offset_text()}
+
+
+class _PowersOfTen(LogFormatterSciNotation):
+    """Ticks such as ``10⁻³`` in letters, at the same ticks as another formatter.
+
+    Mathematics sets exponents at 70% of the size, which is too small to read in a page.
+    """
+
+    def __init__(self, like: LogFormatterSciNotation):
+        super().__init__()
+        vars(self).update(vars(like))
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = str(super().__call__(x, pos))
+        text = re.sub(r"\^\{(.*?)\}", lambda found: found[1].translate(_RAISED), text)
+        return text.removeprefix(r"$\mathdefault{").removesuffix("}$").replace(r"\times", "×")
+
+
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @contextmanager

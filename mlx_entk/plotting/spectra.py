@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from mlx_entk._linalg import Float64Array
-from mlx_entk.cliffs import Cliff
+from mlx_entk.analysis import WHOLE
+from mlx_entk.cliffs import Cliff, find_cliffs
+from mlx_entk.features import Overlap
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import (
     COLORS,
@@ -19,6 +22,7 @@ from mlx_entk.plotting.style import (
     new_figure,
     styled,
 )
+from mlx_entk.spectrum import Spectrum
 
 
 @styled
@@ -28,8 +32,11 @@ def plot_spectra(
     shown: int,
     shares: Mapping[str, Float64Array] | None = None,
     features: Sequence[str] = (),
+    floors: Mapping[str, float] | None = None,
 ) -> Drawing:
     """Draw each kernel's leading eigenvalues on a log scale, with the groups at cliffs shaded.
+
+    The noise floor is a dashed line, a little below which the axis ends.
 
     Parameters
     ----------
@@ -42,13 +49,20 @@ def plot_spectra(
     shares, features
         How much of each mode lies in each feature, by kernel, and the features' names; a report
         shows them at the pointer.
+    floors
+        The noise floor of each kernel (see ``mlx_entk.Spectrum``), if it is known.
     """
     figure, axes = _panels(len(values))
     for axis, (kernel, of_kernel) in zip(axes, values.items(), strict=True):
         head = _positive(of_kernel[:shown])
-        axis.semilogy(np.arange(head.size), head, ".", markersize=4, color=COLORS[0], zorder=3)
+        axis.plot(np.arange(head.size), head, ".", markersize=4, color=COLORS[0], zorder=3)
         of_modes = shares.get(kernel) if shares else None
-        figure.hint_points(axis, np.arange(head.size), head, mode_texts(head, of_modes, features))
+        floor = (floors or {}).get(kernel, 0.0)
+        figure.hint_spectrum(
+            axis, kernel_label(kernel), head, floor, [c.modes for c in cliffs[kernel]],
+            mode_texts(head, of_modes, features),
+        )  # fmt: skip
+        eigenvalue_axes(axis, [head], floor)
         axis.set_xlim(-0.05 * head.size, 1.05 * head.size)
         for number, cliff in enumerate(cliffs[kernel]):
             first, last = cliff.modes
@@ -69,8 +83,31 @@ def plot_spectra(
                 fontsize=8.5,
             )
         axis.set_title(kernel_label(kernel))
-        axis.set_xlabel("mode")
     axes[0].set_ylabel("eigenvalue")
+    return figure
+
+
+def plot_spectrum(spectrum: Spectrum) -> Drawing:
+    """Draw one spectrum with the cliffs among its modes."""
+    cliffs = find_cliffs(spectrum.values, spectrum.noise_floor)
+    return plot_spectra({WHOLE: spectrum.values}, {WHOLE: cliffs}, spectrum.values.size)
+
+
+@styled
+def plot_overlap(overlap: Overlap) -> Drawing:
+    """Draw the cosine of each principal angle, largest first, and the mean square by chance."""
+    figure, (axis,) = new_figure(4.8, 3.2)
+    cosines = overlap.singular_values
+    axis.plot(np.arange(cosines.size), cosines, ".", markersize=6, color=COLORS[0])
+    by_chance = np.sqrt(overlap.chance / max(1, overlap.dimension))
+    axis.axhline(by_chance, color=MUTED, linewidth=1)
+    axis.annotate("by chance", (1, by_chance), xycoords=("axes fraction", "data"), ha="right",
+                  va="bottom", xytext=(0, 2), textcoords="offset points", color=MUTED)  # fmt: skip
+    axis.set_ylim(-0.03, 1.05)
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("principal direction")
+    axis.set_ylabel("cosine")
+    axis.set_title(f"overlap {overlap.overlap:.3g} of {overlap.dimension}")
     return figure
 
 
@@ -81,6 +118,7 @@ def plot_spectra_over_training(
     chosen: Sequence[int],
     shown: int,
     labels: Sequence[str],
+    floors: Mapping[str, float] | None = None,
 ) -> Drawing:
     """Draw each kernel's leading eigenvalues at some epochs; a report shows all of them.
 
@@ -96,20 +134,68 @@ def plot_spectra_over_training(
         How many modes to draw.
     labels
         What a report calls each of the epochs.
+    floors
+        The noise floor of each kernel at the last epoch, if it is known. It is in proportion to
+        the kernel's size, and the axis ends below the lowest of the epochs drawn.
     """
     figure, axes = _panels(len(values))
     shades = colormaps[SEQUENTIAL](np.linspace(0.3, 0.9, len(chosen)))
     for axis, (kernel, rows) in zip(axes, values.items(), strict=True):
-        for epoch, shade in zip(chosen, shades, strict=True):
-            head = _positive(rows[list(epochs).index(epoch)][:shown])
-            axis.semilogy(head, color=shade, linewidth=1.6, label=f"epoch {epoch}")
+        heads = [_positive(rows[list(epochs).index(epoch)][:shown]) for epoch in chosen]
+        for head, epoch, shade in zip(heads, chosen, shades, strict=True):
+            axis.plot(head, color=shade, linewidth=1.6, label=f"epoch {epoch}")
+        largest = [np.nanmax(head, initial=0.0) for head in heads]
+        at_end = (floors or {}).get(kernel, 0.0)
+        eigenvalue_axes(axis, heads, at_end * min(largest) / rows[-1].max() if at_end else 0.0)
         every = np.maximum(rows[:, :shown], np.finfo(float).tiny)
         figure.add_frames(axis, np.arange(every.shape[1]), every, labels)
         axis.set_title(kernel_label(kernel))
-        axis.set_xlabel("mode")
     axes[0].set_ylabel("eigenvalue")
     axes[-1].legend(fontsize=8.5, labelcolor=MUTED)
     return figure
+
+
+def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> None:
+    """Whole numbers of modes, and eigenvalues on a log scale that ends below the noise floor.
+
+    What rounding left far below the floor would take most of the axis. The floor is a dashed
+    line; if all eigenvalues are far above it, the axis ends below them instead.
+
+    Parameters
+    ----------
+    drawn
+        The eigenvalues, one array for each line; NaN where there is nothing to see.
+    floor
+        The noise floor; 0 if it is not known.
+    """
+    axis.set_xlabel("mode")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    values = np.concatenate([np.asarray(line, dtype=float) for line in drawn])
+    values = values[values > 0]
+    if not values.size:
+        return
+    axis.set_yscale("log")
+    least = max(floor, _LEAST * values.max())
+    above = values[values > least].min(initial=values.max())
+    if above > _NEAR * least:
+        least = above
+    elif floor:
+        axis.axhline(floor, color=MUTED, linestyle="--", linewidth=0.9)
+        axis.annotate(
+            "noise floor", (1, floor), xycoords=("axes fraction", "data"), xytext=(0, -3),
+            textcoords="offset points", ha="right", va="top", color=MUTED, fontsize=8.5,
+        )  # fmt: skip
+    axis.set_ylim(bottom=least / 3)
+    bottom, top = axis.get_ylim()
+    if top < 300 * bottom:  # powers of ten alone would be one or two
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+# The least eigenvalue that is drawn of a kernel without a noise floor, as a share of the largest;
+# and how near, as a factor, the lowest eigenvalue comes to a noise floor that is drawn.
+_LEAST, _NEAR = 1e-12, 100
 
 
 def _positive(values: Float64Array) -> Float64Array:

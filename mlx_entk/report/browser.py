@@ -1,11 +1,12 @@
-"""A page to browse the modes of a language model's layers, with the windows at their ends.
+"""A page to browse the modes of kernels: what each mode holds, and the inputs at its ends.
 
-The page holds every window's text once, and for each mode the scores of all windows, so that it
-can search them. A layer's modes are data that the page's script reads when the layer is opened.
+The page holds every input once, and for each mode its values on all inputs, so that it can search
+them. A kernel's modes are data that the page's script reads when the kernel is opened.
 """
 
+import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,39 +14,25 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mlx_entk._files import Json, write_text
-from mlx_entk._linalg import Float64Array
+from mlx_entk._linalg import Float64Array, FloatArray
 from mlx_entk._text import visible
 from mlx_entk.errors import InputError
+from mlx_entk.report.inputs import LONGEST, Inputs
 from mlx_entk.report.page import render
 from mlx_entk.report.svg import as_script
 
-# Windows shown at each end of a mode.
+# Inputs shown at each end of a mode, of windows of tokens.
 END = 8
-# Scores, and tokens of windows, that a page can hold: about 12 MB and 8 MB.
-MOST_SCORES, MOST_TOKENS = 2_000_000, 1_000_000
-# A longer token, word or label is cut.
-_LONGEST = 100
-# Numbers of a page are whole multiples of a unit: so many of it are the largest.
-_SCORE_STEPS, _SHARE_STEPS = 9999, 999
+# Values of modes that a page can hold: about 21 MB, which a browser opens in a second or two.
+MOST_SCORES = 8_000_000
+# The share of them that the whole kernel has, where those of its parts are on the page as well.
+_OF_WHOLE = 0.75
+# Values are whole multiples of a unit: so many of it are the largest.
+_SCORE_STEPS, _SHARE_STEPS = 32767, 999
+# Shares in features and layers are told in thousandths.
+_THOUSAND = 1000
 
-
-@dataclass(frozen=True)
-class Window:
-    """What a model reads, and what follows.
-
-    Attributes
-    ----------
-    tokens
-        The text of each token, with its spaces.
-    word
-        The word that follows; empty if it is unknown.
-    labels
-        Labels of that word by name, such as ``{"upos": "NOUN"}``.
-    """
-
-    tokens: Sequence[str]
-    word: str
-    labels: Mapping[str, str]
+Modes = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -68,48 +55,93 @@ class FoundLabel:
 
 
 @dataclass(frozen=True)
+class FamilyView:
+    """A family of features that modes are compared with.
+
+    Attributes
+    ----------
+    name, dimension
+        Its name, and how many independent features it has.
+    chance
+        The share of a random mode in it.
+    control
+        The largest share of any single mode of the activations or outputs; None if it is unknown.
+    control_name
+        Which these are.
+    """
+
+    name: str
+    dimension: int
+    chance: float
+    control: float | None = None
+    control_name: str = ""
+
+
+@dataclass(frozen=True)
 class ModeView:
-    """One mode of a layer.
+    """One mode of a kernel.
 
     Attributes
     ----------
     number
-        Of the mode in its layer, from 0.
+        Of the mode in its kernel, from 0.
     eigenvalue
         Its eigenvalue.
+    scores
+        Its values on all inputs, shape (N,).
     share
         Share of the mode's square norm that its scores explain: that of its top singular pair.
+        None for a mode that is the scores.
+    of_trace
+        Its eigenvalue as a share of the trace; None if that is unknown.
+    features
+        Its share in each family of its kernel, from 0 to 1.
+    parts
+        The share of each part of its kernel in its eigenvalue; empty if they are unknown.
     labels
-        Those that it tells best, in the order to show them in.
-    scores
-        Of all windows, shape (N,).
-    shares
-        What each position adds to the score, by the number of a window. Windows at the ends (see
-        ``ends``) that are missing here are shown without colours.
+        Labels that it tells best, in the order to show them in.
+    positions
+        What each position of a window adds to the score, by the number of the window. Windows at
+        the ends (see ``ends``) that are missing here are shown without colours.
     """
 
     number: int
     eigenvalue: float
-    share: float
-    labels: Sequence[FoundLabel]
-    scores: Float64Array
-    shares: Mapping[int, Sequence[float]]
+    scores: FloatArray
+    share: float | None = None
+    of_trace: float | None = None
+    features: Sequence[float] = ()
+    parts: Sequence[float] = ()
+    labels: Sequence[FoundLabel] = ()
+    positions: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class LayerView:
-    """The modes of one layer.
+class KernelView:
+    """The modes of one kernel.
 
     Attributes
     ----------
-    layer
-        Number of the layer.
+    name
+        Of the kernel, at the beginning of a heading.
     modes
         The leading one first.
+    groups
+        Groups of modes (first, last) that end at a cliff.
+    rank
+        How many leading modes are above the noise floor; None if that is unknown.
+    families
+        What the shares of its modes are of.
+    parts
+        Names of the kernels that it is the sum of.
     """
 
-    layer: int
+    name: str
     modes: Sequence[ModeView]
+    groups: Sequence[Modes] = ()
+    rank: int | None = None
+    families: Sequence[FamilyView] = ()
+    parts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -121,23 +153,54 @@ class ModeBrowser:
     title
         Title of the page.
     summary
-        One or two sentences: which model, which weights, which windows.
-    windows
-        All windows, in the order of the scores.
-    layers
+        One or two sentences: which model, which weights, which inputs.
+    inputs
+        All inputs.
+    kernels
         At least one, with at least one mode each.
+    names
+        A name for each value of a mode, such as the label of its input; empty for none.
+    places
+        The input of each value of a mode, shape (N,); None if they are the inputs in order.
+    explained
+        The share above chance from which on a family explains a mode.
+    parts_hint
+        How to get the shares of layers, for kernels without them.
     """
 
     title: str
     summary: str
-    windows: Sequence[Window]
-    layers: Sequence[LayerView]
+    inputs: Inputs
+    kernels: Sequence[KernelView]
+    names: Sequence[str] = ()
+    places: NDArray[np.intp] | None = None
+    explained: float = 0.5
+    parts_hint: str = ""
 
 
-def ends(scores: Float64Array, count: int = END) -> tuple[list[int], list[int]]:
-    """Numbers of the windows with the largest scores, and with the smallest, outermost first.
+def with_names(page: ModeBrowser, names: Sequence[str]) -> ModeBrowser:
+    """The page with a name for each input, such as its label, before the names that it has.
 
-    At most half of the windows are at an end.
+    Raises
+    ------
+    InputError
+        If there are not as many names as inputs.
+    """
+    if len(names) != len(page.inputs):
+        raise InputError(f"there are {len(names):,} names for {len(page.inputs):,} inputs")
+    places = range(len(names)) if page.places is None else page.places.tolist()
+    given = page.names or [""] * len(places)
+    both = [
+        ", ".join(filter(None, (names[place], own)))
+        for place, own in zip(places, given, strict=True)
+    ]
+    return replace(page, names=both)
+
+
+def ends(scores: FloatArray, count: int = END) -> tuple[list[int], list[int]]:
+    """Numbers of the inputs with the largest scores, and with the smallest, outermost first.
+
+    At most half of the inputs are at an end.
     """
     order: NDArray[np.intp] = np.argsort(scores, kind="stable")
     count = min(count, len(order) // 2)
@@ -147,85 +210,172 @@ def ends(scores: Float64Array, count: int = END) -> tuple[list[int], list[int]]:
 def write_browser(page: ModeBrowser, path: Path) -> None:
     """Write the page as one HTML file that needs no network.
 
-    Of many windows or layers only the leading modes fit into a page, which then says so: in all,
-    ``MOST_SCORES`` scores.
+    Of many inputs or kernels only the leading modes fit into a page, which then says so: in all,
+    ``MOST_SCORES`` values.
 
     Raises
     ------
     InputError
-        If there are more windows than any page could show, if scores or shares do not fit the
-        windows or are not finite, or if the file cannot be written.
+        If there are more inputs than any page could show, if numbers do not fit the inputs or are
+        not finite, or if the file cannot be written.
     """
-    layers, windows = page.layers, page.windows
-    if not layers or not all(layer.modes for layer in layers):
-        raise InputError("a page of modes needs at least one layer, and a mode in each")
-    for what, count, most in (
-        ("tokens", sum(len(window.tokens) for window in windows), MOST_TOKENS),
-        ("scores of one mode a layer", len(layers) * len(windows), MOST_SCORES),
-    ):
-        if count > most:
-            raise InputError(f"a page of modes cannot hold {count:,} {what}: {most:,} are the most")
-    found = max(len(layer.modes) for layer in layers)
-    shown = min(found, MOST_SCORES // (len(layers) * max(1, len(windows))))
-    text = render(
+    write_text(path, browser_page(page))
+
+
+def browser_page(page: ModeBrowser) -> str:
+    """The text of the page; see ``write_browser``."""
+    kernels, N = page.kernels, values_of(page)
+    if not kernels or not all(kernel.modes for kernel in kernels):
+        raise InputError("a page of modes needs at least one kernel, and a mode in each")
+    if len(kernels) * N > MOST_SCORES:
+        raise InputError(
+            f"a page of modes cannot hold {len(kernels) * N:,} values of one mode of each kernel: "
+            f"{MOST_SCORES:,} are the most"
+        )
+    if page.names and len(page.names) != N:
+        raise InputError(f"there are {len(page.names):,} names for {N:,} inputs")
+    fit = modes_that_fit(N, len(kernels), whole=bool(kernels[0].parts))
+    shown = [min(len(kernel.modes), most) for kernel, most in zip(kernels, fit, strict=True)]
+    inputs: Json = {
+        "kind": page.inputs.kind,
+        "count": N,
+        "explained": page.explained,
+        "places": None if page.places is None else page.places.tolist(),
+        "names": [visible(name, LONGEST) for name in page.names],
+        **page.inputs.data(),
+    }
+    return render(
         "modebrowser.html",
         ["report.css", "browser.css"],
         "browser.js",
         page=page,
-        shown=shown if shown < found else None,
-        windows=Markup(as_script(_windows(windows))),
-        layers=[
-            (layer.layer, Markup(as_script([_mode(m, windows) for m in layer.modes[:shown]])))
-            for layer in layers
+        count=N,
+        cut=_cut(kernels, shown),
+        has_features=any(kernel.families for kernel in kernels),
+        has_labels=any(mode.labels for kernel in kernels for mode in kernel.modes),
+        inputs=Markup(as_script(inputs)),
+        kernels=[
+            (visible(kernel.name, LONGEST), Markup(as_script(_kernel(kernel, page, most))))
+            for kernel, most in zip(kernels, shown, strict=True)
         ],
     )
-    write_text(path, text)
 
 
-def _windows(windows: Sequence[Window]) -> Json:
+def modes_that_fit(N: int, kernels: int, *, whole: bool) -> list[int]:
+    """How many modes of each kernel a page can hold, at least one.
+
+    Parameters
+    ----------
+    N
+        Values of a mode.
+    kernels
+        How many kernels there are.
+    whole
+        Whether the first one is the sum of the others, which then has most of the room.
+    """
+    room = MOST_SCORES // max(1, N)
+    if not whole or kernels == 1:
+        return [max(1, room // kernels)] * kernels
+    others = max(1, int((1 - _OF_WHOLE) * room) // (kernels - 1))
+    return [max(1, room - others * (kernels - 1)), *[others] * (kernels - 1)]
+
+
+def _cut(kernels: Sequence[KernelView], shown: Sequence[int]) -> str:
+    """Which modes are left out, in words; empty if none are."""
+    cut = [(k.name, n) for k, n in zip(kernels, shown, strict=True) if n < len(k.modes)]
+    if len({n for _, n in cut}) == 1 and len(cut) == len(kernels):
+        return f"Of each kernel the first {cut[0][1]:,} modes are here"
+    return "; ".join(f"of {name} the first {n:,} modes are here" for name, n in cut).capitalize()
+
+
+def values_of(page: ModeBrowser) -> int:
+    """N, the number of values of a mode."""
+    return len(page.inputs) if page.places is None else len(page.places)
+
+
+def _kernel(kernel: KernelView, page: ModeBrowser, shown: int) -> Json:
+    families = kernel.families
+    numbers = [f.chance for f in families] + [f.control or 0.0 for f in families]
+    if not np.isfinite(numbers).all():
+        raise InputError(f"{visible(kernel.name)}: its families have numbers that are not finite")
     return {
-        "tokens": [[_token(token) for token in window.tokens] for window in windows],
-        "words": [visible(window.word, _LONGEST) for window in windows],
-        "labels": [
-            [visible(f"{name}={value}", _LONGEST) for name, value in window.labels.items()]
-            for window in windows
+        "groups": [list(group) for group in kernel.groups],
+        "rank": kernel.rank,
+        "families": [
+            {
+                "name": visible(family.name, LONGEST),
+                "dimension": family.dimension,
+                "chance": _thousandths(family.chance),
+                "control": None if family.control is None else _thousandths(family.control),
+                "of": visible(family.control_name, LONGEST),
+            }
+            for family in families
         ],
+        "parts": [visible(name, LONGEST) for name in kernel.parts],
+        "modes": [_mode(mode, kernel, page) for mode in kernel.modes[:shown]],
     }
 
 
-def _token(text: str) -> str:
-    return visible(text.replace("\n", "↵"), _LONGEST)
-
-
-def _mode(mode: ModeView, windows: Sequence[Window]) -> Json:
+def _mode(mode: ModeView, kernel: KernelView, page: ModeBrowser) -> Json:
+    N = values_of(page)
     scores = np.asarray(mode.scores, dtype=float)
-    shares = {number: np.asarray(row, dtype=float) for number, row in mode.shares.items()}
-    fit = scores.shape == (len(windows),) and all(
-        0 <= number < len(windows) and row.shape == (len(windows[number].tokens),)
-        for number, row in shares.items()
+    positions = {n: np.asarray(row, dtype=float) for n, row in mode.positions.items()}
+    windows = getattr(page.inputs, "windows", ())
+    fit = (
+        scores.shape == (N,)
+        and len(mode.features) == len(kernel.families)
+        and len(mode.parts) in (0, len(kernel.parts))
+        and all(
+            0 <= number < len(windows) and row.shape == (len(windows[number].tokens),)
+            for number, row in positions.items()
+        )
     )
     if not fit:
-        raise InputError(f"mode {mode.number}: its scores or shares do not fit the windows")
-    numbers = np.concatenate([scores, [mode.eigenvalue, mode.share], *shares.values()])
+        raise InputError(f"mode {mode.number}: its scores or shares do not fit the inputs")
+    known = [x for x in (mode.eigenvalue, mode.share, mode.of_trace) if x is not None]
+    numbers = np.concatenate([scores, known, mode.features, mode.parts, *positions.values()])
     if not np.isfinite(numbers).all():
         raise InputError(f"mode {mode.number} has numbers that are not finite")
-    top, bottom = ends(scores)
-    kept = {number: shares[number] for number in (*top, *bottom) if number in shares}
+    top, bottom = ends(scores, page.inputs.at_ends)
+    kept = {number: positions[number] for number in (*top, *bottom) if number in positions}
+    unit = _unit(scores, _SCORE_STEPS)
+    steps = np.rint(scores / unit).astype("<i2")
     return {
         "number": mode.number,
-        "value": float(f"{mode.eigenvalue:.3g}"),
-        "share": round(mode.share, 3),
+        "value": float(f"{mode.eigenvalue:.4g}"),
+        "share": None if mode.share is None else round(mode.share, 3),
+        "trace": None if mode.of_trace is None else float(f"{mode.of_trace:.3g}"),
+        "constant": None if mode.share is not None else _thousandths(_constant(scores)),
+        "features": [_thousandths(share) for share in mode.features],
+        "parts": [_thousandths(share) for share in mode.parts],
         "labels": [
-            [visible(found.label, _LONGEST), found.sign, round(found.precision, 3)]
+            [visible(found.label, LONGEST), found.sign, round(found.precision, 3)]
             for found in mode.labels
         ],
-        "scores": _steps(scores, _SCORE_STEPS),
+        "unit": unit,
+        "scores": base64.b64encode(steps.tobytes()).decode("ascii"),
         "ends": [top, bottom],
-        "shares": {number: _steps(row, _SHARE_STEPS) for number, row in kept.items()},
+        "positions": {number: _steps(row) for number, row in kept.items()},
     }
 
 
-def _steps(values: Float64Array, most: int) -> Json:
-    """Values as whole multiples of a unit, of which ``most`` are the largest."""
-    unit = float(f"{np.abs(values).max(initial=0) / most or 1:.4g}")
+def _constant(scores: Float64Array) -> float:
+    """The share of a mode in the constant functions."""
+    squares = float(scores @ scores) * scores.size
+    return float(scores.sum()) ** 2 / squares if squares > 0 else 0.0
+
+
+def _thousandths(share: float) -> float:
+    return round(_THOUSAND * float(share), 1)
+
+
+def _unit(values: Float64Array, most: int) -> float:
+    """A unit of which ``most`` are the largest value."""
+    largest = np.abs(values).max(initial=0) / most
+    # Rounded up, so that no value has more steps than an integer of two bytes holds.
+    return float(f"{largest * (1 + 1e-5):.6g}") if largest > 0 else 1.0
+
+
+def _steps(values: Float64Array) -> Json:
+    unit = float(f"{np.abs(values).max(initial=0) / _SHARE_STEPS or 1:.4g}")
     return {"unit": unit, "steps": np.rint(values / unit).astype(int).tolist()}

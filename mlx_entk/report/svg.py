@@ -6,6 +6,7 @@ slider moves) depends only on where the axes are, and the transforms of the draw
 
 import io
 import json
+import math
 import re
 from html import escape
 from typing import Any
@@ -25,7 +26,11 @@ _POINTS = 72
 _COLORS = {"#000000": "var(--ink)", MUTED.lower(): "var(--muted)", "#e6e6e6": "var(--line)"}
 
 
-def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
+# The least size of text in a page, in pixels, and of a figure as a share of its own.
+_TEXT, _SHRUNK = 10, 0.85
+
+
+def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, int, Json]:
     """The figure as an ``<svg>`` element, and its hints in the coordinates of that element.
 
     Parameters
@@ -39,10 +44,11 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
 
     Returns
     -------
-    str, dict
-        The element; and a dictionary of ``panels``, which have a ``box`` (left, top, right,
-        bottom) and ``points``, ``cells`` or ``frames`` each, and ``labels``, which name the
-        frames.
+    str, int, dict
+        The element; the pixels that it is wide at least, so that its smallest text can be read;
+        and a dictionary of ``panels``, which have a ``box`` (left, top, right, bottom) and
+        ``points``, ``cells`` or ``frames`` each, ``points`` of a kernel's eigenvalues also a
+        ``spectrum``, and ``labels``, which name the frames.
     """
     buffer = io.StringIO()
     for patch in [figure.patch, *(axes.patch for axes in figure.axes)]:
@@ -57,15 +63,19 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, Json]:
     text = re.sub(r'(\sid="|href="#|url\(#)', rf"\g<1>{name}-", text)
     text = re.sub(r"#[0-9a-f]{6}\b", lambda color: _COLORS.get(color[0], color[0]), text)
     width, height = figure.get_size_inches() * _POINTS
-    # Hardly smaller than it was drawn, so that text stays readable; on a narrow page it scrolls.
-    smallest, largest = 0.85 * width, 1.4 * width
+    # On a narrow page it scrolls.
+    sizes = [float(size) for size in re.findall(r"font(?:-size)?: (?:[^;]*? )?([\d.]+)px", text)]
+    smallest = max(_SHRUNK, _TEXT / min(sizes, default=_TEXT)) * width
+    largest = max(1.4 * width, smallest)
     head = (
         f'<svg class="drawing" viewBox="0 0 {width:g} {height:g}" '
-        f'style="min-width:{smallest:.0f}px;max-width:{largest:.0f}px" role="img" tabindex="0" '
+        f'style="min-width:{math.ceil(smallest)}px;max-width:{largest:.0f}px" '
+        'role="img" tabindex="0" '
         f'aria-label="{escape(visible(label))}" xmlns:xlink="http://www.w3.org/1999/xlink" '
         'xmlns="http://www.w3.org/2000/svg">'
     )
-    return head + text[text.index(">") + 1 :].rstrip(), _hints(figure)
+    element = head + text[text.index(">") + 1 :].rstrip()
+    return element, math.ceil(smallest), _hints(figure)
 
 
 def _hints(figure: Drawing) -> Json:
@@ -98,10 +108,20 @@ def _hints(figure: Drawing) -> Json:
     for points in [*hints.points, *_lines(figure, explicit)]:
         x, y = _places(figure, points.axes, points.x, points.y)
         marks = panel(points.axes).setdefault("points", {"x": [], "y": [], "texts": []})
-        finite = np.isfinite(x) & np.isfinite(y)
+        left, top, right, bottom = _box(figure, points.axes)
+        finite = (x > left - 1) & (x < right + 1) & (y > top - 1) & (y < bottom + 1)
         marks["x"] += _rounded(x[finite])
         marks["y"] += _rounded(y[finite])
         marks["texts"] += [text for text, keep in zip(points.texts, finite, strict=True) if keep]
+    for spectrum in hints.spectra:
+        bottom, _ = spectrum.axes.get_ylim()
+        panel(spectrum.axes)["spectrum"] = {
+            "name": spectrum.name,
+            "values": _significant(spectrum.values[spectrum.values > bottom]),
+            "bottom": bottom,
+            "floor": spectrum.floor,
+            "groups": spectrum.groups,
+        }
     labels = hints.frames[0].labels if hints.frames else []
     return {"panels": list(panels.values()), "labels": list(labels)}
 

@@ -23,12 +23,16 @@ class Table:
         Rows of cells, one text for each column.
     note
         What to know when reading the table.
+    same
+        Groups of numbers of rows that differ by a name alone, such as those of families that span
+        the same space: a report folds each into one row.
     """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    same: Sequence[Sequence[int]] = ()
 
     @property
     def shown(self) -> list[Sequence[str]]:
@@ -38,6 +42,23 @@ class Table:
             return list(self.rows)
         rest = (f"… and {more:,} more rows", *[""] * (len(self.columns) - 1))
         return [*self.rows[:MOST_ROWS], rest]
+
+    @property
+    def blocks(self) -> list[tuple[list[str], list[Sequence[str]]]]:
+        """The rows shown, each with those that are folded below it.
+
+        A row of names alone stands above those: where they differ, it has all of their names.
+        """
+        shown = self.shown
+        groups = {group[0]: list(group) for group in self.same if max(group) < len(shown)}
+        below = {number for group in groups.values() for number in group[1:]}
+        blocks = []
+        for number, row in enumerate(shown):
+            if number not in below:
+                folded = [shown[i] for i in groups.get(number, [])]
+                cells = zip(*(folded or [row]), strict=True)
+                blocks.append(([" = ".join(dict.fromkeys(cell)) for cell in cells], folded))
+        return blocks
 
     @property
     def has_head(self) -> bool:

@@ -18,8 +18,8 @@ from mlx_entk.studies.problem import RegressionProblem, problem_of_model
 from mlx_entk.studies.running import run_study
 from mlx_entk.studies.settings import setting
 
-# Entry points of this group name the studies of other packages.
 GROUP = "mlx_entk.studies"
+"""Entry points of this group name the studies of other packages."""
 
 _BUILT_IN: tuple[Study, ...] = (  # type: ignore[type-arg]
     modular_mlp.STUDY,

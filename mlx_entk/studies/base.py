@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
@@ -21,7 +20,7 @@ from mlx_entk.errors import InputError, MlxEntkError, first_line
 from mlx_entk.kernel import Reduction
 from mlx_entk.plotting.drawing import CaptionedFigure
 from mlx_entk.progress import Progress, silent
-from mlx_entk.report import Table
+from mlx_entk.report import Draw, ModeBrowser, Status, Table
 from mlx_entk.runs import Run
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.intervention.problem import InterventionProblem
@@ -64,27 +63,12 @@ def _no_figures(runs: Any) -> Figures:
     return iter(())
 
 
-@dataclass(frozen=True)
-class FurtherPage:
-    """A page beside the report of a run, which the report links to.
-
-    Attributes
-    ----------
-    file
-        Its name in the run folder, with ``.html`` at the end.
-    text
-        What the link says.
-    write
-        Writes it to a path.
-    """
-
-    file: str
-    text: str
-    write: Callable[[Path], None]
-
-
-def _no_pages(results: Any, run: Run) -> list[FurtherPage]:
+def _no_status(results: Any) -> list[Status]:
     return []
+
+
+def _no_units(name: str) -> str:
+    return ""
 
 
 @dataclass(frozen=True)
@@ -99,10 +83,14 @@ class Show(Generic[R]):
         Tables for the terminal and the report; the first one is the overview.
     figures
         Every figure of a finished run with its caption, drawn one at a time.
+    status
+        What the run's figures support, in a few words each; only what they say by themselves.
     details
         Tables for the report alone.
-    pages
-        Pages beside the report.
+    modes
+        ``modes(results, run, draw)``: the page to browse the modes of a run, with its inputs drawn
+        as asked for or, for None, as what they are. InputError for a run that has no such page.
+        None for a study without one.
     over_seeds
         Figures of several runs, given by seed, that differ in their seed alone.
     """
@@ -110,8 +98,9 @@ class Show(Generic[R]):
     summary: Callable[[R], tuple[str, str]]
     tables: Callable[[R], list[Table]]
     figures: Callable[[R, Run], Figures]
+    status: Callable[[R], list[Status]] = _no_status
     details: Callable[[R, Run], list[Table]] = _no_tables
-    pages: Callable[[R, Run], list[FurtherPage]] = _no_pages
+    modes: Callable[[R, Run, Draw | None], ModeBrowser] | None = None
     over_seeds: Callable[[Mapping[int, R]], Figures] = _no_figures
 
 
@@ -177,6 +166,8 @@ class Study(Generic[C, R]):
         study cannot say.
     headline
         The numbers by which runs are compared; None if the study does not have any.
+    unit
+        The unit of a headline number by its name, such as ``"%"``; empty for counts and shares.
     command
         How the command line offers the study; None if the command line has code of its own for it,
         or does not offer it.
@@ -206,6 +197,7 @@ class Study(Generic[C, R]):
     show: Show[R]
     estimate: Callable[..., list[Stage]] | None = None
     headline: Callable[[R], Headline] | None = None
+    unit: Callable[[str], str] = _no_units
     command: Command | None = None
     network: Callable[..., Network] | None = None
     problem: Callable[..., RegressionProblem] | None = None
@@ -280,8 +272,8 @@ def showing(run: Run) -> Iterator[None]:
         ) from error
 
 
-# Every study by name; mlx_entk.studies fills it.
 STUDIES: dict[str, Study[Any, Any]] = {}
+"""Every study by name; ``mlx_entk.studies`` fills it."""
 
 
 def study_of(run: Run) -> Study[Any, Any]:

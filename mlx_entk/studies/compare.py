@@ -7,7 +7,7 @@ from pathlib import Path
 from mlx_entk.errors import InputError
 from mlx_entk.report import Table, number_cell
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import headline_of
+from mlx_entk.studies.base import headline_of, study_of
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,15 @@ class Comparison:
         The folders of the runs.
     settings, headline
         For each setting or number, its values by run; None for a run that does not have it.
+    units
+        The unit of each headline number; empty for one that is a count or a share.
     """
 
     study: str
     runs: list[str]
     settings: dict[str, list[object]]
     headline: dict[str, list[object]]
+    units: dict[str, str]
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
@@ -57,7 +60,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
             for name, values in settings.items()
             if any(value != values[0] for value in values)
         },
-        _by_name(headlines),
+        headline := _by_name(headlines),
+        {name: study_of(first).unit(name) for name in headline},
     )
 
 
@@ -83,12 +87,15 @@ def comparison_table(comparison: Comparison) -> Table:
         return number_cell(value) if isinstance(value, int | float) else str(value)
 
     rows = [
-        *((name, *map(str, values)) for name, values in comparison.settings.items()),
-        *((name, *map(cell, values)) for name, values in comparison.headline.items()),
+        *((name, "", *map(str, values)) for name, values in comparison.settings.items()),
+        *(
+            (name, comparison.units[name], *map(cell, values))
+            for name, values in comparison.headline.items()
+        ),
     ]
     return Table(
         f"{len(comparison.runs)} runs of {comparison.study}",
-        ("", *run_names(comparison.runs)),
+        ("", "unit", *run_names(comparison.runs)),
         rows,
         "The settings in which the runs differ come first, then their headline numbers.",
     )

@@ -1,22 +1,29 @@
 """The report of a run and the comparison of several, built from what their study shows."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mlx_entk._files import write_text
 from mlx_entk._provenance import Session
+from mlx_entk.errors import InputError
 from mlx_entk.plotting import CaptionedFigure
 from mlx_entk.report import (
     ComparedFigure,
+    Draw,
     Report,
+    Status,
     Table,
+    browser_page,
     place,
+    with_names,
     write_page,
 )
 from mlx_entk.report import Comparison as ComparisonPage
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Figures, Show, showing, study_of
+from mlx_entk.studies.base import Figures, Show, Study, showing, study_of
 from mlx_entk.studies.compare import Comparison, comparison_table, run_names
 from mlx_entk.studies.intervention.intervene import intervention_of
 from mlx_entk.studies.intervention.records import Intervention
@@ -29,7 +36,14 @@ from mlx_entk.studies.intervention.show import (
 from mlx_entk.studies.regression.regress import regression_of
 from mlx_entk.studies.regression.show import regression_figures, regression_tables
 from mlx_entk.studies.results import Regression
-from mlx_entk.studies.verification import verification_of, verification_table
+from mlx_entk.studies.verification import (
+    Verification,
+    verification_of,
+    verification_table,
+)
+
+# The page to browse the modes of a run, in its folder.
+MODES = "modes.html"
 
 
 def summary(run: Run) -> str:
@@ -107,19 +121,79 @@ def _report(run: Run) -> Report:
         figure.drawing.settle()
         run.save_figure(figure.name, figure.drawing)
         placed.append(place(figure))
-    further = show.pages(results, run)
-    for page in further:
-        page.write(run.file(page.file))
+    further = []
+    if (page := _page_of_modes(show, results, run)) is not None:
+        write_text(run.file(MODES), page)
+        further.append((MODES, "Browse the modes, with the inputs at their ends"))
     sessions = run.sessions
     return Report(
         title=f"{study.title}: {run.path.resolve().name}",
         summary=" ".join(show.summary(results)),
+        status=[*show.status(results), *_verified(study, run, verification)],
         overview=overview,
         command=sessions[0].command,
-        pages=[(page.file, page.text) for page in further],
+        pages=further,
         figures=placed,
         tables=[*rest, _provenance_table(sessions)],
     )
+
+
+def _page_of_modes(show: Show[Any], results: Any, run: Run) -> str | None:
+    """The page to browse a run's modes; None for a run that cannot have one."""
+    if show.modes is None:
+        return None
+    try:
+        return browser_page(show.modes(results, run, None))
+    except InputError:  # such as too many inputs for a page, or an older run: `browse` says which
+        return None
+
+
+def write_modes(
+    run: Run,
+    path: Path | None = None,
+    draw: Draw | None = None,
+    names: Sequence[str] | None = None,
+) -> Path:
+    """Write the page to browse the modes of a finished run; return its path.
+
+    Parameters
+    ----------
+    path
+        Where to, by default modes.html in the run folder.
+    draw
+        What the inputs are drawn as, as for ``mlx_entk.report.drawn``.
+    names
+        A name for each input, such as its label; None for those that the study gives.
+
+    Raises
+    ------
+    InputError
+        If the run is unfinished or damaged, has no single set of modes, or has inputs that cannot
+        be drawn; or if the file cannot be written.
+    """
+    run.require_finished()
+    study = study_of(run)
+    if study.show.modes is None:
+        raise InputError(
+            f"{run.path} is a {run.study} run, which has no one set of inputs and modes to browse"
+        )
+    with showing(run):
+        page = study.show.modes(study.results_of(run), run, draw)
+    text = browser_page(page if names is None else with_names(page, names))
+    path = path or run.file(MODES)
+    write_text(path, text)
+    return path
+
+
+def _verified(study: Study[Any, Any], run: Run, found: Verification | None) -> list[Status]:
+    """Whether other tools gave the same kernel; nothing for a run without one network."""
+    if found is None:
+        command = f"mlx-entk verify {shlex.quote(str(run.path))}"
+        return [Status(f"not verified: {command}", "open")] if study.network else []
+    checkers = list(dict.fromkeys(r.checker for r in found.comparisons if r.status == "passed"))
+    if found.passed:
+        return [Status(f"verified in {', '.join(checkers)}", "yes")]
+    return [Status("verification failed", "no")]
 
 
 def write_comparison(comparison: Comparison, runs: Sequence[Run], path: Path) -> None:

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
+from mlx_entk._files import Arrays
 from mlx_entk.analysis import WHOLE
-from mlx_entk.cliffs import Cliff
+from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.controls import OUTPUTS, ControlAlignment, Controls
 from mlx_entk.features import Alignment
 from mlx_entk.kernel import half_names
-from mlx_entk.report import Table, modes_cell, p_cell
+from mlx_entk.plotting.style import modes_label
+from mlx_entk.report import Status, Table, modes_cell, p_cell
+from mlx_entk.runs import arrays_below
 
 SPECTRA_CAPTION = (
     "The leading eigenvalues of the whole and the layerwise kernels after training. Look for the "
@@ -16,15 +19,79 @@ SPECTRA_CAPTION = (
 )
 ALIGNMENT_CAPTION = (
     "The overlap of each group of modes with each feature family, in per cent of the smaller of "
-    "the two dimensions. If a cell is bright after training, but dark before it and by chance, the "
-    "kernel has learned that feature. The best of activations and outputs alone says whether "
-    "anybody would need the kernel to see it."
+    "the two dimensions, and what training changed, in points. If a cell is bright and training "
+    "raised it, the kernel has learned that feature. The best of activations and outputs alone "
+    "says whether anybody would need the kernel to see it."
 )
+
+
+def chance_sentence(rows: Sequence[Alignment]) -> str:
+    """What random modes hold in a map of overlaps, as a sentence after its caption."""
+    chances = sorted(row.chance_percent for row in rows)
+    deviation = max(100 * row.chance_deviation / row.dimension for row in rows)
+    least, most = f"{chances[0]:.0f}", f"{chances[-1]:.0f}"
+    return (
+        f" Chance gives {least if least == most else f'{least} to {most}'}%, with a standard "
+        f"deviation of {deviation:.1f} points at most; the tables have it by cell."
+    )
+
+
+# What a run's own figures support, as the chips of a report
+
+
+def cliff_status(cliffs: Sequence[Cliff]) -> Status:
+    """How many cliffs a kernel has."""
+    count = len(cliffs)
+    text = {0: "no cliff", 1: "1 cliff"}.get(count, f"{count} cliffs")
+    return Status(text, "yes" if count else "no", CLIFF_RULE)
+
+
+def alignment_status(row: Alignment, controls: Controls) -> list[Status]:
+    """Whether training and the kernel add to what a group of modes holds of a family.
+
+    Parameters
+    ----------
+    row
+        The overlap that the run's summary is about; with ``initial_percent``, if it is known what
+        the same modes held before training.
+    """
+    before: float | None = getattr(row, "initial_percent", None)
+    noise = 100 * row.chance_deviation / row.dimension
+    told = f"{modes_label(row.modes)} and “{row.family}”"
+    if row.percent - row.chance_percent < max(MIN_MARGIN, 2 * noise):
+        return [Status("not above chance", "no", f"{holding_sentence(row)}.")]
+    statuses = []
+    if before is None:
+        statuses.append(Status("no before-training control", "open", f"Of {told}."))
+    else:
+        learned = row.percent - before
+        held = f"{told}: {row.percent:.0f}% after training, {before:.0f}% before."
+        statuses.append(
+            Status(f"learned: +{learned:.0f} points since before training", "yes", held)
+            if learned >= max(MIN_MARGIN, 2 * noise)
+            else Status("before training as well", "no", held)
+        )
+    best, margin = controls.best(row), controls.margin(row)
+    if best is None or margin is None:
+        statuses.append(Status("not compared with activations", "open", f"Of {told}."))
+    else:
+        held = f"{told}: {row.percent:.0f}%, {best.control} alone {best.percent:.0f}%."
+        statuses.append(
+            Status(f"beyond activations and outputs: +{margin:.0f} points", "yes", held)
+            if margin >= MIN_MARGIN
+            else Status(f"{best.control} alone: as much or more", "no", held)
+        )
+    return statuses
 
 
 def kernel_name(kernel: str) -> str:
     """The name of a kernel in a table: ``whole``, or the parameter's name."""
     return "whole" if kernel == WHOLE else kernel
+
+
+def noise_floors(arrays: Arrays) -> dict[str, float]:
+    """The noise floor of each kernel of a run; none for runs of versions that did not keep it."""
+    return {name: float(floor) for name, floor in arrays_below(arrays, "noise floor/").items()}
 
 
 def cliff_sentence(cliffs: Sequence[Cliff]) -> str:
@@ -157,6 +224,26 @@ def control_note(controls: Controls | None) -> str:
     )
 
 
+def same_rows(
+    keys: Sequence[tuple[object, str]], equivalent: Sequence[Sequence[str]]
+) -> list[list[int]]:
+    """Groups of rows of a table that are of the same thing and of families of the same space.
+
+    Parameters
+    ----------
+    keys
+        What each row is of, and its family.
+    equivalent
+        Families that span the same space.
+    """
+    space = {name: number for number, group in enumerate(equivalent) for name in group}
+    found: dict[object, list[int]] = {}
+    for number, (of, family) in enumerate(keys):
+        if family in space:
+            found.setdefault((of, space[family]), []).append(number)
+    return [group for group in found.values() if len(group) > 1]
+
+
 def holding_sentence(row: Alignment) -> str:
     """What a group of modes holds of a family, compared with chance, without a full stop."""
     first, last = row.modes
@@ -191,7 +278,10 @@ def _capital(text: str) -> str:
 
 
 def control_tables(
-    rows: Sequence[Alignment], controls: Controls, families: Sequence[str] | None = None
+    rows: Sequence[Alignment],
+    controls: Controls,
+    families: Sequence[str] | None = None,
+    equivalent: Sequence[Sequence[str]] = (),
 ) -> list[Table]:
     """Where the best control of each group of the whole kernel lies, and which factor holds what.
 
@@ -201,6 +291,8 @@ def control_tables(
         The alignment.
     families
         The families to show; by default all.
+    equivalent
+        Families that span the same space.
     """
     wanted = [row for row in rows if families is None or row.family in families]
     lines = []
@@ -236,12 +328,15 @@ def control_tables(
                 ),
                 lines,
                 f"Control: {controls.rule}. Margin: points of the eNTK beyond it.",
+                same_rows([(line[0], line[1]) for line in lines], equivalent),
             )
         )
-    return tables + _factor_tables(wanted, controls)
+    return tables + _factor_tables(wanted, controls, equivalent)
 
 
-def _factor_tables(rows: Sequence[Alignment], controls: Controls) -> list[Table]:
+def _factor_tables(
+    rows: Sequence[Alignment], controls: Controls, equivalent: Sequence[Sequence[str]]
+) -> list[Table]:
     by_key = {(f.control, f.size, f.family): f for f in controls.factors}
     lines = []
     for row in rows:
@@ -266,5 +361,6 @@ def _factor_tables(rows: Sequence[Alignment], controls: Controls) -> list[Table]
             lines,
             "The kernel of a layer is (a·a′)(δ·δ′): of activations and of derivatives of the "
             "outputs. Of each factor, the group of equal size that holds the most of the family.",
+            same_rows([((line[0], line[1]), line[2]) for line in lines], equivalent),
         )
     ]

@@ -98,7 +98,7 @@ def test_every_hostile_name_goes_through_every_command(
 
     for command in (
         (*kernel, "--out", f"./{out}"), ("show", out), ("show", out, "--json"), ("runs", "."),
-        ("runs", ".", "--json"), ("compare", out, out),
+        ("runs", ".", "--json"), ("compare", out, out, "--out", "compare.html"),
         ("regress", out, "--targets", files / "y.npz"),
         ("intervene", out, "--features", files / "features.npz", "--targets", files / "y.npz"),
         ("verify", out, "--against", "onnxruntime"), ("export", out),

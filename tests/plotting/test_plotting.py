@@ -6,6 +6,7 @@ from matplotlib.figure import Figure
 
 from mlx_entk import Cliff
 from mlx_entk.analysis import TrainedAlignment
+from mlx_entk.features import Alignment
 from mlx_entk.plotting import plot_alignment, plot_spectra, plot_spectra_over_training
 
 
@@ -42,7 +43,7 @@ def test_spectra_over_training_show_the_chosen_epochs() -> None:
     np.testing.assert_array_equal(frames.y, values["full"])
 
 
-def test_the_alignment_heatmap_prints_each_percentage_with_initialisation_and_chance() -> None:
+def test_the_alignment_heatmap_prints_each_percentage_and_what_training_changed() -> None:
     rows = [
         TrainedAlignment(
             kernel="full", modes=(1, 4), family=family, overlap=overlap, percent=25 * overlap,
@@ -53,10 +54,56 @@ def test_the_alignment_heatmap_prints_each_percentage_with_initialisation_and_ch
 
     figure = plot_alignment(rows)
 
-    assert texts(figure) == "98 3 25 25 12 12"
+    assert texts(figure) == "98 3 +72 −22"
+    change = figure.axes[1].images[0]
+    assert change.get_clim() == (-100, 100)  # nothing is in the middle of the colours
     assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == [
         "whole kernel, modes 1–4"
     ]
+
+
+def test_families_that_span_one_space_share_a_column_of_the_heatmap() -> None:
+    rows = [
+        Alignment(
+            kernel="full", modes=(1, 4), family=family, overlap=2.0, percent=50.0,
+            chance=0.5, chance_deviation=0.1, dimension=4, angles=(0, 0, 0),
+        )
+        for family in ("n", "m", "2n")
+    ]  # fmt: skip
+
+    figure = plot_alignment(rows, equivalent=[["n", "2n"]])
+
+    names = [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+    assert names == ["n = 2n", "m"]
+    assert texts(figure) == "50 50"
+
+
+def test_eigenvalue_axes_end_a_little_below_the_noise_floor() -> None:
+    """What rounding leaves, down to 1e-281, took most of the axis."""
+    values = {"full": np.array([1.0, 0.1, 1e-4, 1e-17, 1e-281, 0.0])}
+
+    known = plot_spectra(values, {"full": []}, shown=6, floors={"full": 1e-5}).axes[0]
+    unknown = plot_spectra(values, {"full": []}, shown=6).axes[0]
+    over_training = plot_spectra_over_training(
+        {"full": np.stack([values["full"], values["full"]])}, [0, 9], [0, 9], 6, ["a", "b"],
+        {"full": 1e-5},
+    ).axes[0]  # fmt: skip
+
+    assert "noise floor" in [text.get_text() for text in known.texts]
+    assert 1e-6 < known.get_ylim()[0] < 1e-5
+    assert 1e-6 < over_training.get_ylim()[0] < 1e-5
+    assert unknown.get_ylim()[0] > 1e-14
+    for axis in (known, over_training):
+        assert all(float(place).is_integer() for place in axis.get_xticks())
+
+
+def test_powers_of_ten_at_ticks_have_exponents_of_full_size() -> None:
+    figure = plot_spectra({"full": np.geomspace(1, 1e-6, 9)}, {"full": []}, shown=9)
+    figure.settle()
+
+    labels = [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "10⁻³" in labels
+    assert not any("$" in label for label in labels)
 
 
 def test_drawing_leaves_the_users_settings_alone() -> None:

@@ -64,7 +64,7 @@ class InterventionProblem:
         Of the kernel.
     vectors, values
         Modes in columns and their eigenvalues, the leading ones; of a rescaled kernel
-        D^{β/2} K D^{β/2} the columns are D^{β/2} v.
+        D^(β/2) K D^(β/2) the columns are D^(β/2) v.
     groups
         The groups of modes that the study looks at.
     measures

@@ -10,6 +10,7 @@ from mlx_entk.studies.kernel.study import (
     compute,
     headline,
     prepare,
+    unit,
 )
 
 STUDY = Study(
@@ -21,6 +22,7 @@ STUDY = Study(
     show=SHOW,
     estimate=estimate,
     headline=headline,
+    unit=unit,
     network=trained,
     problem=problem,
     intervention=intervention,

@@ -1,42 +1,63 @@
 """How the kernel of a user's own model is shown: summary, tables and figures with captions."""
 
+from mlx_entk._files import Arrays
 from mlx_entk.analysis import SHUFFLES, WHOLE
 from mlx_entk.kernel.reduction import reduction_name
 from mlx_entk.plotting import CaptionedFigure, plot_alignment, plot_spectra
-from mlx_entk.report import Table, modes_cell
+from mlx_entk.report import Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.kernel.directions import EXPLAINED
-from mlx_entk.studies.kernel.study import KernelResults
+from mlx_entk.studies.kernel.modes import modes
+from mlx_entk.studies.kernel.study import KernelAlignment, KernelResults
 from mlx_entk.studies.words import (
+    alignment_status,
     alignment_table,
+    chance_sentence,
     cliff_sentence,
+    cliff_status,
     cliff_table,
     control_tables,
     holding_sentence,
     kernel_name,
     margin_sentence,
+    noise_floors,
+    same_rows,
 )
 
 
-def _summary(results: KernelResults) -> tuple[str, str]:
+def _main(results: KernelResults) -> KernelAlignment | None:
+    """The alignment of the whole kernel furthest above chance; None if there is none."""
+    rows = [row for row in results.alignment if row.kernel == WHOLE]
+    # The first mode is close to constant in most kernels, and says little.
+    rows = [row for row in rows if row.modes != (0, 0)] or rows
+    return max(rows, key=lambda row: row.percent - row.chance_percent, default=None)
+
+
+def _status(results: KernelResults) -> list[Status]:
+    best = _main(results)
+    return [
+        cliff_status(results.cliffs[WHOLE]),
+        *([] if best is None else alignment_status(best, results.controls)),
+    ]
+
+
+def summary(results: KernelResults) -> tuple[str, str]:
+    """What was found: of the spectrum, and of the features."""
     reduction = results.config.reduction
     kernel = reduction if isinstance(reduction, str) else f"class {reduction[0]}"
     first = (
         f"The {kernel} eNTK of {results.parameters:,} parameters on {results.inputs:,} inputs has "
         f"{cliff_sentence(results.cliffs[WHOLE])}."
     )
-    rows = [row for row in results.alignment if row.kernel == WHOLE]
-    # The first mode is close to constant in most kernels, and says little.
-    rows = [row for row in rows if row.modes != (0, 0)] or rows
-    if not rows:
+    best = _main(results)
+    if best is None:
         nothing = (
             "There is no group of modes to align with the features."
             if results.mode_features
             else "No features were given to align its modes with."
         )
         return first, nothing + _disentangled_sentence(results)
-    best = max(rows, key=lambda row: row.percent - row.chance_percent)
     before = (
         ""
         if best.initial_percent is None
@@ -72,7 +93,8 @@ def _disentangled_sentence(results: KernelResults) -> str:
     )
 
 
-def _tables(results: KernelResults) -> list[Table]:
+def tables(results: KernelResults) -> list[Table]:
+    """Tables for the terminal and the report; the first one is the overview."""
     overview = Table(
         "Run",
         ("", ""),
@@ -201,22 +223,28 @@ def _null_table(results: KernelResults) -> list[Table]:
             "Before training: the same modes of the model as it began. Shuffled: features that "
             f"were shuffled over the inputs, the mean of {SHUFFLES} shuffles and their standard "
             f"deviation.{missing}{without}",
+            same_rows(
+                [((row.kernel, row.modes), row.family) for row in rows],
+                results.equivalent_families,
+            ),
         )
     ]
 
 
 def _details(results: KernelResults, run: Run) -> list[Table]:
     return [
-        *control_tables(results.alignment, results.controls),
+        *control_tables(
+            results.alignment, results.controls, equivalent=results.equivalent_families
+        ),
         *_direction_table(results),
     ]
 
 
-def _figures(results: KernelResults, run: Run) -> Figures:
-    arrays = run.arrays
+def spectra_figure(results: KernelResults, arrays: Arrays) -> CaptionedFigure:
+    """The spectra of all kernels, from the arrays of a run."""
     values = arrays_below(arrays, "values/")
     whose = "the whole and the layerwise kernels" if results.config.by_layer else "the kernel"
-    yield CaptionedFigure(
+    return CaptionedFigure(
         "spectra",
         plot_spectra(
             values,
@@ -224,19 +252,36 @@ def _figures(results: KernelResults, run: Run) -> Figures:
             max(of_kernel.size for of_kernel in values.values()),
             arrays_below(arrays, "shares/"),
             results.mode_features,
+            noise_floors(arrays),
         ),
         f"The leading eigenvalues of {whose}. Look for the drops: each shaded group of modes ends "
         "at a cliff by the stated criterion.",
     )
+
+
+def alignment_figure(results: KernelResults) -> CaptionedFigure:
+    """The alignment of a run that has one."""
+    return CaptionedFigure(
+        "alignment",
+        plot_alignment(results.alignment, results.controls, results.equivalent_families),
+        "The overlap of each group of modes with each feature family, in per cent of the "
+        "smaller of the two dimensions. If a cell is bright, far above chance, the kernel "
+        "holds that feature; if it is dark in activations and outputs alone, they would not "
+        f"have shown it.{chance_sentence(results.alignment)}",
+    )
+
+
+def _figures(results: KernelResults, run: Run) -> Figures:
+    yield spectra_figure(results, run.arrays)
     if results.alignment:
-        yield CaptionedFigure(
-            "alignment",
-            plot_alignment(results.alignment, results.controls),
-            "The overlap of each group of modes with each feature family, in per cent of the "
-            "smaller of the two dimensions. If a cell is bright, but dark by chance, the kernel "
-            "holds that feature; if it is dark in activations and outputs alone as well, they "
-            "would not have shown it.",
-        )
+        yield alignment_figure(results)
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details)
+SHOW = Show(
+    summary=summary,
+    tables=tables,
+    figures=_figures,
+    status=_status,
+    details=_details,
+    modes=modes,
+)

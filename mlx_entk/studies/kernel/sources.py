@@ -2,11 +2,10 @@
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
 import mlx.nn as nn
 from onnx import ModelProto
 
@@ -109,7 +108,7 @@ def inputs_on_host(x: Any) -> Arrays:
     return {name: as_numpy(array) for name, array in named_inputs(x).items()}
 
 
-def original_inputs(named: dict[str, mx.array]) -> Any:
+def original_inputs(named: Mapping[str, Any]) -> Any:
     """Inputs in the form that ``named_inputs`` was given: array, tuple or dictionary."""
     if list(named) == ["x"]:
         return named["x"]

@@ -12,7 +12,14 @@ import numpy as np
 from mlx_entk._files import Arrays, digest_of_file, write_atomically
 from mlx_entk._linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
 from mlx_entk._text import visible
-from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, groups_at, with_whole
+from mlx_entk.analysis import (
+    WHOLE,
+    KernelAnalysis,
+    analyze_kernels,
+    groups_at,
+    part_shares,
+    with_whole,
+)
 from mlx_entk.cliffs import CLIFF_RULE, Cliff
 from mlx_entk.controls import OUTPUTS, Controls, controls_of
 from mlx_entk.distributed import Group, first_says, is_first
@@ -237,7 +244,45 @@ def compute(
         _form_kernels(config, before, inputs, at_first, progress, memory_limit, group)
     if not is_first(group):
         return None
-    kernels = _stored_kernels(config, function, inputs, folder)
+    results, arrays = analyzed(
+        config,
+        function,
+        inputs,
+        _stored_kernels(config, function, inputs, folder),
+        features,
+        None if before is None else _stored_kernels(config, before, inputs, at_first),
+        memory_limit=memory_limit,
+        progress=progress,
+    )
+    if graph is None:
+        results = replace(results, graph=keep_graph(config, function, inputs, run))
+    # What regression, export and verification need to have the model again.
+    run.save_model(stored_weights(model), inputs_on_host(x))
+    return results, arrays
+
+
+def analyzed(
+    config: KernelConfig,
+    function: ParametricFunction,
+    inputs: Inputs,
+    kernels: Mapping[str, FloatArray],
+    features: Mapping[str, FloatArray],
+    before: Mapping[str, FloatArray] | None,
+    *,
+    memory_limit: int | None,
+    progress: Progress,
+) -> tuple[KernelResults, Arrays]:
+    """Decompose the kernels of a model, and align them.
+
+    Parameters
+    ----------
+    function, inputs
+        As ``bound`` gives them.
+    kernels
+        ``WHOLE`` and, by layer, those of the parameters.
+    before
+        The same of the model before training; None if it is not known.
+    """
     controls, without = compared_with(config, function, inputs, features, memory_limit)
     analysis = analyze_kernels(
         kernels,
@@ -248,10 +293,9 @@ def compute(
         top=config.top,
         progress=progress,
     )
-    then = analysis_before = None
+    analysis_before = None
     if before is not None:
-        then = _stored_kernels(config, before, inputs, at_first)
-        analysis_before = analyze_kernels(then, top=config.top, progress=progress)
+        analysis_before = analyze_kernels(before, top=config.top, progress=progress)
     rotated, directions = _disentangled(config, analysis, analysis_before, count(inputs))
     results = KernelResults(
         config=config,
@@ -262,23 +306,34 @@ def compute(
         effective_rank=analysis.effective_ranks,
         equivalent_families=analysis.equivalent_families,
         cliffs_before=None if analysis_before is None else analysis_before.cliffs,
-        alignment=_alongside(analysis, then, config.controls),
+        alignment=_alongside(analysis, before, config.controls),
         controls=analysis.controls,
         without=without,
         mode_features=list(analysis.bases),
-        graph="" if graph is not None else _keep_graph(config, function, inputs, run),
         disentangled=rotated,
     )
-    arrays: Arrays = directions
+    arrays: Arrays = directions | _of_modes(analysis, kernels)
     for name, spectrum in analysis.spectra.items():
         arrays[f"values/{name}"] = spectrum.values
+        arrays[f"noise floor/{name}"] = np.array(spectrum.noise_floor)
         arrays[f"vectors/{name}"] = spectrum.vectors.astype(np.float32)
         if analysis.bases:
             shares, _ = family_shares(spectrum.vectors, analysis.bases)
             arrays[f"shares/{name}"] = shares.astype(np.float32)
-    # What regression, export and verification need to have the model again.
-    run.save_model(stored_weights(model), inputs_on_host(x))
     return results, arrays
+
+
+def _of_modes(analysis: KernelAnalysis, kernels: Mapping[str, FloatArray]) -> Arrays:
+    """What a page of modes needs beside spectra and shares.
+
+    They are the traces of all kernels, the dimensions of the families, and the share of each
+    parameter in each mode of the whole kernel.
+    """
+    dimensions = np.array([basis.shape[1] for basis in analysis.bases.values()], dtype=np.int64)
+    layers = {name: kernel for name, kernel in kernels.items() if name != WHOLE}
+    shares, traces = part_shares(analysis.spectra[WHOLE].vectors, layers or kernels)
+    whole = np.concatenate([[traces.sum()], traces]) if layers else traces
+    return {"dimensions": dimensions, "traces": whole} | ({"layers": shares} if layers else {})
 
 
 def _groups(
@@ -328,7 +383,7 @@ def _factors(
 
 
 def _alongside(
-    analysis: Analysis, before: Mapping[str, FloatArray] | None, controls: bool
+    analysis: KernelAnalysis, before: Mapping[str, FloatArray] | None, controls: bool
 ) -> list[KernelAlignment]:
     """The alignment with that of shuffled features and of the model before training."""
     shuffled = analysis.shuffled() if controls else [(None, None)] * len(analysis.alignment)
@@ -347,7 +402,7 @@ def _alongside(
 
 
 def _disentangled(
-    config: KernelConfig, analysis: Analysis, before: Analysis | None, inputs: int
+    config: KernelConfig, analysis: KernelAnalysis, before: KernelAnalysis | None, inputs: int
 ) -> tuple[list[DisentangledGroup], Arrays]:
     if config.disentangle is None:
         return [], {}
@@ -362,9 +417,7 @@ def _disentangled(
     )
 
 
-def _keep_graph(
-    config: KernelConfig, function: ParametricFunction, inputs: Inputs, run: Run
-) -> str:
+def keep_graph(config: KernelConfig, function: ParametricFunction, inputs: Inputs, run: Run) -> str:
     """Keep a model as an ONNX graph, if one gives the same kernel; SHA-256 of the file, or "".
 
     A model has no such graph if it takes several inputs, uses what ONNX does not have, or is too
@@ -526,3 +579,12 @@ def headline(results: KernelResults) -> Headline:
         if results.controls.rows:
             overlaps[f"{where}, beyond activations and outputs"] = results.controls.margin(row)
     return {**ranks, **cliffs, **overlaps}
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name.startswith("effective rank, "):
+        return "modes"
+    if name.startswith("cliffs, "):
+        return ""
+    return "points" if name.endswith(", beyond activations and outputs") else "%"

@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from mlx_entk.plotting import eigenvalue_axes
 from mlx_entk.plotting.drawing import Drawing
 from mlx_entk.plotting.style import COLORS, MUTED, new_figure, styled
 from mlx_entk.studies.language_model.records import (
@@ -90,11 +91,11 @@ def spectra_by_layer(results: LMResults) -> Drawing:
     """Leading eigenvalues, a line for each layer."""
     figure, (axis,) = new_figure(5.6, 3.4)
     for i, row in enumerate(results.layers):
-        axis.semilogy(
+        axis.plot(
             row.values, ".-", color=COLORS[i % len(COLORS)], linewidth=0.8, markersize=4,
             label=f"layer {row.layer}",
         )  # fmt: skip
-    axis.set_xlabel("mode")
+    eigenvalue_axes(axis, [np.asarray(row.values) for row in results.layers], 0.0)
     axis.set_ylabel("eigenvalue")
     figure.legend(loc="outside right center", fontsize=9)
     return figure

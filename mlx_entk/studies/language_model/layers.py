@@ -275,9 +275,9 @@ def layer_operator(
     memory_limit: int,
     group: Group | None = None,
 ) -> EntkOperator:
-    """S^{1/2} J Jᵀ S^{1/2} of a layer, with J of the last hidden state and S of the unembedding.
+    """S^½ J Jᵀ S^½ of a layer, with J of the last hidden state and S of the unembedding.
 
-    ``hidden`` is what the layer reads, and ``readout`` is S^{1/2}, or that of each input.
+    ``hidden`` is what the layer reads, and ``readout`` is S^½, or that of each input.
     """
     limit = int(_PASS * memory_limit)
     if readout.ndim == 2:
@@ -288,7 +288,7 @@ def layer_operator(
 
 
 def readout_of(model: LanguageModel, tokens: mx.array, memory_limit: int) -> mx.array:
-    """S^{1/2}, shape (d, d); of soft-capped logits that of each input, shape (N, d, d)."""
+    """S^½, shape (d, d); of soft-capped logits that of each input, shape (N, d, d)."""
     if model.cap is None:
         return square_root_of_readout(model.unembedding)
     parts = [model.hidden(tokens[i : i + FORWARD]) for i in range(0, tokens.shape[0], FORWARD)]

@@ -1,26 +1,28 @@
 """How a language model is shown: its sentences, tables, windows and captioned figures."""
 
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk._linalg import Float64Array
+from mlx_entk.errors import InputError
 from mlx_entk.lm.contexts import read_contexts
 from mlx_entk.lm.scoring import LabelScore, Macro
 from mlx_entk.plotting import CaptionedFigure
 from mlx_entk.report import (
+    Draw,
     FoundLabel,
-    LayerView,
+    KernelView,
     ModeBrowser,
     ModeView,
     Table,
     Window,
-    write_browser,
+    Windows,
 )
 from mlx_entk.runs import Run
-from mlx_entk.studies.base import Figures, FurtherPage, Show
+from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.language_model import charts
 from mlx_entk.studies.language_model.records import (
     ENTK,
@@ -239,14 +241,9 @@ def _details(results: LMResults, run: Run) -> list[Table]:
     ]
 
 
-def _pages(results: LMResults, run: Run) -> list[FurtherPage]:
-    def write(path: Path) -> None:
-        write_browser(_browser(results, run), path)
-
-    return [FurtherPage("modes.html", "Browse the modes, with the windows at their ends", write)]
-
-
-def _browser(results: LMResults, run: Run) -> ModeBrowser:
+def _modes(results: LMResults, run: Run, draw: Draw | None) -> ModeBrowser:
+    if draw not in (None, "tokens"):
+        raise InputError("a run of a language model has windows of tokens: draw them as tokens")
     config = results.config
     contexts = read_contexts(contexts_file(run))
     texts = read_token_texts(run)
@@ -262,12 +259,12 @@ def _browser(results: LMResults, run: Run) -> ModeBrowser:
         f"Modes of {_name(config)}",
         f"{config.modes} modes of each layer's kernel by {', '.join(config.selection)}, over "
         f"{results.inputs:,} windows of {results.window} tokens.",
-        windows,
+        Windows(windows),
         [_layer_view(row, run) for row in results.layers],
     )
 
 
-def _layer_view(row: LayerResults, run: Run) -> LayerView:
+def _layer_view(row: LayerResults, run: Run) -> KernelView:
     scores = run.arrays[f"scores/layer-{row.layer}"]
     at_ends = run.arrays[f"ends/layer-{row.layer}"]
     positions = run.arrays[f"positions/layer-{row.layer}"]
@@ -284,9 +281,16 @@ def _layer_view(row: LayerResults, run: Run) -> LayerView:
             pairs = zip(at_ends[number].tolist(), positions[number], strict=True)
             shares = {window: of_window.tolist() for window, of_window in pairs}
         modes.append(
-            ModeView(number, value, row.shares[number], labels[:_LABELS], scores[:, number], shares)
+            ModeView(
+                number,
+                value,
+                scores[:, number],
+                share=row.shares[number],
+                labels=labels[:_LABELS],
+                positions=shares,
+            )
         )
-    return LayerView(row.layer, modes)
+    return KernelView(f"Layer {row.layer}", modes)
 
 
 def window_tables(
@@ -337,4 +341,4 @@ def _leading_windows(
     return order[::-1][:count], order[:count]
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details, pages=_pages)
+SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details, modes=_modes)

@@ -1,6 +1,6 @@
 """A language model: modes of its layers' kernels, and what they tell of the next word.
 
-The operator S^{1/2} J_r J_rᵀ S^{1/2} of layer r, with J_r the Jacobian of the last hidden state at
+The operator S^½ J_r J_rᵀ S^½ of layer r, with J_r the Jacobian of the last hidden state at
 the last position by the layer's weights and S = UᵀU of the unembedding U, has the eigenvalues of
 the layerwise eNTK of the logits (Lin, arXiv 2510.00468v4, section on language models).
 """

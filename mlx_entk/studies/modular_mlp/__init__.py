@@ -12,6 +12,7 @@ from mlx_entk.studies.modular_mlp.study import (
     intervention,
     problem,
     trained,
+    unit,
 )
 
 STUDY = Study(
@@ -23,6 +24,7 @@ STUDY = Study(
     show=SHOW,
     estimate=estimate,
     headline=headline,
+    unit=unit,
     network=trained,
     problem=problem,
     intervention=intervention,

@@ -1,7 +1,7 @@
 """How the study of the MLP is shown: its sentences, tables and captioned figures."""
 
 from mlx_entk.analysis import WHOLE, TrainedAlignment
-from mlx_entk.features import FREQUENCY_FAMILIES
+from mlx_entk.features import FREQUENCY_FAMILIES, modular_features
 from mlx_entk.plotting import (
     CaptionedFigure,
     plot_alignment,
@@ -9,25 +9,30 @@ from mlx_entk.plotting import (
     plot_spectra_over_training,
 )
 from mlx_entk.probes import PROBE_RULE
-from mlx_entk.report import Table, modes_cell
+from mlx_entk.report import Draw, ModeBrowser, Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.figures import training_figures
+from mlx_entk.studies.modular.modes import names_of_pairs, pairs_drawn, views
 from mlx_entk.studies.modular.words import (
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
-from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults
+from mlx_entk.studies.modular_mlp.study import DRAWS, MLPResults, dataset
 from mlx_entk.studies.words import (
     ALIGNMENT_CAPTION,
     SPECTRA_CAPTION,
+    alignment_status,
     alignment_table,
+    chance_sentence,
     cliff_sentence,
+    cliff_status,
     cliff_table,
     control_tables,
     holding_sentence,
     margin_sentence,
+    noise_floors,
 )
 
 # The epochs whose spectra the paper shows, if a run has them; the last epoch of the run is added.
@@ -51,6 +56,13 @@ def _summary(results: MLPResults) -> tuple[str, str]:
         f"{holding_sentence(row)}; before training the same modes held "
         f"{row.initial_percent:.0f}%. {margin_sentence(row, results.controls)}",
     )
+
+
+def _status(results: MLPResults) -> list[Status]:
+    return [
+        cliff_status(results.cliffs[WHOLE]),
+        *alignment_status(_main(results), results.controls),
+    ]
 
 
 def _tables(results: MLPResults) -> list[Table]:
@@ -80,7 +92,9 @@ def _tables(results: MLPResults) -> list[Table]:
 
 def _details(results: MLPResults, run: Run) -> list[Table]:
     return [
-        *control_tables(results.alignment, results.controls, _FAMILIES),
+        *control_tables(
+            results.alignment, results.controls, _FAMILIES, results.equivalent_families
+        ),
         _disentangled(results),
         *_probes(results),
     ]
@@ -168,6 +182,7 @@ def _figures(results: MLPResults, run: Run) -> Figures:
             shown,
             arrays_below(arrays, "shares/"),
             results.mode_features,
+            noise_floors(arrays),
         ),
         SPECTRA_CAPTION,
     )
@@ -179,11 +194,14 @@ def _figures(results: MLPResults, run: Run) -> Figures:
             [e for e in _EPOCHS if e in tracked.epochs[:-1]] + tracked.epochs[-1:],
             shown,
             charts.epoch_labels(tracked),
+            noise_floors(arrays),
         ),
         SPECTRA_OVER_TRAINING_CAPTION,
     )
     yield CaptionedFigure(
-        "alignment", plot_alignment(results.alignment, results.controls), ALIGNMENT_CAPTION
+        "alignment",
+        plot_alignment(results.alignment, results.controls, results.equivalent_families),
+        ALIGNMENT_CAPTION + chance_sentence(results.alignment),
     )
     maps = {
         row.modes: arrays[f"frequencies/{row.modes[0]}-{row.modes[1]}"]
@@ -204,4 +222,33 @@ def _figures(results: MLPResults, run: Run) -> Figures:
     )
 
 
-SHOW = Show(summary=_summary, tables=_tables, figures=_figures, details=_details)
+def _modes(results: MLPResults, run: Run, draw: Draw | None) -> ModeBrowser:
+    config, arrays = results.config, run.arrays
+    data = dataset(config)
+    bank = modular_features(data.n, data.m, config.p, config.seed)
+    return ModeBrowser(
+        f"Modes of an MLP that adds modulo {config.p}",
+        f"The trace eNTK of {results.parameters:,} parameters on all {results.inputs:,} pairs, "
+        f"after {config.epochs:,} epochs, right on {results.accuracy.test:.1%} of the pairs that "
+        "the network was not trained on.",
+        pairs_drawn(data, data.x, draw),
+        views(
+            arrays_below(arrays, "values/"),
+            arrays,
+            results.cliffs,
+            bank,
+            {family: bank[family] for family in FREQUENCY_FAMILIES},
+            results.controls,
+        ),
+        names=names_of_pairs(data),
+    )
+
+
+SHOW = Show(
+    summary=_summary,
+    tables=_tables,
+    figures=_figures,
+    status=_status,
+    details=_details,
+    modes=_modes,
+)

@@ -50,6 +50,7 @@ from mlx_entk.studies.estimate import (
     stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
+from mlx_entk.studies.modular.modes import arrays_of_modes
 from mlx_entk.studies.modular.pairs import (
     ModularConfig,
     after_kernel_accuracy,
@@ -235,6 +236,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
     )
     arrays: Arrays = {
         **{f"values/{name}": s.values for name, s in analysis.spectra.items()},
+        **{f"noise floor/{n}": np.array(s.noise_floor) for n, s in analysis.spectra.items()},
         **{f"shares/{name}": of_modes.astype(np.float32) for name, (of_modes, _) in shares.items()},
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
         **{
@@ -243,6 +245,7 @@ def compute(config: MLPConfig, run: Run, progress: Progress = silent) -> tuple[M
         },
         **{f"frequencies/{first}-{last}": map_ for (first, last), map_ in rotations.items()},
         "preactivations": _preactivations(model, inputs, config.p),
+        **arrays_of_modes(analysis, kernels, top),
     }
     return results, arrays
 
@@ -429,6 +432,13 @@ def headline(results: MLPResults) -> Headline:
         "steepest overlap": onset.steepest_overlap,
         "steepest test accuracy": onset.steepest_test_accuracy,
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name.startswith("steepest"):
+        return "epoch"
+    return "points" if name.endswith("beyond controls") else "%"
 
 
 def trained(run: Run, config: MLPConfig) -> Network:

@@ -11,6 +11,7 @@ from mlx_entk.studies.modular_transformer.study import (
     intervention,
     problem,
     trained,
+    unit,
 )
 from mlx_entk.studies.modular_transformer.training import TransformerConfig
 
@@ -23,6 +24,7 @@ STUDY = Study(
     show=SHOW,
     estimate=estimate,
     headline=headline,
+    unit=unit,
     network=trained,
     problem=problem,
     intervention=intervention,

@@ -5,24 +5,27 @@ from collections.abc import Mapping
 import numpy as np
 
 from mlx_entk.dynamics import MIN_RISE
-from mlx_entk.features import KEYED_FAMILIES, Family, Role
+from mlx_entk.features import KEYED_FAMILIES, Family, Role, frequency_features
+from mlx_entk.features.bank import frequency_families
 from mlx_entk.plotting import (
     CaptionedFigure,
     plot_alignment,
     plot_spectra,
     plot_spectra_over_training,
 )
-from mlx_entk.report import Table, modes_cell
+from mlx_entk.report import Draw, ModeBrowser, Status, Table, modes_cell
 from mlx_entk.runs import Run, arrays_below
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.modular import charts
 from mlx_entk.studies.modular.figures import training_figures
+from mlx_entk.studies.modular.modes import names_of_pairs, pairs_drawn, views
 from mlx_entk.studies.modular.words import (
     SPECTRA_OVER_TRAINING_CAPTION,
     rise_cell,
 )
 from mlx_entk.studies.modular_transformer.charts import leads, overlap_by_seed
 from mlx_entk.studies.modular_transformer.study import (
+    MAIN,
     SUM,
     UNEMBEDDING,
     TransformerResults,
@@ -31,15 +34,19 @@ from mlx_entk.studies.modular_transformer.study import (
     main_rows,
     shown_modes,
 )
-from mlx_entk.studies.modular_transformer.training import GROKKED
+from mlx_entk.studies.modular_transformer.training import GROKKED, dataset
 from mlx_entk.studies.results import GrokkingByParameter, LocalisedAlignment
 from mlx_entk.studies.words import (
     SPECTRA_CAPTION,
+    alignment_status,
+    chance_sentence,
+    cliff_status,
     control_lines,
     control_note,
     control_tables,
     kernel_name,
     margin_sentence,
+    noise_floors,
 )
 
 # Families of n and m together at the key frequencies: what the table of localisation shows.
@@ -106,6 +113,12 @@ def _summary(results: TransformerResults) -> tuple[str, str]:
         f"these frequencies, compared with {row.initial_percent:.0f}% before training; {first}. "
         f"{margin}",
     )
+
+
+def _status(results: TransformerResults) -> list[Status]:
+    main = _main(results)
+    of_main = results.cliffs[main.reduction][main.kernel]
+    return [cliff_status(of_main), *alignment_status(main, results.controls)]
 
 
 def _tables(results: TransformerResults) -> list[Table]:
@@ -207,7 +220,9 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
         rows = [row for row in results.alignment if row.reduction == reduction]
         name = f"localisation-{reduction.replace(' ', '-')}"
         yield CaptionedFigure(
-            name, plot_alignment(rows, results.controls), _LOCALISATION[reduction]
+            name,
+            plot_alignment(rows, results.controls, results.equivalent_families),
+            _LOCALISATION[reduction] + chance_sentence(rows),
         )
     yield CaptionedFigure(
         "overlaps-by-parameter",
@@ -233,6 +248,7 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
             shown_modes(results.config),
             arrays_below(arrays, "shares/"),
             results.mode_features,
+            noise_floors(arrays),
         ),
         SPECTRA_CAPTION,
     )
@@ -245,6 +261,7 @@ def _figures(results: TransformerResults, run: Run) -> Figures:
             [tracked.epochs[0], tracked.epochs[-1]],
             len(next(iter(over_training.values()))[0]),
             charts.epoch_labels(tracked),
+            noise_floors(arrays),
         ),
         SPECTRA_OVER_TRAINING_CAPTION,
     )
@@ -281,13 +298,37 @@ def _over_seeds(runs: Mapping[int, TransformerResults]) -> Figures:
 
 def _details(results: TransformerResults, run: Run) -> list[Table]:
     rows = list(main_rows(results).values())
-    return control_tables(rows, results.controls, [family.label for family in _JOINT])
+    joint = [family.label for family in _JOINT]
+    return control_tables(rows, results.controls, joint, results.equivalent_families)
+
+
+def _modes(results: TransformerResults, run: Run, draw: Draw | None) -> ModeBrowser:
+    config, arrays = results.config, run.arrays
+    data, keys = dataset(config), results.key_frequencies.embedding
+    return ModeBrowser(
+        f"Modes of a transformer that adds modulo {config.p}",
+        f"The {MAIN} eNTK of {results.parameters:,} parameters on all {results.inputs:,} pairs, "
+        f"after {results.epochs:,} epochs, right on {results.accuracy.test:.1%} of the pairs that "
+        "the network was not trained on.",
+        pairs_drawn(data, data.tokens, draw),
+        views(
+            arrays_below(arrays, f"values/{MAIN}/"),
+            arrays,
+            results.cliffs[MAIN],
+            frequency_features(data.n, data.m, config.p, keys, config.seed),
+            frequency_families(data.n, data.m, config.p),
+            results.controls,
+        ),
+        names=names_of_pairs(data),
+    )
 
 
 SHOW = Show(
     summary=_summary,
     tables=_tables,
     figures=_figures,
+    status=_status,
     details=_details,
     over_seeds=_over_seeds,
+    modes=_modes,
 )

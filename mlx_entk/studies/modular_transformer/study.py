@@ -18,7 +18,7 @@ from mlx_entk._files import Arrays
 from mlx_entk._linalg import ArrayLike, FloatArray
 from mlx_entk._parameters import flatten_tree
 from mlx_entk._records import from_json
-from mlx_entk.analysis import WHOLE, Analysis, analyze_kernels, with_sums, with_whole
+from mlx_entk.analysis import WHOLE, KernelAnalysis, analyze_kernels, with_sums, with_whole
 from mlx_entk.cliffs import CLIFF_RULE
 from mlx_entk.controls import Controls, controls_of
 from mlx_entk.dynamics import HALF_RISE_RULE, half_rise, track
@@ -48,6 +48,7 @@ from mlx_entk.studies.estimate import (
     stage_of_training,
 )
 from mlx_entk.studies.intervention.problem import InterventionProblem
+from mlx_entk.studies.modular.modes import arrays_of_modes
 from mlx_entk.studies.modular.pairs import (
     after_kernel_accuracy,
     grokking,
@@ -175,7 +176,8 @@ def compute(
     groups = expected_groups(len(keys))
     bank = frequency_features(data.n, data.m, config.p, keys, config.seed)
 
-    analyses: dict[str, Analysis] = {}
+    analyses: dict[str, KernelAnalysis] = {}
+    modes: Arrays = {}
     alignment: list[LocalisedAlignment] = []
     for done, reduction in enumerate(REDUCTIONS):
         progress("kernels", done, len(REDUCTIONS), reduction)
@@ -185,6 +187,8 @@ def compute(
             given["controls"] = controls_of(model, inputs)
             given["factors"] = layer_factors(model, inputs, reduction=REDUCTIONS[MAIN])
         analysis = analyze_kernels(kernels, bank, groups=groups, **given)
+        if reduction == MAIN:
+            modes = arrays_of_modes(analysis, kernels, shown_modes(config))
         analyses[reduction] = analysis
         alignment += [
             LocalisedAlignment(**asdict(row), reduction=reduction)
@@ -241,7 +245,12 @@ def compute(
             for reduction, analysis in analyses.items()
             for name, spectrum in analysis.spectra.items()
         },
+        **{
+            f"noise floor/{name}": np.array(spectrum.noise_floor)
+            for name, spectrum in main.spectra.items()
+        },
         **{f"values over training/{name}": rows for name, rows in trajectory.values.items()},
+        **modes,
     }
     return results, arrays
 
@@ -426,7 +435,7 @@ def main_rows(
 def headline(results: TransformerResults) -> Headline:
     """The numbers by which runs are compared.
 
-    Overlaps are in per cent, times in epochs. ``grokked at`` is the epoch from which on the test
+    ``grokked at`` is the epoch from which on the test
     accuracy held, None if it never did.
     """
     keys = results.key_frequencies
@@ -452,6 +461,17 @@ def headline(results: TransformerResults) -> Headline:
         "initially with sum": rows[UNEMBEDDING, first, SUM].initial_percent,
         **{name: leads[name] for name in sorted(leads)},
     }
+
+
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    if name in ("epochs", "grokked at"):
+        return "epoch"
+    if name.startswith("lead of"):
+        return "epochs"
+    if name in ("key frequencies", "by the kernel too"):
+        return ""
+    return "points" if name.endswith("beyond controls") else "%"
 
 
 def trained(run: Run, config: TransformerConfig) -> Network:

@@ -21,6 +21,7 @@ TOY_MODEL = Study(
     show=TOY_MODEL_SHOW,
     estimate=study.estimate,
     headline=study.headline,
+    unit=study.unit,
     network=study.trained,
     problem=study.problem,
     intervention=study.intervention,

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from mlx_entk._files import Arrays
 from mlx_entk._linalg import Float64Array
+from mlx_entk.plotting import eigenvalue_axes
 from mlx_entk.plotting.drawing import MOST_CELLS, Drawing, require_drawable
 from mlx_entk.plotting.style import (
     COLORS,
@@ -53,15 +54,20 @@ def spectra(results: TMSResults, arrays: Arrays) -> Drawing:
             arrays[f"values/{network}/0"],
             arrays[f"alignment/{network}/0"],
             results.kernel(network),
+            float(arrays.get(f"noise floor/{network}/0", 0.0)),
         )
         axis.set_title(_LABELS[network])
-        axis.set_xlabel("mode")
     axes[0].set_ylabel("eigenvalue")
     return figure
 
 
 def _spectrum(
-    figure: Drawing, axis: Axes, values: Float64Array, cosines: NDArray[Any], kernel: Recovery
+    figure: Drawing,
+    axis: Axes,
+    values: Float64Array,
+    cosines: NDArray[Any],
+    kernel: Recovery,
+    floor: float,
 ) -> None:
     """Eigenvalues on a log scale, cliffs by full lines, the number of features by a dotted one.
 
@@ -71,12 +77,9 @@ def _spectrum(
         |cosine| of each mode with each feature, shape (modes, n).
     """
     n = cosines.shape[1]
-    positive = np.maximum(values, np.finfo(float).tiny)
-    numbers = np.arange(positive.size)
-    axis.semilogy(numbers, positive, ".", markersize=4, color=COLORS[0], zorder=3)
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    positive = np.where(values > 0, values, np.nan)
+    axis.plot(np.arange(positive.size), positive, ".", markersize=4, color=COLORS[0], zorder=3)
+    eigenvalue_axes(axis, [positive], floor)
     axis.axvline(n - 0.5, color=MUTED, linestyle=":", linewidth=1.0)
     for number, cliff in enumerate(kernel.cliffs):
         axis.axvline(cliff.before - 0.5, color=COLORS[1], linewidth=1.1)
@@ -91,7 +94,10 @@ def _spectrum(
             fontweight="bold",
             fontsize=8.5,
         )
-    figure.hint_points(axis, numbers, positive, mode_texts(positive, cosines**2, _feature_names(n)))
+    figure.hint_spectrum(
+        axis, _LABELS[kernel.network], positive, floor, [c.modes for c in kernel.cliffs],
+        mode_texts(positive, cosines**2, _feature_names(n)),
+    )  # fmt: skip
 
 
 @styled
@@ -209,9 +215,10 @@ def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
     aligned.set_xlabel("step")
     aligned.set_ylabel("centred alignment, R²")
     aligned.legend(fontsize=8.5)
-    positive = np.maximum(values, np.finfo(float).tiny)
+    positive = np.where(values > 0, values, np.nan)
     for color, row, label in ((MUTED, 0, f"step {steps[0]}"), (COLORS[0], -1, f"step {steps[-1]}")):
-        spectrum.semilogy(positive[row], color=color, linewidth=1.4, label=label)
+        spectrum.plot(positive[row], color=color, linewidth=1.4, label=label)
+    eigenvalue_axes(spectrum, [positive[0], positive[-1]], 0.0)
     texts = [
         ", ".join(
             [
@@ -221,8 +228,8 @@ def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
         )
         for row in rows
     ]
-    figure.add_frames(spectrum, np.arange(positive.shape[1]), positive, texts)
-    spectrum.set_xlabel("mode")
+    shown = np.maximum(values, np.finfo(float).tiny)
+    figure.add_frames(spectrum, np.arange(shown.shape[1]), shown, texts)
     spectrum.set_ylabel("eigenvalue")
     spectrum.legend(fontsize=8.5)
     return figure
@@ -299,13 +306,13 @@ def paper(models: Mapping[str, TMSResults], arrays: Arrays) -> Drawing:
             arrays[f"{name}/values/{TRAINED}/0"],
             arrays[f"{of_trained}/0"],
             results.kernel(TRAINED),
+            float(arrays.get(f"{name}/noise floor/{TRAINED}/0", 0.0)),
         )
         count = results.reconstructed[TRAINED]
         axis.axvline(count - 0.5, color=COLORS[2], linestyle="--")
         axis.set_title(
             f"m = {results.config.m}, S = {results.config.sparsity:g}: {count} reconstructed"
         )
-        axis.set_xlabel("mode")
         for number, beta in enumerate(betas, 1):
             below = axes[number * len(models) + column]
             image = _heatmap(figure, below, arrays[f"{of_trained}/{beta:g}"])

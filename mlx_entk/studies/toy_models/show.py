@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 
 from mlx_entk.features import RECOVERED
 from mlx_entk.plotting import CaptionedFigure
-from mlx_entk.report import Table
+from mlx_entk.report import Status, Table
 from mlx_entk.runs import Run
 from mlx_entk.studies.base import Figures, Show
 from mlx_entk.studies.results import Recovery
 from mlx_entk.studies.toy_models import charts
 from mlx_entk.studies.toy_models.double_descent import DescentResults
+from mlx_entk.studies.toy_models.modes import modes
 from mlx_entk.studies.toy_models.paper import PaperResults
 from mlx_entk.studies.toy_models.study import (
     INITIAL,
@@ -19,7 +20,7 @@ from mlx_entk.studies.toy_models.study import (
     TRAINED,
     TMSResults,
 )
-from mlx_entk.studies.words import cliff_sentence
+from mlx_entk.studies.words import cliff_sentence, cliff_status
 
 _CONSTANTS_NOTE = (
     f"A feature is like a constant if it has cos² ≥ {RECOVERED**2:g} with the constant function of "
@@ -47,6 +48,26 @@ def _summary(results: TMSResults) -> tuple[str, str]:
         f"constant, which a bias alone gives. {_disentangled(results, beta)}"
         f"{_without_kernel(results)}",
     )
+
+
+def _status(results: TMSResults) -> list[Status]:
+    beta = results.rescalings[-1]
+    recovered = {network: results.kernel(network, beta).recovered for network in NETWORKS}
+    found, null = recovered[TRAINED], max(recovered[INITIAL], recovered[SHUFFLED])
+    control = max(results.best_control(TRAINED).recovered, results.recovered_by_own_output[TRAINED])
+    compared = (
+        f"Features that single modes recover at β = {beta:g}: {found}, {recovered[INITIAL]} before "
+        f"training, {recovered[SHUFFLED]} trained on shuffled targets, {control} without a kernel."
+    )
+    return [
+        cliff_status(results.kernel(TRAINED).cliffs),
+        Status(f"learned: {found} features recovered, null models {null}", "yes", compared)
+        if found > null
+        else Status(f"null models recover as many: {null} of {found}", "no", compared),
+        Status(f"beyond activations and outputs: +{found - control} features", "yes", compared)
+        if found > control
+        else Status(f"activations and outputs recover as many or more: {control}", "no", compared),
+    ]
 
 
 def _disentangled(results: TMSResults, beta: float) -> str:
@@ -227,8 +248,8 @@ def _figures(results: TMSResults, run: Run) -> Figures:
         charts.spectra(results, arrays),
         "Only a cliff that the trained kernel has and the null models do not have is a sign of "
         "learning. Leading eigenvalues of the flattened kernel of the network, of the same "
-        "network before training, and of one trained on shuffled targets. Orange lines are "
-        "cliffs, before the modes named; the dotted line is the number of features.",
+        "network before training, and of one trained on shuffled targets. Full lines are cliffs; "
+        "side by side, the dotted line is the number of features.",
     )
     yield CaptionedFigure(
         "recovery",
@@ -260,7 +281,9 @@ def _figures(results: TMSResults, run: Run) -> Figures:
         )
 
 
-TOY_MODEL_SHOW = Show(summary=_summary, tables=_tables, figures=_figures)
+TOY_MODEL_SHOW = Show(
+    summary=_summary, tables=_tables, figures=_figures, status=_status, modes=modes
+)
 
 
 # The paper's three

@@ -296,7 +296,14 @@ def _decompose(
         )
         if rotate and beta == smallest:
             row = _disentangled(row, spectrum.vectors, x, config.seed)
-        yield row, {"values": spectrum.values, "alignment": np.abs(cosines).astype(np.float32)}
+        yield (
+            row,
+            {
+                "values": spectrum.values,
+                "noise floor": np.array(spectrum.noise_floor),
+                "alignment": np.abs(cosines).astype(np.float32),
+            },
+        )
 
 
 def _disentangled(row: Recovery, modes: Float64Array, x: FloatArray, seed: int) -> Recovery:
@@ -460,6 +467,11 @@ def headline(results: TMSResults) -> Headline:
     return numbers
 
 
+def unit(name: str) -> str:
+    """The unit of a headline number."""
+    return "features"
+
+
 def trained(run: Run, config: TMSConfig) -> Network:
     """The trained network, and inputs of another seed."""
     held_out = dataset(replace(config, seed=config.seed + 1)).x
@@ -517,7 +529,7 @@ def intervention(run: Run, config: TMSConfig) -> InterventionProblem:
     searched = spectrum.vectors[:, : config.n + BEYOND]
     cosines = np.abs(channel_alignment(searched, x))
     best, found = cosines.argmax(axis=0), cosines.max(axis=0) >= RECOVERED
-    # Jᵀ D^{β/2} v is the direction of a mode v of the rescaled kernel.
+    # Jᵀ D^(β/2) v is the direction of a mode v of the rescaled kernel.
     scales = np.repeat(np.sqrt(config.importances**beta), len(x))
     vectors = scales[:, None] * spectrum.vectors
     centred = center(x)

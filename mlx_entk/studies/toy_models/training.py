@@ -45,7 +45,7 @@ class ToyConfig:
         ``"fixed"``: inputs of unit length, all of them in every step. ``"fresh"``: new inputs in
         every step, which are not scaled.
     betas
-        Exponents of the importance rescaling D^{β/2} K D^{β/2}, D = diag(I^i) on the outputs;
+        Exponents of the importance rescaling D^(β/2) K D^(β/2), D = diag(I^i) on the outputs;
         0, the kernel itself, is always looked at.
     shuffled
         Whether the targets of the inputs are permuted: the control.
