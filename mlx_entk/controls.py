@@ -87,7 +87,7 @@ class Controls:
     rule
         What a control is.
     rows
-        A row for each control, scaling, size of a group, and family.
+        A row for each control, scaling, size of a group (with 1, for single modes), and family.
     factors
         The same for the two factors of layerwise kernels; ``control`` names the factor.
     equal_to_activations

@@ -91,8 +91,13 @@ def test_a_feature_in_the_activations_leaves_no_margin() -> None:
     outputs = analysis.controls.best(row, "outputs")
     assert outputs is not None
     assert outputs.control == OUTPUTS
-    assert len(analysis.controls.rows) == 2 * len(SCALINGS)
-    assert {c.size for c in analysis.controls.rows} == {3}
+    # Groups of the size of the eNTK's, and single modes.
+    assert len(analysis.controls.rows) == 2 * 2 * len(SCALINGS)
+    assert {c.size for c in analysis.controls.rows} == {1, 3}
+    single = analysis.controls.strongest("f", 1)
+    assert single is not None
+    assert single.modes[0] == single.modes[1]
+    assert 0.3 < single.overlap < control.overlap
 
 
 def test_percentages_are_of_the_dimension_of_the_kernels_group() -> None:
@@ -134,9 +139,8 @@ def test_the_readout_is_told_to_be_its_activations_and_factors_have_rows() -> No
         "layers.2.weight, activations", "layers.2.weight, backward",
     }  # fmt: skip
     (by_activations,) = [r for r in found.factors if r.control == "layers.2.weight, activations"]
-    (raw,) = [
-        r for r in found.rows if (r.control, r.scaling) == ("input of layers.2.weight", "raw")
-    ]
+    readout = ("input of layers.2.weight", "raw", 3)
+    (raw,) = [r for r in found.rows if (r.control, r.scaling, r.size) == readout]
     assert by_activations.overlap == pytest.approx(raw.overlap, rel=1e-3)
 
 

@@ -14,21 +14,27 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
+from selenium.webdriver.support.wait import WebDriverWait
 
 from mlx_entk import InputError
 from mlx_entk._linalg import Float64Array
+from mlx_entk.analysis import WHOLE
+from mlx_entk.data import modular_addition
 from mlx_entk.report import (
     FoundLabel,
     KernelView,
     ModeBrowser,
     ModeView,
+    Pairs,
     Window,
     Windows,
+    drawn,
     ends,
     write_browser,
 )
 from mlx_entk.report import browser as pages
 from mlx_entk.report import inputs as drawn_inputs
+from mlx_entk.studies.browsing import families_of, kernel_view
 from tests.chromium import LAPTOP, PHONE, chromium, load, needs_chromium
 
 N, T, LAYERS, MODES = 40, 6, (2, 11), 3
@@ -378,3 +384,251 @@ def test_without_shares_it_says_why_there_are_no_colours(
     assert browser.find_elements(By.CSS_SELECTOR, ".up, .down") == []
     assert len(shown(browser, "plus-inputs")) == 8
     assert browser.get_log("browser") == []
+
+
+# Other inputs: the modes of a small kernel whose features are known
+
+P = 5
+PAIRS = modular_addition(P, 0.7, 0)
+
+
+def basis_of(columns: Float64Array) -> Float64Array:
+    return np.linalg.qr(columns - columns.mean(axis=0))[0]
+
+
+def orthonormal_modes(N: int) -> Float64Array:
+    """The constant, a step, and then anything."""
+    step = np.where(np.arange(N) < N // 2, 1.0, -1.0)
+    rest = np.random.default_rng(0).standard_normal((N, 6))
+    return np.linalg.qr(np.column_stack([np.ones(N), step, rest]))[0] * -1
+
+
+def browser_of(inputs: Any, names: Sequence[str] = ()) -> ModeBrowser:
+    """A page of the whole kernel, its two parts and two families: ``step``, and a hostile one."""
+    N = len(inputs)
+    vectors = orthonormal_modes(N)
+    values = np.array([10.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 1e-9])
+    bases = {"step": basis_of(vectors[:, 1:2]), HOSTILE: basis_of(vectors[:, 2:4])}
+    families = families_of({"step": 1, HOSTILE: 2}, N)
+    parts = {"layers.0": np.linspace(0, 1, 8), "layers.1": np.linspace(1, 0, 8)}
+    kernels = [
+        kernel_view(
+            kernel, values, vectors, trace=25.5, groups=[(0, 0), (1, 4)], families=families,
+            bases=bases, parts=parts if kernel == WHOLE else None,
+        )
+        for kernel in (WHOLE, "layers.0", "layers.1")
+    ]  # fmt: skip
+    return ModeBrowser(f"Modes {HOSTILE}", "A kernel.", inputs, kernels, names)
+
+
+INPUTS = {
+    "pairs": Pairs(PAIRS.n, PAIRS.m, P, "Pairs."),
+    "images": drawn(np.random.default_rng(1).random((20, 8, 8))),
+    "rows": drawn({"age": np.arange(20.0), HOSTILE: np.zeros(20)}),
+    "wide": drawn(np.random.default_rng(1).standard_normal((20, 30))),
+    "tokens": drawn(np.random.default_rng(1).integers(0, 50, (20, 6))),
+    "texts": drawn([f"text {i} {HOSTILE}" for i in range(20)]),
+    "drawings": drawn(
+        np.arange(20),
+        lambda i: f'<svg viewBox="0 0 9 9"><circle r="{i}"/><script>top.owned = 1</script></svg>',
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pages_of_kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("kinds")
+    for kind, inputs in INPUTS.items():
+        names = [f"label {i % 2}" for i in range(len(inputs))]
+        write_browser(browser_of(inputs, names), folder / f"{kind}.html")
+    return {kind: folder / f"{kind}.html" for kind in INPUTS}
+
+
+def items(browser: webdriver.Chrome, identifier: str) -> list[str]:
+    found = browser.find_elements(By.CSS_SELECTOR, f"#{identifier} > li")
+    return [" ".join(item.text.split()) for item in found]
+
+
+def rows_of(browser: webdriver.Chrome, identifier: str) -> list[str]:
+    """The rows of a table, without its head."""
+    rows = browser.find_elements(By.CSS_SELECTOR, f"#{identifier} tbody tr")
+    return [" ".join(row.text.split()) for row in rows]
+
+
+def listed(browser: webdriver.Chrome) -> list[str]:
+    """The numbers of the modes in the list, as it is sorted and filtered."""
+    return browser.execute_script(  # type: ignore[no-any-return]
+        "return [...document.querySelectorAll('#modes button span:first-child')]"
+        ".map((e) => e.textContent)"
+    )
+
+
+def choose(browser: webdriver.Chrome, identifier: str, text: str) -> None:
+    Select(browser.find_element(By.ID, identifier)).select_by_visible_text(text)
+
+
+@needs_chromium
+@pytest.mark.parametrize("kind", INPUTS)
+def test_inputs_of_each_kind_are_drawn_and_stay_inputs(
+    browser: webdriver.Chrome, pages_of_kinds: dict[str, Path], kind: str
+) -> None:
+    for width, scheme in ((PHONE, "dark"), (LAPTOP, "light")):
+        load(browser, pages_of_kinds[kind], width, scheme, "#kernel=Whole+kernel&mode=1")
+        wide, seen = browser.execute_script(
+            "return [document.documentElement.scrollWidth, innerWidth]"
+        )
+        assert wide <= seen
+    drawn_as = {
+        "pairs": "li", "images": ".sprite", "rows": ".cells", "wide": ".strip", "tokens": ".text",
+        "texts": ".text", "drawings": "img",
+    }  # fmt: skip
+    inputs = INPUTS[kind]
+    shown_ = browser.find_elements(By.CSS_SELECTOR, f"#plus-inputs {drawn_as[kind]}")
+    assert len(shown_) == min(inputs.at_ends, len(inputs) // 2)
+    assert re.search("label [01]", items(browser, "plus-inputs")[0])
+    assert "of 1" in text_of(browser, "plus-names")
+    assert browser.get_log("browser") == []
+    assert browser.title == f"Modes {HOSTILE}"
+    assert browser.execute_script("return window.owned") is None
+
+
+@needs_chromium
+def test_a_mode_tells_its_features_parts_group_and_neighbours(
+    browser: webdriver.Chrome, pages_of_kinds: dict[str, Path]
+) -> None:
+    load(browser, pages_of_kinds["rows"], fragment="#kernel=Whole+kernel&mode=1")
+
+    rows, parts = rows_of(browser, "features"), rows_of(browser, "parts")
+    numbers = text_of(browser, "numbers").split("\n")
+    assert numbers[:2] == ["eigenvalue", "5"]
+    assert "modes 1–4" in numbers
+    assert "20%" in numbers  # of the trace: 5 of 25.5
+    assert rows[0] == "step 100% 5.3% – 1"
+    assert rows[1].startswith(HOSTILE)
+    assert parts == ["layers.0 14%", "layers.1 86%"]
+    assert items(browser, "neighbours") == ["1", "2", "3", "4"]
+
+    browser.find_element(By.CSS_SELECTOR, "#neighbours li:nth-child(3) a").click()
+    assert text_of(browser, "heading") == "Whole kernel, mode 3"
+    browser.find_element(By.LINK_TEXT, "layers.1").click()
+    assert text_of(browser, "heading") == "layers.1, mode 0"
+    assert not browser.find_element(By.ID, "parts-section").is_displayed()
+    load(browser, pages_of_kinds["rows"], fragment="#kernel=Whole+kernel&mode=7")
+    assert "below it: this mode is rounding" in text_of(browser, "numbers")
+    assert "below the noise floor has no shares" in text_of(browser, "parts")
+    assert "No family holds 50% of this mode above chance." in text_of(browser, "features")
+
+
+@needs_chromium
+def test_modes_are_sorted_filtered_and_found(
+    browser: webdriver.Chrome, pages_of_kinds: dict[str, Path]
+) -> None:
+    load(browser, pages_of_kinds["rows"], fragment="#kernel=Whole+kernel&mode=2")
+
+    assert listed(browser) == list("01234567")
+    button = browser.find_element(By.CSS_SELECTOR, "#modes button")
+    assert button.text.split("\n")[1] == "constant 100%"
+    choose(browser, "sort", "smallest eigenvalue")
+    assert listed(browser) == list("76543210")
+    browser.find_element(By.CSS_SELECTOR, "#features td button").click()  # features → modes
+    assert text_of(browser, "shown-as") == f"share in {HOSTILE}"
+    assert set(listed(browser)[:2]) == {"2", "3"}
+    assert text_of(browser, "heading") == "Whole kernel, mode 2"
+    choose(browser, "sort", "number")
+    for keep, kept in (
+        ("above the noise floor", "0123456"), ("that no feature explains", "4567"),
+        ("group modes 1–4", "1234"), ("all", "01234567"),
+    ):  # fmt: skip
+        choose(browser, "keep", keep)
+        assert listed(browser) == list(kept)
+    press(browser, Keys.ESCAPE)
+    press(browser, "f")
+    find = browser.switch_to.active_element
+    for query, found in (("step", "1"), ("5", "5"), ("2-4", "234"), ("nothing", "")):
+        find.clear()
+        find.send_keys(query)
+        assert listed(browser) == list(found)
+    find.clear()
+    find.send_keys("4-6", Keys.ENTER)
+    assert text_of(browser, "heading") == "Whole kernel, mode 4"
+    press(browser, Keys.ESCAPE)
+    for key, heading in ((Keys.ARROW_RIGHT, 5), ("j", 6), ("j", 6), ("k", 5)):  # along the list
+        press(browser, key)
+        assert text_of(browser, "heading") == f"Whole kernel, mode {heading}"
+    assert text_of(browser, "listed") == "3 of 8 modes"
+
+
+@needs_chromium
+def test_inputs_are_searched_by_name_text_and_number(
+    browser: webdriver.Chrome, pages_of_kinds: dict[str, Path]
+) -> None:
+    for kind, query, found in (
+        ("pairs", "n=2 m>2", 2), ("pairs", "sum = 3", P), ("pairs", "label 1", 12),
+        ("rows", "age>=18", 2), ("rows", "age<3; input>0", 2), ("rows", f"{HOSTILE}=0", 20),
+        ("images", "input=7", 1), ("texts", "text 19", 1), ("tokens", "no such token", 0),
+    ):  # fmt: skip
+        load(browser, pages_of_kinds[kind], fragment="#kernel=Whole+kernel&mode=1")
+        browser.find_element(By.ID, "query").send_keys(query)
+        assert len(items(browser, "results")) == found, (kind, query)
+        assert text_of(browser, "matches").startswith(f"{found} of {len(INPUTS[kind])} ")
+
+
+@needs_chromium
+def test_a_map_of_pairs_is_read_by_pointer_and_keyboard(
+    browser: webdriver.Chrome, pages_of_kinds: dict[str, Path]
+) -> None:
+    load(browser, pages_of_kinds["pairs"], fragment="#kernel=Whole+kernel&mode=1")
+    vectors = orthonormal_modes(P * P)
+    canvas = browser.find_element(By.ID, "map")
+
+    browser.execute_script("arguments[0].focus()", canvas)
+    said = [text_of(browser, "hint")]
+    for key in (Keys.ARROW_DOWN, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT, Keys.ARROW_UP):
+        press(browser, key)
+        said.append(text_of(browser, "hint"))
+    pixels = browser.execute_script(
+        "return [...arguments[0].getContext('2d').getImageData(0, 0, 5, 5).data]", canvas
+    )
+
+    assert [text.split(":")[0] for text in said] == [
+        "n = 0, m = 0", "n = 1, m = 0", "n = 1, m = 1", "n = 1, m = 2", "n = 0, m = 2",
+    ]  # fmt: skip
+    value = float(said[3].split(": ")[1].replace("−", "-"))
+    assert value == pytest.approx(vectors[P + 2, 1], rel=2e-2)
+    colours = np.array(pixels).reshape(P * P, 4)
+    above = vectors[:, 1] > 0
+    assert (colours[above, 2] > colours[above, 0]).all()  # blue
+    assert (colours[~above, 0] > colours[~above, 2]).all()  # orange
+    assert text_of(browser, "heading") == "Whole kernel, mode 1"  # arrows on the map stay there
+    webdriver.ActionChains(browser).move_to_element(canvas).perform()
+    assert text_of(browser, "hint").startswith("n = 2, m = 2: ")
+
+
+@needs_chromium
+def test_correlations_with_columns_and_pixels(
+    browser: webdriver.Chrome, pages_of_kinds: dict[str, Path]
+) -> None:
+    load(browser, pages_of_kinds["rows"], fragment="#kernel=Whole+kernel&mode=1")
+    vector = orthonormal_modes(20)[:, 1]
+    expected = np.corrcoef(vector, np.arange(20))[0, 1]
+    first, other = rows_of(browser, "profile")
+    assert first.replace("−", "-") == f"age {expected:+.2f}"
+    assert other == f"{HOSTILE} 0"  # a column that does not vary
+
+    load(browser, pages_of_kinds["images"], fragment="#kernel=Whole+kernel&mode=1")
+    WebDriverWait(browser, 5).until(
+        lambda b: b.find_elements(By.CSS_SELECTOR, "#profile canvas.profile")
+    )
+
+
+def test_shares_that_do_not_fit_and_names_are_refused(tmp_path: Path) -> None:
+    page = browser_of(INPUTS["rows"])
+    first = page.kernels[0]
+    bad = replace(first.modes[0], features=[0.5])
+    for change, message in (
+        (replace(page, kernels=[replace(first, modes=[bad])]), "do not fit the inputs"),
+        (replace(page, names=["a"]), "there are 1 names for 20 inputs"),
+        (replace(page, places=np.zeros(19, int)), "do not fit the inputs"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_browser(change, tmp_path / "modes.html")

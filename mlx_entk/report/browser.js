@@ -81,11 +81,12 @@
     images: () => {
       const { sprite, columns, rows, size: [width, height], original } = inputs;
       const side = Math.max(48, Math.min(96, original[0]));
-      const style = document.documentElement.style;
-      style.setProperty("--sprite", `url(data:image/png;base64,${sprite})`);
-      style.setProperty("--sprite-size", `${columns * side}px ${rows * side * height / width}px`);
-      style.setProperty("--side", `${side}px`);
-      style.setProperty("--tall", `${side * height / width}px`);
+      // A rule of its own: as a custom property it would be parsed anew for every image.
+      const sheet = new CSSStyleSheet(), tall = side * height / width;
+      sheet.replaceSync(`.sprite { width: ${side}px; height: ${tall}px;
+        background-image: url(data:image/png;base64,${sprite});
+        background-size: ${columns * side}px ${rows * tall}px; }`);
+      document.adoptedStyleSheets.push(sheet);
       const features = []; // each pixel's brightness over the inputs, once the sprite is decoded
       const image = new Image();
       image.onload = () => {
@@ -113,7 +114,7 @@
           const place = placeOf(i), column = place % columns, row = Math.floor(place / columns);
           const picture = make("span", { class: "sprite", role: "img" });
           picture.style.backgroundPosition =
-            `${-column * side}px ${-row * side * height / width}px`;
+            `${-column * side}px ${-row * tall}px`;
           return pictured(of, i, picture);
         },
       };
@@ -847,6 +848,7 @@
     if (rank !== null) by("keep").append(option("above", "above the noise floor"));
     if (families.length) by("keep").append(option("unexplained", "that no feature explains"));
     by("keep").append(...groups.map((group, i) => option(`group ${i}`, `group ${groupName(group)}`)));
+    by("keep").parentElement.hidden = by("keep").options.length === 1;
     for (const [id, value] of [["sort", before[0]], ["keep", before[1]]]) {
       by(id).value = [...by(id).options].some((o) => o.value === value) ? value
         : by(id).options[0].value;

@@ -202,9 +202,9 @@ def ends(scores: FloatArray, count: int = END) -> tuple[list[int], list[int]]:
 
     At most half of the inputs are at an end.
     """
-    order: NDArray[np.intp] = np.argsort(scores, kind="stable")
+    order: NDArray[np.intp] = np.argsort(-scores, kind="stable")
     count = min(count, len(order) // 2)
-    return order[::-1][:count].tolist(), order[:count].tolist()
+    return order[:count].tolist(), order[::-1][:count].tolist()
 
 
 def write_browser(page: ModeBrowser, path: Path) -> None:

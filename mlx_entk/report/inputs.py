@@ -20,11 +20,14 @@ from mlx_entk._linalg import Float64Array
 from mlx_entk._text import visible
 from mlx_entk.errors import InputError, first_line
 
-# What inputs can be drawn as.
 Kind = Literal["images", "pairs", "tokens", "rows"]
+"""What inputs can be drawn as."""
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# A kind; or a function of one input, which returns text, the array of an image, or SVG.
+"""All of them."""
+
 Draw = Kind | Callable[[Any], Any]
+"""A kind; or a function of one input, which returns text, the array of an image, or SVG."""
 
 # What a page can hold of all inputs together: about 4 MB of images and 8 MB of anything else.
 MOST_PIXELS, MOST_NUMBERS, MOST_TOKENS, MOST_TEXT = 4_000_000, 1_000_000, 1_000_000, 8_000_000
@@ -533,10 +536,11 @@ def _drawn_by(x: Any, draw: Callable[[Any], Any]) -> Inputs:
         return Texts(results, said)
     try:
         stacked = np.stack([np.asarray(result) for result in results])
-        images = _images(stacked) if stacked.dtype.kind in "biuf" else None
+        numbers = stacked.dtype.kind in "biuf" and np.isfinite(stacked).all()
+        images = _images(stacked) if numbers else None
     except ValueError:
         images = None
-    if images is None or not np.isfinite(stacked).all():
+    if images is None:
         raise InputError(
             "draw has to return a text or SVG for each input, or for each an image of the same "
             f"size, shape (H, W) or (H, W, C); it returned {type(results[0]).__name__}"

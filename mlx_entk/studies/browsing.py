@@ -50,6 +50,7 @@ def kernel_view(
     values: ArrayLike,
     vectors: ArrayLike,
     *,
+    floor: float | None = None,
     trace: float | None = None,
     groups: Sequence[Modes] = (),
     families: Sequence[FamilyView] = (),
@@ -65,6 +66,8 @@ def kernel_view(
         Its name in results.
     values, vectors
         Eigenvalues, and eigenvectors in columns: shapes (k or more,) and (N, k).
+    floor
+        The noise floor; by default that of a kernel of this size in float32.
     trace
         Of the kernel, if it is known.
     groups
@@ -84,10 +87,9 @@ def kernel_view(
     if bases is not None:
         shares, _ = family_shares(columns, bases)
     held: Float64Array = np.zeros((k, 0)) if shares is None else np.asarray(shares)
-    # No entry of a kernel is larger than its largest eigenvalue.
-    floor = noise_floor(
-        len(columns), float(eigenvalues.max(initial=0)), float(np.finfo(np.float32).eps)
-    )
+    if floor is None:  # no entry of a kernel is larger than its largest eigenvalue
+        scale, epsilon = float(eigenvalues.max(initial=0)), float(np.finfo(np.float32).eps)
+        floor = noise_floor(len(columns), scale, epsilon)
     rank = int((eigenvalues > floor).sum())
     modes = [
         ModeView(

@@ -71,6 +71,7 @@ def mode_browser(
                 kernel,
                 arrays[f"values/{kernel}"],
                 arrays[f"vectors/{kernel}"],
+                floor=float(arrays[f"noise floor/{kernel}"]),
                 trace=traces[kernel],
                 groups=[cliff.modes for cliff in results.cliffs[kernel]],
                 families=families,
