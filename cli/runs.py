@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from mlx_entk._files import Json
+from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
 from mlx_entk.report import KINDS, Kind, Table, number_cell
 from mlx_entk.runs import Run, run_folders
@@ -21,7 +23,7 @@ from mlx_entk.studies.reporting import (
 )
 
 from .base import Command, RunFolder, is_quiet, wants_json
-from .display import console, plain, show
+from .display import console, data_of, plain, show
 from .inputs import load_names
 
 _RUNS = Path("runs")
@@ -41,7 +43,8 @@ def runs(root: Path) -> None:
             console.print(plain(f"There are no runs below {root}. Try `mlx-entk modular mlp`."))
         return
     rows = [(str(folder), *_settings_and_state(folder)) for folder in folders]
-    show([Table(f"Runs below {root}", ("folder", "settings", "state"), rows)])
+    shown = [Table(f"Runs below {root}", ("folder", "settings", "state"), rows)]
+    show(shown, {"runs": [_record(folder) for folder in folders]} if wants_json() else None)
 
 
 @click.command(
@@ -56,7 +59,7 @@ def show_command(run: Path) -> None:
     opened = Run.load(run)
     report = opened.file("report.html")
     written = {"report": report} if report.exists() else {}
-    show(tables(opened), found=summary(opened), **written)
+    show(tables(opened), data_of(opened), found=summary(opened), **written)
 
 
 @click.command(
@@ -142,7 +145,21 @@ def compare_command(folders: tuple[Path, ...], out: Path | None) -> None:
     if out is not None:
         write_comparison(comparison, opened, out)
         written["page"] = out
-    show([comparison_table(comparison)], **written)
+    show([comparison_table(comparison)], {"comparison": to_json(comparison)}, **written)
+
+
+def _record(folder: Path) -> Json:
+    """A run for programs: its study, its settings, how far it is, and its headline numbers."""
+    record: Json = {"folder": str(folder), "study": None, "config": None, "finished": None}
+    try:
+        run = Run.load(folder)
+        record |= {"study": run.study, "config": run.config, "finished": run.finished}
+        record["checkpoint"] = run.checkpoints[-1] if run.checkpoints else None
+        known = run.finished and run.study in STUDIES
+        record["headline"] = headline_of(run) if known else None
+    except (InputError, OSError) as error:  # the other runs are shown all the same
+        record["error"] = str(error)
+    return record
 
 
 def _settings_and_state(folder: Path) -> tuple[str, str]:

@@ -60,7 +60,7 @@ def test_the_json_of_a_verification_says_what_was_verified(
 
     code, output, _ = mlx_entk("verify", "run", "--json")
 
-    found, stored = json.loads(output), Run.load(Path("run")).verification
+    found, stored = json.loads(output)["verification"], Run.load(Path("run")).verification
     assert code == 0
     assert stored is not None
     assert {key: found[key] for key in stored} == stored

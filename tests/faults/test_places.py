@@ -197,9 +197,7 @@ def test_any_name_of_a_folder_works(mlx_entk: Command, name: str) -> None:
 
     assert code == 0, errors
     assert mlx_entk("show", out)[0] == 0
-    assert json.loads(mlx_entk("runs", ".", "--json")[1])["tables"][0]["rows"][0]["folder"] == (
-        f"{name}/run"
-    )
+    assert json.loads(mlx_entk("runs", ".", "--json")[1])["runs"][0]["folder"] == (f"{name}/run")
     assert mlx_entk("report", out)[0] == 0
 
 
