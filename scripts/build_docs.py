@@ -1,10 +1,11 @@
 """Build the documentation into ``site/``: ``python scripts/build_docs.py [FOLDER]``.
 
-Three steps: every notebook becomes a page with the outputs that are stored in it (no cell runs),
-MkDocs builds all pages, and what came out is checked. A warning of MkDocs is an error, and so are
+Every notebook becomes a page with the outputs that are stored in it (no cell runs), MkDocs builds
+all pages, and what came out is checked. A warning of MkDocs is an error, and so are
 markup that a page shows as text and a public name that no page of the API describes.
 """
 
+import html
 import importlib
 import os
 import pkgutil
@@ -28,6 +29,7 @@ PAGES = ROOT / "docs" / "notebooks"
 
 # $…$ and $$…$$, as in the Markdown of notebooks, where a code span may hold a dollar.
 _MATH = re.compile(r"(?P<code>`[^`]*`)|(?P<sign>\$\$?)(?P<tex>[^$`]+)(?P=sign)")
+_MATH_IN_PAGE = re.compile(r"<code>(?P<sign>\$\$?)(?P<tex>[^<$]+)(?P=sign)</code>")
 _LINK = re.compile(r"\[(?P<text>[^]]*)\]\((?P<to>[^)#:]+)(?P<place>#[^)]*)?\)")
 # In text that a reader sees, outside code: roles, code spans, links, emphasis, attributes,
 # directives, rows of tables, mathematics.
@@ -45,7 +47,7 @@ def write_notebooks() -> None:
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "markdown":
-                cell.source = _MATH.sub(_mathml, _LINK.sub(_link, cell.source))
+                cell.source = _MATH.sub(_as_code, _LINK.sub(_link, cell.source))
         names = {"unique_key": path.stem, "output_files_dir": "."}
         text, resources = _EXPORTER.from_notebook_node(notebook, names)
         (PAGES / f"{path.stem}.md").write_text(text, encoding="utf-8")
@@ -85,11 +87,21 @@ _EXPORTER = MarkdownExporter(
 )  # fmt: skip
 
 
+def _as_code(match: re.Match[str]) -> str:
+    """Mathematics as a code span, in which Markdown finds no emphasis and no blocks."""
+    return match["code"] or f"`{match[0]}`"
+
+
+def write_mathematics(site: Path) -> None:
+    """Turn the mathematics of notebooks into MathML, which browsers draw without a script."""
+    for page in (site / PAGES.name).glob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(_MATH_IN_PAGE.sub(_mathml, text), encoding="utf-8")
+
+
 def _mathml(match: re.Match[str]) -> str:
-    if match["code"]:
-        return match["code"]
     display = "block" if match["sign"] == "$$" else "inline"
-    return latex2mathml.converter.convert(match["tex"], display=display)
+    return latex2mathml.converter.convert(html.unescape(match["tex"]), display=display)
 
 
 def _link(match: re.Match[str]) -> str:
@@ -169,6 +181,7 @@ def main() -> None:
     write_notebooks()
     if not build(site):
         sys.exit(1)
+    write_mathematics(site)
     faults = [*raw_markup(site), *undescribed(site)]
     if faults:
         sys.exit("\n".join(faults))

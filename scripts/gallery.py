@@ -2,8 +2,9 @@
 
 The page says what there is: before a mark ``<!-- gallery: NAME -->`` stand the commands that make
 ``runs/NAME``. They run if that folder has no results yet, and all figures of the run go
-between that mark and the next. After NAME, the mark may name the figures that are wanted. With
-names, only those sections are drawn.
+between that mark and the next, after pictures of the report and of the page of modes if the
+commands make one. After NAME, the mark may name the figures that are wanted. With names, only
+those sections are drawn.
 """
 
 import html
@@ -20,6 +21,9 @@ from mlx_entk.runs import Run
 from mlx_entk.studies.reporting import figures
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+from tests.chromium import chromium, load  # noqa: E402
+
 PAGE = ROOT / "docs" / "gallery.md"
 IMAGES = PAGE.parent / "images" / "gallery"
 
@@ -30,6 +34,19 @@ _SECTION = re.compile(
 )
 # As wide as the screen of a laptop, and with a palette: small files.
 _WIDTH, _COLOURS = 1400, 256
+# Pages of a run, where to open them, and what they show.
+_PAGES = (
+    (
+        "report.html",
+        "",
+        "What was found, how sure it is, the spectrum, and every figure and table.",
+    ),
+    (
+        "modes.html",
+        "#mode=60",
+        "A mode at its inputs, the families it lies in, and its neighbours.",
+    ),
+)
 
 
 def main() -> None:
@@ -50,7 +67,9 @@ def _section(match: re.Match[str]) -> str:
     wanted = match["wanted"].split()
     for old in (IMAGES / match["name"]).glob("*.png"):
         old.unlink()
-    drawn = [
+    pages = _PAGES if "mlx-entk browse" in match["commands"] else ()
+    drawn = [_page(folder, *page) for page in pages]
+    drawn += [
         _figure(match["name"], figure)
         for figure in figures(Run.load(folder))
         if not wanted or figure.name in wanted
@@ -61,18 +80,29 @@ def _section(match: re.Match[str]) -> str:
 
 
 def _figure(run: str, figure: CaptionedFigure) -> str:
-    """Write a figure as a PNG file, and return its place in the page."""
     figure.drawing.settle()
-    file = IMAGES / run / f"{figure.name}.png"
-    file.parent.mkdir(parents=True, exist_ok=True)
     picture = io.BytesIO()
     figure.drawing.savefig(picture, format="png", dpi=_WIDTH / figure.drawing.get_figwidth())
-    with Image.open(picture) as image:
+    return _placed(run, figure.name, figure.caption, picture.getvalue())
+
+
+def _page(folder: Path, file: str, fragment: str, caption: str) -> str:
+    with chromium() as browser:
+        load(browser, folder / file, fragment=fragment)
+        picture = browser.get_screenshot_as_png()
+    return _placed(folder.name, Path(file).stem, caption, picture)
+
+
+def _placed(run: str, name: str, caption: str, picture: bytes) -> str:
+    """Write a picture as a small PNG file, and return its place in the page."""
+    file = IMAGES / run / f"{name}.png"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(io.BytesIO(picture)) as image:
         flat = image.convert("RGB").quantize(_COLOURS, dither=Image.Dither.NONE)
     flat.save(file, optimize=True)
-    name = figure.name.replace("-", " ").capitalize()
+    name = name.replace("-", " ").capitalize()
     place = file.relative_to(PAGE.parent).as_posix()
-    caption = html.escape(figure.caption, quote=False)
+    caption = html.escape(caption, quote=False)
     return (
         f"<figure markdown>\n[![{name}]({place}){{ loading=lazy }}]({place})\n"
         f"<figcaption><strong>{name}.</strong> {caption}</figcaption>\n</figure>\n"

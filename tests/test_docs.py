@@ -11,10 +11,14 @@ ROOT = Path(__file__).parent.parent
 SNIPPET = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+def snippets_of(page: Path) -> list[str]:
+    return SNIPPET.findall(page.read_text(encoding="utf-8"))
+
+
 def run_snippets(page: Path, *, slow: bool = False) -> int:
     """Run the snippets of a page one after the other; those from transformers on are slow."""
     names: dict[str, object] = {}
-    snippets = SNIPPET.findall(page.read_text(encoding="utf-8"))
+    snippets = snippets_of(page)
     for number, snippet in enumerate(snippets, 1):
         if "import transformers" in snippet and not slow:
             return number - 1
@@ -22,12 +26,16 @@ def run_snippets(page: Path, *, slow: bool = False) -> int:
     return len(snippets)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/recipes.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/five-questions.md", "docs/recipes.md"])
 def test_snippets_of_the_documentation_run_as_they_stand(
     page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_snippets(ROOT / page) > 0
+
+
+def test_the_home_page_and_the_readme_begin_with_the_same_snippet() -> None:
+    assert snippets_of(ROOT / "docs" / "index.md") == snippets_of(ROOT / "README.md")
 
 
 @pytest.mark.slow

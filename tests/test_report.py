@@ -8,14 +8,17 @@ import numpy as np
 import pytest
 from markupsafe import escape
 
+from mlx_entk.controls import ControlAlignment, Controls
 from mlx_entk.plotting import Drawing
 from mlx_entk.plotting.style import new_figure, styled
 from mlx_entk.report.svg import inline_svg
 from mlx_entk.runs import Run
 from mlx_entk.studies.compare import compare, run_names
+from mlx_entk.studies.kernel.study import KernelAlignment
 from mlx_entk.studies.modular_mlp import STUDY, MLPConfig
 from mlx_entk.studies.reporting import figures, summary, tables, write_comparison
 from mlx_entk.studies.running import run_study
+from mlx_entk.studies.words import alignment_status
 
 
 def make_run(path: Path, seed: int = 0) -> Run:
@@ -136,10 +139,46 @@ def test_a_comparison_shows_what_differs_and_both_runs_figures(run: Run, tmp_pat
     assert comparison.settings == {"seed": [0, 1]}
     accuracies = [100 * STUDY.results_of(r).accuracy.test for r in (run, other)]
     assert comparison.headline["test accuracy"] == accuracies
+    assert comparison.units["test accuracy"] == "%"
+    assert comparison.units["steepest overlap"] == "epoch"
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert page.count('<svg class="drawing"') == 2 * len(run.figures)
     hints = re.findall(r'<script type="application/json">(.*?)</script>', page, re.DOTALL)
     assert all(json.loads(text)["panels"] for text in hints)
+
+
+def aligned(percent: float, initial: float | None) -> KernelAlignment:
+    """Four modes and a family of four features, of which chance gives 25 ± 2.5 %."""
+    return KernelAlignment(
+        kernel="full", modes=(1, 4), family="n", overlap=percent / 25, percent=percent,
+        chance=1.0, chance_deviation=0.1, dimension=4, angles=(0, 0, 0),
+        shuffled=None, shuffled_deviation=None,
+        initial=None if initial is None else initial / 25,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("percent", "initial", "control", "said"),
+    [
+        (90, 30, 60, {"learned: +60 points since before training": "yes",
+                      "beyond activations and outputs: +30 points": "yes"}),
+        (90, 88, 95, {"before training as well": "no", "outputs alone: as much or more": "no"}),
+        (90, None, None, {"no before-training control": "open",
+                          "not compared with activations": "open"}),
+        (28, 1, 1, {"not above chance": "no"}),
+    ],
+)  # fmt: skip
+def test_status_says_no_more_than_the_figures_support(
+    percent: float, initial: float | None, control: float | None, said: dict[str, str]
+) -> None:
+    """Above chance alone, by 2 standard deviations, is training or the kernel said to add."""
+    rows = [] if control is None else [
+        ControlAlignment("outputs", "raw", 4, (0, 3), "n", control / 25, 4, control)
+    ]  # fmt: skip
+
+    statuses = alignment_status(aligned(percent, initial), Controls("", rows, [], []))
+
+    assert {status.text: status.tone for status in statuses} == said
 
 
 @pytest.mark.parametrize(

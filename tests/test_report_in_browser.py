@@ -108,8 +108,10 @@ def point_at(browser: webdriver.Chrome, name: str, x: float, y: float) -> None:
     actions.perform()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [LARGE, TABLET, PHONE])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [(LARGE, "light"), (TABLET, "dark"), (PHONE, "light"), (PHONE, "dark")],
+)
 @pytest.mark.parametrize("page", ["mlp/report", "tms/report", "transformer/report", "compare"])
 def test_pages_render_without_errors_and_never_wider_than_the_screen(
     browser: webdriver.Chrome, runs: dict[str, Run], page: str, width: int, scheme: str

@@ -80,7 +80,7 @@ def plot_spectra(
                 va="top",
                 color=color,
                 fontweight="bold",
-                fontsize=8.5,
+                fontsize=9.5,
             )
         axis.set_title(kernel_label(kernel))
     axes[0].set_ylabel("eigenvalue")
@@ -90,7 +90,8 @@ def plot_spectra(
 def plot_spectrum(spectrum: Spectrum) -> Drawing:
     """Draw one spectrum with the cliffs among its modes."""
     cliffs = find_cliffs(spectrum.values, spectrum.noise_floor)
-    return plot_spectra({WHOLE: spectrum.values}, {WHOLE: cliffs}, spectrum.values.size)
+    values, floor = spectrum.values, spectrum.noise_floor
+    return plot_spectra({WHOLE: values}, {WHOLE: cliffs}, values.size, floors={WHOLE: floor})
 
 
 @styled
@@ -144,22 +145,26 @@ def plot_spectra_over_training(
         heads = [_positive(rows[list(epochs).index(epoch)][:shown]) for epoch in chosen]
         for head, epoch, shade in zip(heads, chosen, shades, strict=True):
             axis.plot(head, color=shade, linewidth=1.6, label=f"epoch {epoch}")
-        largest = [np.nanmax(head, initial=0.0) for head in heads]
+        largest = [float(np.nanmax(head, initial=0.0)) for head in heads]
         at_end = (floors or {}).get(kernel, 0.0)
-        eigenvalue_axes(axis, heads, at_end * min(largest) / rows[-1].max() if at_end else 0.0)
+        floor = at_end * min(largest) / float(rows[-1].max()) if at_end else 0.0
+        lowest = chosen[int(np.argmin(largest))]
+        eigenvalue_axes(axis, heads, floor, f"noise floor at epoch {lowest}")
         every = np.maximum(rows[:, :shown], np.finfo(float).tiny)
         figure.add_frames(axis, np.arange(every.shape[1]), every, labels)
         axis.set_title(kernel_label(kernel))
     axes[0].set_ylabel("eigenvalue")
-    axes[-1].legend(fontsize=8.5, labelcolor=MUTED)
+    axes[-1].legend(fontsize=9.5, labelcolor=MUTED)
     return figure
 
 
-def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> None:
+def eigenvalue_axes(
+    axis: Axes, drawn: Sequence[Float64Array], floor: float, name: str = "noise floor"
+) -> None:
     """Whole numbers of modes, and eigenvalues on a log scale that ends below the noise floor.
 
     What rounding left far below the floor would take most of the axis. The floor is a dashed
-    line; if all eigenvalues are far above it, the axis ends below them instead.
+    line; if all eigenvalues are far above it, the axis ends below them, and says where it is.
 
     Parameters
     ----------
@@ -167,6 +172,8 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
         The eigenvalues, one array for each line; NaN where there is nothing to see.
     floor
         The noise floor; 0 if it is not known.
+    name
+        What the floor is called.
     """
     axis.set_xlabel("mode")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -177,15 +184,19 @@ def eigenvalue_axes(axis: Axes, drawn: Sequence[Float64Array], floor: float) -> 
     axis.set_yscale("log")
     least = max(floor, _LEAST * values.max())
     above = values[values > least].min(initial=values.max())
-    if above > _NEAR * least:
+    near = above <= _NEAR * least
+    if not near:
         least = above
-    elif floor:
-        axis.axhline(floor, color=MUTED, linestyle="--", linewidth=0.9)
-        axis.annotate(
-            "noise floor", (1, floor), xycoords=("axes fraction", "data"), xytext=(0, -3),
-            textcoords="offset points", ha="right", va="top", color=MUTED, fontsize=8.5,
-        )  # fmt: skip
     axis.set_ylim(bottom=least / 3)
+    if floor:
+        if near:
+            axis.axhline(floor, color=MUTED, linestyle="--", linewidth=0.9)
+        axis.annotate(
+            name if near else f"{name} below, at {floor:.0e}",
+            (1, floor if near else axis.get_ylim()[0]), xycoords=("axes fraction", "data"),
+            xytext=(0, -3 if near else 3), textcoords="offset points", ha="right",
+            va="top" if near else "bottom", color=MUTED, fontsize=9.5,
+        )  # fmt: skip
     bottom, top = axis.get_ylim()
     if top < 300 * bottom:  # powers of ten alone would be one or two
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -20,11 +20,14 @@ from mlx_entk._linalg import Float64Array
 from mlx_entk._text import visible
 from mlx_entk.errors import InputError, first_line
 
-# What inputs can be drawn as.
 Kind = Literal["images", "pairs", "tokens", "rows"]
+"""What inputs can be drawn as."""
+
 KINDS: tuple[Kind, ...] = get_args(Kind)
-# A kind; or a function of one input, which returns text, the array of an image, or SVG.
+"""All of them."""
+
 Draw = Kind | Callable[[Any], Any]
+"""A kind; or a function of one input, which returns text, the array of an image, or SVG."""
 
 # What a page can hold of all inputs together: about 4 MB of images and 8 MB of anything else.
 MOST_PIXELS, MOST_NUMBERS, MOST_TOKENS, MOST_TEXT = 4_000_000, 1_000_000, 1_000_000, 8_000_000

@@ -349,9 +349,11 @@
     text("tick", (left + right) / 2, height - 6, "middle", "mode");
     const title = text("tick", 0, 0, "middle", "eigenvalue");
     title.setAttribute("transform", `translate(13 ${(top + bottom) / 2}) rotate(-90)`);
-    if (floor > 0 && y(floor) < bottom && y(floor) > top) {
+    if (floor >= spectrum.bottom) {
       line("floor", left, y(floor), right, y(floor));
       text("noise", right - 4, y(floor) + (linear ? -4 : 13), "end", "noise floor");
+    } else if (floor > 0) {
+      text("noise", right - 4, bottom - 6, "end", `noise floor below, at ${floor.toPrecision(1)}`);
     }
     const panel = { box: [left, top, right, bottom], points: { x: [], y: [], texts } };
     values.forEach((value, mode) => {
@@ -367,6 +369,8 @@
   function valueOf(cell) {
     const text = (cell.dataset.value ?? cell.textContent).trim().replace("−", "-");
     if (text === "" || text === "–") return null;
+    const range = text.match(/^(\d+)–(\d+)$/); // of modes: by the first one, then by the last
+    if (range) return Number(range[1]) + 1e-6 * Number(range[2]);
     const number = text.replace(/(\d),(?=\d{3})/g, "$1").match(/^[<>≤≥]?\s*([-+]?\d*\.?\d+(?:e[-+]?\d+)?)/i);
     return number ? Number(number[1]) : text;
   }

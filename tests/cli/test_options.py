@@ -84,6 +84,7 @@ def test_json_is_one_document_of_the_tables(mlx_entk: Command) -> None:
         code, output, _ = mlx_entk(*command, "--json")
         assert code == 0 or command == ("doctor",)  # which finds a busy machine slow
         assert isinstance(json.loads(output)["tables"], list)
+    assert not Path("compare.html").exists()  # nobody said --out
 
 
 def test_quiet_prints_nothing(mlx_entk: Command) -> None:

@@ -64,7 +64,7 @@ def grokking(
         middle.annotate(
             f"{control.control} alone, after training", (0, control.overlap),
             xycoords=("axes fraction", "data"), xytext=(4, 3), textcoords="offset points",
-            color=MUTED, fontsize=8.5,
+            color=MUTED, fontsize=9.5,
         )  # fmt: skip
     middle.set_ylabel("overlap ‖QᵀF‖²")
     middle.set_title(
@@ -126,7 +126,7 @@ def kernels_in_training(tracked: Grokking) -> Drawing:
         bottom.set_yscale("log")
     bottom.set_xlabel("epoch")
     targets.set_title("centred alignment of the kernels")
-    figure.legend(*targets.get_legend_handles_labels(), loc="outside right center", fontsize=8.5)
+    figure.legend(*targets.get_legend_handles_labels(), loc="outside right center", fontsize=9.5)
     return figure
 
 
@@ -159,7 +159,7 @@ def overlaps(tracked: Grokking, families: Sequence[str]) -> Drawing:
         if number // columns == len(groups[kernel]) - 1:
             axis.set_xlabel("epoch")
             axis.tick_params(labelbottom=True)
-    axes[0].legend(fontsize=8.5)
+    axes[0].legend(fontsize=9.5)
     return figure
 
 
@@ -218,7 +218,7 @@ def first_to_move(tracked: GrokkingByParameter, labels: Mapping[str, str]) -> Dr
     axis.axvline(accuracy, color=COLORS[1])
     axis.annotate(
         "test accuracy", (accuracy, 1), xycoords=("data", "axes fraction"), xytext=(4, 2),
-        textcoords="offset points", color=COLORS[1], fontsize=8.5,
+        textcoords="offset points", color=COLORS[1], fontsize=9.5,
     )  # fmt: skip
     for number, move in enumerate(moves):
         color = COLORS[0] if move.rose else COLORS[5]
@@ -269,7 +269,7 @@ def key_frequencies(
         figure.hint_points(axis, frequencies, 100 * shares, texts)
         axis.set_xlabel("frequency k")
     axes[0].set_ylabel("share of the power (%)")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", fontsize=8.5)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", fontsize=9.5)
     return figure
 
 
@@ -297,10 +297,10 @@ def frequencies(
         )
         for number in range(1, len(families)):
             axis.axvline(number * K - 0.5, color="white", linewidth=1.2)
-        # Every frequency of a small p, about five of a large one.
-        step = max(1, round(K / 7))
+        # Every frequency of a small p, about three of a large one.
+        step = max(1, round(K / 4))
         ticks = [f * K + k for f in range(len(families)) for k in range(0, K, step)]
-        axis.set_xticks(ticks, [str(tick % K + 1) for tick in ticks], fontsize=7.5)
+        axis.set_xticks(ticks, [str(tick % K + 1) for tick in ticks], fontsize=9.5)
         for number, family in enumerate(families):
             axis.text(
                 (number + 0.5) * K - 0.5, -0.02 * heatmap.shape[0] - 0.5, family,

@@ -29,7 +29,7 @@ def overlap_by_seed(tracked: Mapping[int, Grokking]) -> Drawing:
     for axis in (above, below):
         axis.set_xscale("symlog", linthresh=200)
         axis.set_ylim(-3, 105)
-    figure.legend(loc="outside right upper", fontsize=8.5)
+    figure.legend(loc="outside right upper", fontsize=9.5)
     return figure
 
 

@@ -92,7 +92,7 @@ def _spectrum(
             va="top",
             color=COLORS[1],
             fontweight="bold",
-            fontsize=8.5,
+            fontsize=9.5,
         )
     figure.hint_spectrum(
         axis, _LABELS[kernel.network], positive, floor, [c.modes for c in kernel.cliffs],
@@ -203,7 +203,7 @@ def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     counts.set_xlabel("step")
     counts.set_ylabel("features")
-    counts.legend(fontsize=8.5)
+    counts.legend(fontsize=9.5)
     lines = (
         ("with targets", [row.with_targets for row in rows]),
         ("with the last kernel", [row.with_final for row in rows]),
@@ -214,7 +214,7 @@ def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
     aligned.set_ylim(-0.03, 1.05)
     aligned.set_xlabel("step")
     aligned.set_ylabel("centred alignment, R²")
-    aligned.legend(fontsize=8.5)
+    aligned.legend(fontsize=9.5)
     positive = np.where(values > 0, values, np.nan)
     for color, row, label in ((MUTED, 0, f"step {steps[0]}"), (COLORS[0], -1, f"step {steps[-1]}")):
         spectrum.plot(positive[row], color=color, linewidth=1.4, label=label)
@@ -231,7 +231,7 @@ def over_training(rows: Sequence[Learned], values: Float64Array) -> Drawing:
     shown = np.maximum(values, np.finfo(float).tiny)
     figure.add_frames(spectrum, np.arange(shown.shape[1]), shown, texts)
     spectrum.set_ylabel("eigenvalue")
-    spectrum.legend(fontsize=8.5)
+    spectrum.legend(fontsize=9.5)
     return figure
 
 
