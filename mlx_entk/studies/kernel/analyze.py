@@ -358,7 +358,9 @@ class Analysis:
     def _spectrum(self, kernel: str) -> Spectrum:
         values = np.asarray(self.arrays[f"values/{kernel}"], dtype=np.float64)
         vectors = np.asarray(self.arrays[f"vectors/{kernel}"], dtype=np.float64)
-        return Spectrum(values, vectors, float(self.arrays[f"noise floor/{kernel}"]))
+        # Runs of earlier versions do not say.
+        floor = float(self.arrays.get(f"noise floor/{kernel}", 0.0))
+        return Spectrum(values, vectors, floor)
 
     @property
     def spectrum(self) -> Spectrum:
