@@ -86,7 +86,7 @@ def report(run: Path) -> None:
     short_help="Write a page to browse the modes of a run.",
     examples=[
         "mlx-entk browse runs/demo --open",
-        "mlx-entk browse runs/mnist --draw images --out modes.html",
+        "mlx-entk browse runs/mnist --draw images --names labels.txt",
     ],
 )
 @click.argument("run", type=RunFolder())

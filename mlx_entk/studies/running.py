@@ -62,7 +62,13 @@ def run_study(
     return run
 
 
-def run(config: Any, out: str | Path | None = None, *, progress: Wanted = None) -> "Finished":
+def run(
+    config: C,
+    out: str | Path | None = None,
+    *,
+    study: Study[C, Any] | None = None,
+    progress: Wanted = None,
+) -> "Finished":
     """Run the study that a configuration belongs to.
 
     Parameters
@@ -71,6 +77,8 @@ def run(config: Any, out: str | Path | None = None, *, progress: Wanted = None) 
         Such as ``mlx_entk.studies.modular_mlp.MLPConfig(p=29)``.
     out
         The run folder; None for a new temporary one.
+    study
+        Needed if several studies have this kind of configuration.
     progress
         As for ``mlx_entk.analyze``.
 
@@ -79,14 +87,15 @@ def run(config: Any, out: str | Path | None = None, *, progress: Wanted = None) 
     InputError
         For what is no configuration of a study, and as for ``run_study``.
     """
-    of_config = [study for study in STUDIES.values() if study.config is type(config)]
-    if len(of_config) != 1:
-        raise InputError(
-            f"{type(config).__name__} is not the configuration of one study: use run_study"
-        )
+    fitting = (
+        [s for s in STUDIES.values() if s.config is type(config)] if study is None else [study]
+    )
+    if len(fitting) != 1:
+        names = ", ".join(s.name for s in fitting) or "no study"
+        raise InputError(f"{type(config).__name__} is the configuration of {names}: pass study=…")
     folder = Path(mkdtemp(prefix="mlx-entk-")) / "run" if out is None else Path(out)
     with shown(progress) as update:
-        return Finished(run_study(of_config[0], config, folder, progress=update))
+        return Finished(run_study(fitting[0], config, folder, progress=update))
 
 
 @dataclass(frozen=True, repr=False)

@@ -19,7 +19,12 @@ def test_an_intervention_is_stored_shown_and_reported(
     finished("toy", *TOY)
     code, output, errors = mlx_entk("intervene", "toy")
     assert code == 0, errors
-    for text in ("Intervention: undo", "trained network", "random, equal norm", "Found:"):
+    for text in (
+        "Intervention: undo",
+        "trained network",
+        "random, equal norm",
+        "Undoing what was learned",
+    ):
         assert text in output
     assert json.loads(Path("toy/intervention.json").read_text())["by"] == "undo"
     page = Path("toy/report.html").read_text()
@@ -99,7 +104,7 @@ def test_a_users_own_model_has_interventions(mlx_entk: Command, parity: tuple[st
     np.savez("real.npz", y=np.ones((count, 1)))
     code, output, errors = mlx_entk(*parity, "--targets", "real.npz", "--json")
     assert code == 0, errors
-    trained = json.loads(output)["intervention"]["trained"]
+    trained = json.loads(output)["intervention"]["before"]
     assert next(iter(trained)) == "R² with the trained model"  # a loss would read the other way
     np.savez("short.npz", a=np.ones((3, 1)))
     assert "are over 3 inputs" in mlx_entk(*parity, "--features", "short.npz")[2]

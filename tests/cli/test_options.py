@@ -90,6 +90,7 @@ def test_json_is_data(mlx_entk: Command) -> None:
         code, output, _ = mlx_entk(*command, "--json")
         assert code == 0 or command == ("doctor",)  # which finds a busy machine slow
         assert json.loads(output)[key]
+    assert not Path("compare.html").exists()  # nobody said --out
     (listed,) = json.loads(mlx_entk("runs", ".", "--json")[1])["runs"]
     assert listed["config"]["p"] == 5
     assert isinstance(listed["headline"]["test accuracy"], float)
