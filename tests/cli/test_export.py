@@ -32,8 +32,10 @@ STUDIES = {
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_every_study_exports_and_is_verified(mlx_entk: Command, study: str) -> None:
-    assert mlx_entk(*STUDIES[study], "--out", "run")[0] == 0
+def test_every_study_exports_and_is_verified(
+    mlx_entk: Command, finished: Finished, study: str
+) -> None:
+    finished("run", *STUDIES[study])
 
     code, output, _ = mlx_entk("verify", "run")
 

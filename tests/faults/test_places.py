@@ -17,7 +17,7 @@ import pytest
 from mlx_entk import _provenance as provenance
 from tests.conftest import Command
 
-SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
+SMALL = ("modular", "mlp", "--p", "3", "--width", "8", "--epochs", "40")
 ROOT = os.geteuid() == 0
 PROGRAM = str(Path(sys.executable).with_name("mlx-entk"))
 
