@@ -8,9 +8,9 @@ _PROGRAM = "mlx-entk"
 # The variable in which click looks for a request from the shell; named after the program.
 _VARIABLE = "_MLX_ENTK_COMPLETE"
 # Click keeps the lines of a paragraph apart if it begins with \b.
-_HELP = """Print a script that makes SHELL complete commands, options and run folders.
+_HELP = """Print a script that makes bash, zsh or fish complete commands, options and run folders.
 
-Add it to what the shell reads when it starts:
+Add the script to what your shell reads when it starts, once:
 
 \b
 bash:  mlx-entk completion bash >> ~/.bashrc

@@ -1,5 +1,6 @@
 """What commands read: files with the user's arrays, and the short forms of a command line."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,53 @@ from mlx_entk._linalg import FloatArray
 from mlx_entk.errors import InputError
 from mlx_entk.kernel import Reduction
 from mlx_entk.onnx.importer import inputs_of
+from mlx_entk.studies.kernel.sources import load_function
 
 
-def load_inputs(path: Path) -> FloatArray | dict[str, FloatArray]:
-    """The inputs in a file, in types that MLX has.
+def load_inputs(sources: Sequence[str]) -> FloatArray | dict[str, FloatArray]:
+    """The inputs in files, or those that code makes, in types that MLX has.
 
     An .npy file holds one array. An .npz file holds one array as x, or several by the names that
-    the model has for them.
+    the model has for them. FILE.py:NAME is a function without arguments that returns either. What
+    several sources give is joined along the first axis.
     """
-    if path.suffix == ".npy":
-        return _narrow(map_array(path), path, "the array")
-    arrays = read_arrays(path)
+    given = [_inputs_of(source) for source in sources]
+    if len(given) == 1:
+        return given[0]
+    named = [x for x in given if isinstance(x, dict)]
+    plain = [x for x in given if not isinstance(x, dict)]
+    if named and plain:
+        raise InputError(f"{' and '.join(sources)} cannot be joined: some have more arrays")
+    if plain:
+        return _joined(sources, plain, "inputs")
+    if any(x.keys() != named[0].keys() for x in named):
+        raise InputError(f"{' and '.join(sources)} cannot be joined: they have other arrays")
+    return {name: _joined(sources, [x[name] for x in named], name) for name in named[0]}
+
+
+def _joined(sources: Sequence[str], parts: Sequence[Any], name: str) -> FloatArray:
+    if parts[0].ndim == 0 and all(np.array_equal(part, parts[0]) for part in parts):
+        first: FloatArray = parts[0]  # a setting that is the same for every row
+        return first
+    if any(part.ndim == 0 or part.shape[1:] != parts[0].shape[1:] for part in parts):
+        shapes = ", ".join(f"{s} {p.shape}" for s, p in zip(sources, parts, strict=True))
+        raise InputError(f"{name} of other shapes cannot be joined: {shapes}")
+    return np.concatenate(parts)
+
+
+def _inputs_of(source: str) -> FloatArray | dict[str, FloatArray]:
+    path, _, name = source.rpartition(":")
+    if path.endswith(".py") and name.isidentifier():
+        made = load_function("--inputs", source, "FILE.py:FUNCTION")()
+        arrays = made if isinstance(made, Mapping) else {"x": made}
+        arrays = {str(key): np.asarray(value) for key, value in arrays.items()}
+    elif source.endswith(".npy"):
+        return _narrow(map_array(Path(source)), source, "the array")
+    else:
+        arrays = read_arrays(Path(source))
     if not arrays:
-        raise InputError(f"{path} has no arrays: save the inputs in it as x")
-    narrowed = {name: _narrow(value, path, name) for name, value in arrays.items()}
+        raise InputError(f"{source} has no arrays: save the inputs in it as x")
+    narrowed = {name: _narrow(value, source, name) for name, value in arrays.items()}
     return narrowed["x"] if list(narrowed) == ["x"] else narrowed
 
 
@@ -46,7 +80,7 @@ def in_order(graph: ModelProto, x: Any) -> Any:
     return x[names[0]] if len(names) == 1 else tuple(x[name] for name in names)
 
 
-def _narrow(x: FloatArray, path: Path, name: str) -> FloatArray:
+def _narrow(x: FloatArray, path: str, name: str) -> FloatArray:
     kind = {"f": np.float32, "i": np.int32, "u": np.int32, "b": np.bool_}.get(x.dtype.kind)
     if kind is None:
         raise InputError(f"{path}: {name} has type {x.dtype}, which MLX has no array for")
@@ -69,8 +103,18 @@ def load_names(path: Path) -> list[str]:
     return [str(name) for name in names.tolist()]
 
 
+def load_features(path: Path) -> dict[str, FloatArray]:
+    """Families of features in a file; the one array of an .npy file is named after the file."""
+    if path.suffix != ".npy":
+        return read_arrays(path)
+    family = map_array(path)
+    return {path.stem: family[:, None] if family.ndim == 1 else family}
+
+
 def load_targets(path: Path) -> FloatArray:
-    """The array y in a file."""
+    """The array y in a file, or the one array of an .npy file."""
+    if path.suffix == ".npy":
+        return map_array(path)
     arrays = read_arrays(path)
     if "y" not in arrays:
         raise InputError(

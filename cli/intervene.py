@@ -5,7 +5,6 @@ from typing import cast
 
 import click
 
-from mlx_entk._files import read_arrays
 from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
 from mlx_entk.runs import Run
@@ -18,7 +17,7 @@ from mlx_entk.studies.reporting import write_report
 
 from .base import Command, RunFolder, code_option
 from .display import progress, show
-from .inputs import load_targets, parse_groups
+from .inputs import load_features, load_targets, parse_groups
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -63,14 +62,14 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--targets",
     type=_FILE,
-    help="For a run of `mlx-entk kernel`: an .npz file with the array y, of shape (N, C), or (N,) "
-    "if they are classes, to say how well the model does.",
+    help="For a run of `mlx-entk kernel`: an .npy file, or an .npz file with the array y, of shape "
+    "(N, C), or (N,) if they are classes, to say how well the model does.",
 )
 @click.option(
     "--features",
     type=_FILE,
-    help="For a run of `mlx-entk kernel`: an .npz file of feature families, shape (N, k) each, to "
-    "take out one at a time.",
+    help="For a run of `mlx-entk kernel`: an .npz file of feature families, shape (N, k) each, or "
+    "an .npy file of one, to take out one at a time.",
 )
 @click.option(
     "--initial",
@@ -104,7 +103,7 @@ def intervene_command(
         opened,
         model,
         targets=None if targets is None else load_targets(targets),
-        features=None if features is None else read_arrays(features),
+        features=None if features is None else load_features(features),
         initial=initial,
     )
     with opened.session():

@@ -10,7 +10,6 @@ import click
 import mlx.core as mx
 from onnx import ModelProto
 
-from mlx_entk._files import read_arrays
 from mlx_entk._linalg import FloatArray
 from mlx_entk._memory import parse_bytes
 from mlx_entk._records import to_json
@@ -32,7 +31,14 @@ from mlx_entk.tracing.functions import Model
 
 from .base import Command, dry_run_option, is_quiet, memory_limit_option, wants_json
 from .display import progress, run_and_show, show, show_estimate, state_of_folder
-from .inputs import in_order, load_inputs, parse_groups, parse_reduction, split_constants
+from .inputs import (
+    in_order,
+    load_features,
+    load_inputs,
+    parse_groups,
+    parse_reduction,
+    split_constants,
+)
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -53,8 +59,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--model",
     "source",
     metavar="MODULE:FACTORY",
-    help="A function without arguments that returns an mlx.nn.Module. It is imported, first from "
-    "the working folder, and run.",
+    help="A function without arguments that returns an mlx.nn.Module, in a module or, as "
+    "FILE.py:FACTORY, in a file. It is imported, first from the working folder, and run.",
 )
 @click.option("--weights", type=_FILE, help="Weights for --model (.safetensors or .npz).")
 @click.option(
@@ -86,15 +92,19 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 )
 @click.option(
     "--inputs",
-    type=_FILE,
+    type=click.Path(),
+    multiple=True,
+    metavar="FILE",
     help="An .npy file, or an .npz file with the array x, batch first. For a model with several "
     "inputs, an .npz file of arrays named as the model names them; for an ONNX model, one without "
-    "axes is the same for every row.",
+    "axes is the same for every row. Or FILE.py:FUNCTION, which returns such arrays and is run. "
+    "Give it again to join the inputs of several files.",
 )
 @click.option(
     "--features",
     type=_FILE,
-    help="An .npz file of feature families to align the modes with, shape (N, k) each.",
+    help="An .npz file of feature families to align the modes with, shape (N, k) each, or an .npy "
+    "file of one.",
 )
 @click.option(
     "--reduction",
@@ -157,7 +167,7 @@ def kernel(
     graph: Path | None,
     output: str,
     parameters: str,
-    inputs: Path | None,
+    inputs: tuple[str, ...],
     features: Path | None,
     reduction: str,
     by_layer: bool,
@@ -178,11 +188,11 @@ def kernel(
     after an interruption. If mlx.launch starts the command, its ranks share the work.
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
-    if dry_run and graph is not None and inputs is None:
+    if dry_run and graph is not None and not inputs:
         contents = _contents(read_model(graph, limit), output, limit)
         show(contents.tables, contents.data)
         return None
-    if inputs is None:
+    if not inputs:
         raise click.UsageError("Missing option '--inputs'.")
     if initial is not None and no_controls:
         raise InputError("--initial is a control: leave out --no-controls")
@@ -197,7 +207,7 @@ def kernel(
     model = loaded.model
     if loaded.graph is not None:
         x = in_order(loaded.graph, x)
-    bank = read_arrays(features) if features else {}
+    bank = load_features(features) if features else {}
     config = prepare(
         KernelConfig(
             loaded.label,

@@ -141,3 +141,7 @@ def _stop(error: BaseException) -> NoReturn:
 def _fail(message: str, exit_code: int) -> NoReturn:
     click.echo(f"Error: {visible(' '.join(message.split()))}", err=True)
     sys.exit(exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -26,8 +26,8 @@ from .inputs import load_targets
 @click.option(
     "--targets",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Targets for a run of `mlx-entk kernel`: an .npz file with the array y, of shape (N, C), "
-    "or (N,) if they are classes.",
+    help="Targets for a run of `mlx-entk kernel`: an .npy file, or an .npz file with the array y, "
+    "of shape (N, C), or (N,) if they are classes.",
 )
 @code_option
 def regress_command(run: Path, targets: Path | None, model: str | None) -> None:

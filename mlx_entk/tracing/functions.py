@@ -1,6 +1,7 @@
 """A model as a function of its parameters, whatever form a user brings it in."""
 
 import dataclasses
+import difflib
 import fnmatch
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,9 @@ class ParametricFunction:
         kept = {name: value for name, value in self.params.items() if name in names}
         return ParametricFunction(kept, self.apply)
 
+
+# Names that the message on an unknown one shows, the nearest first.
+_NEAR = 12
 
 Model = nn.Module | ParametricFunction | Callable[..., Any]
 # Which part of what a model returns counts: its place, its name, or a function of it.
@@ -194,7 +198,13 @@ def chosen_parameters(params: Iterable[str], parameters: Selection) -> set[str]:
         unknown = unknown if patterns else ["no names"]
         selected = set().union(*fits.values())
     if unknown:
-        raise InputError(f"parameters has {', '.join(unknown)}: the model has {', '.join(names)}")
+        near = [n for pattern in unknown for n in difflib.get_close_matches(pattern, names, _NEAR)]
+        shown = list(dict.fromkeys([*near, *names]))[: max(_NEAR, len(near))]
+        rest = len(names) - len(shown)
+        raise InputError(
+            f"parameters has {', '.join(unknown)}: the model has {', '.join(shown)}"
+            f"{f' and {rest} more' if rest else ''}"
+        )
     return selected
 
 

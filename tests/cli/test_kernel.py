@@ -488,3 +488,54 @@ def test_a_kernel_can_do_without_controls(kernel: Command, parity: Path) -> None
     assert all(row["shuffled"] is None for row in results["alignment"])
     assert "alone" not in output
     assert not Path("run/kernels-before-training").exists()
+
+
+def test_inputs_come_from_files_joined_and_from_functions(kernel: Command, parity: Path) -> None:
+    with np.load(parity / "inputs.npz") as stored:
+        x = stored["x"]
+    np.save("first.npy", x[:100])
+    np.savez("rest.npz", x=x[100:])
+    np.save("label.npy", x[:, 0] * x[:, 1])
+    Path("mine.py").write_text(
+        "import numpy as np\nfrom examples.sparse_parity import make_model as model\n"
+        "def half(): return np.load('first.npy')\n"
+        "def rest(): return {'x': np.load('rest.npz')['x']}\n"
+    )
+    found = []
+    for model, inputs in (
+        (MODEL, ("--inputs", parity / "inputs.npz")),
+        (MODEL, ("--inputs", "first.npy", "--inputs", "rest.npz")),
+        ("mine.py:model", ("--inputs", "mine.py:half", "--inputs", "mine.py:rest")),
+    ):
+        code, output, errors = kernel(
+            "--model", model, *inputs, "--features", "label.npy", "--groups", "1-8", "--json"
+        )
+        assert code == 0, errors
+        found.append(json.loads(output)["results"])
+        assert found[-1].pop("config")["model"] == model
+    assert found[0] == found[1] == found[2]
+    assert found[0]["mode_features"] == ["label"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--inputs", "a.npy", "--inputs", "b.npy"), "other shapes cannot be joined: a.npy (3, 8)"),
+        (("--inputs", "a.npy", "--inputs", "ab.npz"), "cannot be joined: some have more arrays"),
+        (("--inputs", "nowhere.npy"), "nowhere.npy"),
+        (("--inputs", "no.py:f"), "--inputs no.py:f cannot be imported"),
+        (
+            ("--inputs", "a.npy", "--parameters", "layers.0.wieght"),
+            "the model has layers.0.weight, ",
+        ),
+    ],
+)
+def test_inputs_that_do_not_fit_are_one_line(
+    kernel: Command, tmp_path: Path, given: tuple[str, ...], message: str
+) -> None:
+    np.save("a.npy", np.ones((3, 8)))
+    np.save("b.npy", np.ones((3, 9)))
+    np.savez("ab.npz", a=np.ones((3, 8)), b=np.ones((3, 8)))
+    code, output, errors = kernel("--model", MODEL, *given)
+    assert (code, output, errors.count("\n")) == (2, "", 1)
+    assert message in errors

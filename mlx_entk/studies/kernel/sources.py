@@ -1,9 +1,11 @@
 """A user's own models and inputs: load them from code and files, keep them in run folders."""
 
 import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import mlx.nn as nn
@@ -19,7 +21,7 @@ from mlx_entk.tracing.inputs import as_inputs
 
 
 def load_function(option: str, source: str, form: str) -> Callable[..., Any]:
-    """What MODULE:NAME stands for; the working folder is searched first.
+    """What MODULE:NAME or FILE.py:NAME stands for; the working folder is searched first.
 
     Parameters
     ----------
@@ -33,17 +35,31 @@ def load_function(option: str, source: str, form: str) -> Callable[..., Any]:
     InputError
         For a name of another form, and one that cannot be imported.
     """
-    module, _, name = source.partition(":")
-    if not all(part.isidentifier() for part in [*module.split("."), name]):
+    module, _, name = source.rpartition(":")
+    of_file = module.endswith(".py")
+    parts = [name] if of_file else [*module.split("."), name]
+    if not all(part.isidentifier() for part in parts):
         raise InputError(f"{option} {source}: write {form}")
-    sys.path.insert(0, str(Path.cwd()))
+    folder = Path(module).resolve().parent if of_file else Path.cwd()
+    sys.path.insert(0, str(folder))
     try:
-        function: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+        loaded = _module_in(Path(module)) if of_file else importlib.import_module(module)
+        function: Callable[..., Any] = getattr(loaded, name)
+    except (ImportError, AttributeError, OSError) as error:
         raise InputError(f"{option} {source} cannot be imported: {error}") from error
     finally:
         sys.path.pop(0)
     return function
+
+
+def _module_in(file: Path) -> ModuleType:
+    """The module that a Python file is."""
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None  # its name ends with .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def load_model(source: str, weights: Path | None = None, option: str = "--weights") -> nn.Module:
@@ -56,7 +72,9 @@ def load_model(source: str, weights: Path | None = None, option: str = "--weight
     InputError
         If it makes no module, and for weights that do not fit it.
     """
-    model = load_function("--model", source, "MODULE:FACTORY, such as my_models:make")()
+    model = load_function(
+        "--model", source, "MODULE:FACTORY or FILE.py:FACTORY, such as my_models:make"
+    )()
     if not isinstance(model, nn.Module):
         raise InputError(f"--model {source} returned {type(model).__name__}, not an mlx.nn.Module")
     if weights is not None:

@@ -360,9 +360,7 @@ def compared_with(
     if not (config.controls and features):
         return {}, ""
     try:
-        found = controls_of(
-            function, inputs, every_layer=True, memory_limit=memory_limit
-        )
+        found = controls_of(function, inputs, every_layer=True, memory_limit=memory_limit)
     except InputError as error:
         outputs = np.asarray(as_numpy(function.apply({}, *inputs)))
         return {OUTPUTS: outputs}, str(error)
