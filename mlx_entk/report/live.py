@@ -28,6 +28,10 @@ RELOAD = 5
 _WIDTH, _HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 12, 34
 _DECADES, _TICKS = 6, 5
+# Metrics of a page, at most.
+_METRICS = 2 * MOST_LINES
+# The largest number that has a point.
+_LARGEST = 1e100
 # The range of a logarithmic axis, at most.
 _SPAN = 1e12
 
@@ -225,7 +229,10 @@ def _points(line: Line, logarithmic: bool, most: int) -> list[tuple[float, float
     found = [
         (float(step), float(value))
         for step, value in zip(line.steps, line.values, strict=True)
-        if value is not None and math.isfinite(value) and (value > 0 or not logarithmic)
+        if value is not None
+        and abs(step) < _LARGEST
+        and abs(value) < _LARGEST  # so not NaN, nor too large for a float
+        and (value > 0 or not logarithmic)
     ]
     if len(found) <= most:
         return found
@@ -234,11 +241,8 @@ def _points(line: Line, logarithmic: bool, most: int) -> list[tuple[float, float
 
 def _told(lines: Sequence[Line]) -> str:
     """The last value of each line, for those who do not see them."""
-    last = (
-        (line.name, next((v for v in reversed(line.values) if v is not None), None))
-        for line in lines
-    )
-    return ", ".join(f"{name} {value:.3g}" for name, value in last if value is not None)
+    last = ((line.name, _points(line, False, MOST_OF_LINE)[-1:]) for line in lines)
+    return ", ".join(f"{name} {points[0][1]:.3g}" for name, points in last if points)
 
 
 def _powers(low: float, high: float) -> list[float]:
@@ -270,7 +274,7 @@ def metric_charts(
     rows
         Steps and the metrics by name; those with ``loss`` in their names are losses.
     """
-    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))
+    names = list(dict.fromkeys(name for _, metrics in rows for name in metrics))[:_METRICS]
     steps = [step for step, _ in rows]
     charts = []
     for title, is_loss in (("Loss", True), ("Metrics", False)):
