@@ -8,12 +8,13 @@ from pathlib import Path
 import click
 
 from mlx_entk.errors import InputError
-from mlx_entk.report import KINDS, Kind, Table, number_cell
+from mlx_entk.report import KINDS, Kind, Table, number_cell, unexplained_table
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import STUDIES
 from mlx_entk.studies.base import headline_of
 from mlx_entk.studies.compare import compare, comparison_table
 from mlx_entk.studies.reporting import (
+    modes_of,
     summary,
     tables,
     write_comparison,
@@ -112,13 +113,15 @@ def browse(run: Path, out: Path | None, draw: Kind | None, names: Path | None, o
 
     Click a mode to see the inputs with its largest and smallest values, drawn as what they are,
     the features that it lies in, the parameters that it lives in, and its neighbours. Sort modes by
-    a feature, and search inputs. The page is one file that works without a network.
+    a feature, and search inputs. The page is one file that works without a network. The command
+    also prints the modes that no feature explains, with the inputs at their ends.
     """
     opened = Run.load(run)
     opened.require_finished()
     with nullcontext() if out else opened.session():
-        written = write_modes(opened, out, draw, None if names is None else load_names(names))
-    show([], page=written)
+        page = modes_of(opened, draw, None if names is None else load_names(names))
+        written = write_modes(opened, page, out)
+    show([unexplained_table(page)], page=written)
     if opens and not webbrowser.open(written.resolve().as_uri()):
         raise InputError(f"--open: there is no web browser here; the page is {written}")
 
