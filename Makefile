@@ -64,7 +64,7 @@ bench-device: .venv/.installed-dev  ## Measure on the GPU, if MLX has one, and o
 	$(BIN)/python -m benchmarks.device device.md
 
 clean:  ## Remove the environment and caches, but keep runs/
-	rm -rf .venv .venv-neural-tangents build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-neural-tangents build dist site docs/notebooks *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -5,7 +5,7 @@ import sys
 import click
 from rich.table import Table
 
-from mlx_entk import report
+from mlx_entk._records import to_json
 from mlx_entk.doctor import Finding, examine
 
 from .base import Command, is_quiet, wants_json
@@ -22,8 +22,7 @@ def doctor() -> None:
     """
     findings = examine()
     if wants_json() or is_quiet():
-        rows = [(f.subject, f.found, "" if f.fine else f.remedy) for f in findings]
-        show([report.Table("This machine", ("subject", "found", "remedy"), rows)])
+        show([], {"findings": [to_json(finding) for finding in findings]})
     else:
         _print(findings)
     if any(not finding.fine and finding.required for finding in findings):

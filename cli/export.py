@@ -15,7 +15,7 @@ from mlx_entk.studies.networks import export_graph, how_written, verify_run
 from mlx_entk.studies.reporting import write_report
 from mlx_entk.studies.verification import verification_table
 
-from .base import Command, RunFolder, code_option, wants_json
+from .base import Command, RunFolder, code_option
 from .display import progress, show
 from .inputs import parse_reduction
 
@@ -67,7 +67,7 @@ def export(
     else:
         with opened.session():
             written = export_graph(opened, network_of(opened, model), what, wanted)
-    show([], graph=written, **how_written(written))
+    show([], None, graph=written, **how_written(written))
 
 
 @click.command(
@@ -96,8 +96,7 @@ def verify(context: click.Context, run: Path, against: str | None, model: str | 
             verification = verify_run(opened, network_of(opened, model), names, update)
         opened.save_verification(to_json(verification))
         report = write_report(opened)
-    stored = to_json(verification)
-    facts = stored if wants_json() else {"passed": verification.passed}
-    show([verification_table(verification)], **facts, report=report)
+    data = {"verification": to_json(verification)}
+    show([verification_table(verification)], data, passed=verification.passed, report=report)
     if not verification.passed:
         context.exit(1)

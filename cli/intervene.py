@@ -119,4 +119,5 @@ def intervene_command(
             )
         opened.save_intervention(to_json(found), arrays)
         report = write_report(opened)
-    show(intervention_tables(found), found=intervention_summary(found), report=report)
+    data = {"intervention": to_json(found)}
+    show(intervention_tables(found), data, found=intervention_summary(found), report=report)

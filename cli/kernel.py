@@ -4,6 +4,7 @@ import hashlib
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import mlx.core as mx
@@ -12,6 +13,7 @@ from onnx import ModelProto
 from mlx_entk._files import read_arrays
 from mlx_entk._linalg import FloatArray
 from mlx_entk._memory import parse_bytes
+from mlx_entk._records import to_json
 from mlx_entk._text import visible
 from mlx_entk.distributed import is_first, ranks
 from mlx_entk.errors import InputError
@@ -177,7 +179,8 @@ def kernel(
     """
     limit = parse_bytes(memory_limit) if memory_limit else None
     if dry_run and graph is not None and inputs is None:
-        show(_contents(read_model(graph, limit), output, limit))
+        contents = _contents(read_model(graph, limit), output, limit)
+        show(contents.tables, contents.data)
         return None
     if inputs is None:
         raise click.UsageError("Missing option '--inputs'.")
@@ -217,9 +220,11 @@ def kernel(
         stages = estimate(
             config, model=model, x=x, features=bank, initial=before, memory_limit=limit
         )
-        contents = [] if loaded.graph is None else _contents(loaded.graph, output, limit)
+        known = _Contents([], {})
+        if loaded.graph is not None:
+            known = _contents(loaded.graph, output, limit)
         state = None if out is None else state_of_folder(STUDY, config, out)
-        return show_estimate(out, state, stages, contents)
+        return show_estimate(out, state, stages, known.tables, known.data)
     group = ranks()
     if out is None and group is not None:
         raise InputError("--out is missing: several ranks share a run folder")
@@ -233,7 +238,7 @@ def kernel(
             analysis = in_memory(
                 config, model, x, bank, before, graph=content, memory_limit=limit, progress=update
             )
-        show(analysis.tables, found=analysis.found)
+        show(analysis.tables, {"results": to_json(analysis.results)}, found=analysis.found)
         return None
     run_and_show(
         STUDY,
@@ -301,7 +306,15 @@ def _before(
     return None
 
 
-def _contents(graph: ModelProto, output: str, limit: int | None) -> list[Table]:
+@dataclass(frozen=True)
+class _Contents:
+    """What an ONNX file holds, for people and for programs."""
+
+    tables: list[Table]
+    data: dict[str, Any]
+
+
+def _contents(graph: ModelProto, output: str, limit: int | None) -> _Contents:
     """What an ONNX file takes and gives, and which of its numbers are parameters."""
     ends = [
         (what, value.name, declared_type(value))
@@ -322,7 +335,14 @@ def _contents(graph: ModelProto, output: str, limit: int | None) -> list[Table]:
     counts = Counter(one.kind for one in found.judged)
     counted = [(kind, str(counts[kind])) for kind in KINDS if counts[kind]]
     summary = Table("Numbers in the file", ("kind", "tensors"), counted, note)
-    return [Table("Inputs and outputs", ("", "name", "type and shape"), ends), *tables, summary]
+    both = Table("Inputs and outputs", ("", "name", "type and shape"), ends)
+    data: dict[str, Any] = {
+        f"{end}s": [{"name": name, "type": of} for what, name, of in ends if what == end]
+        for end in ("input", "output")
+    }
+    data["tensors"] = [to_json(one) for one in found.judged]
+    data["refusal"] = refusal
+    return _Contents([both, *tables, summary], data)
 
 
 _COUNTED = "The kernel is of the parameters; --parameters chooses others."

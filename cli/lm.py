@@ -9,6 +9,7 @@ import click
 from mlx_entk._files import digest, digest_of_texts, read_json, write_json
 from mlx_entk._memory import parse_bytes
 from mlx_entk._parameters import flatten_tree
+from mlx_entk._records import to_json
 from mlx_entk.distributed import Group as Ranks
 from mlx_entk.distributed import first_says, is_first, ranks
 from mlx_entk.errors import InputError
@@ -30,6 +31,7 @@ from mlx_entk.studies.language_model import (
     step_summary,
     step_tables,
     steps_of_run,
+    window_ends,
     window_tables,
 )
 from mlx_entk.studies.reporting import write_report
@@ -479,7 +481,8 @@ def show_command(path: Path, layer: int | None, only: int | None, count: int) ->
     if only is not None and not 0 <= only <= last:
         raise InputError(f"the run has modes 0 to {last}, not {only}")
     modes = range(min(_SHOWN, last + 1)) if only is None else [only]
-    show(window_tables(results, run, chosen, modes, count))
+    ends = window_ends(results, run, chosen, modes, count)
+    show(window_tables(ends), {"modes": to_json(ends)})
 
 
 def _finished(path: Path) -> Run:
@@ -588,7 +591,7 @@ def steps_command(
                 run, results, loaded, read_texts(texts), asked, update, limit
             )  # fmt: skip
         report = write_report(run)
-    show(step_tables(taken), found=step_summary(taken), report=report)
+    show(step_tables(taken), {"steps": to_json(taken)}, found=step_summary(taken), report=report)
 
 
 def _parse_doses(text: str) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import mlx_entk  # isort: skip
 import click
 
-from mlx_entk._text import visible
+from mlx_entk._text import ASCII_ERRORS, visible
 from mlx_entk.errors import UnnamedCodeError
 from mlx_entk.progress import Progress
 
@@ -86,8 +86,10 @@ def _terminate(*_: object) -> None:
 def main() -> None:
     """Run the command line; every error becomes one line and an exit code."""
     signal.signal(signal.SIGTERM, _terminate)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, it shows escaped
-        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, it spells
+        sys.stdout.reconfigure(errors=ASCII_ERRORS)
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(errors=ASCII_ERRORS)
     warnings.showwarning = _note
     try:
         code = cli.main(standalone_mode=False)

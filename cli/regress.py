@@ -45,4 +45,5 @@ def regress_command(run: Path, targets: Path | None, model: str | None) -> None:
             regression = regress(problem_of(opened, values, model), update)
         opened.save_regression(to_json(regression))
         report = write_report(opened)
-    show(regression_tables(regression), found=regression_summary(regression), report=report)
+    data = {"regression": to_json(regression)}
+    show(regression_tables(regression), data, found=regression_summary(regression), report=report)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from mlx_entk._files import Json
+from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
 from mlx_entk.report import KINDS, Kind, Table, number_cell, unexplained_table
 from mlx_entk.runs import Run, run_folders
@@ -24,7 +26,7 @@ from mlx_entk.studies.reporting import (
 from mlx_entk.studies.watching import write_watched
 
 from .base import Command, RunFolder, is_quiet, wants_json
-from .display import console, plain, show
+from .display import console, data_of, plain, show
 from .inputs import load_names
 
 _RUNS = Path("runs")
@@ -46,7 +48,8 @@ def runs(root: Path) -> None:
             console.print(plain(f"There are no runs below {root}. Try `mlx-entk modular mlp`."))
         return
     rows = [(str(folder), *_settings_and_state(folder)) for folder in folders]
-    show([Table(f"Runs below {root}", ("folder", "settings", "state"), rows)])
+    shown = [Table(f"Runs below {root}", ("folder", "settings", "state"), rows)]
+    show(shown, {"runs": [_record(folder) for folder in folders]} if wants_json() else None)
 
 
 @click.command(
@@ -61,7 +64,7 @@ def show_command(run: Path) -> None:
     opened = Run.load(run)
     report = opened.file("report.html")
     written = {"report": report} if report.exists() else {}
-    show(tables(opened), found=summary(opened), **written)
+    show(tables(opened), data_of(opened), found=summary(opened), **written)
 
 
 @click.command(
@@ -88,7 +91,7 @@ def report(run: Path) -> None:
     short_help="Write a page to browse the modes of a run.",
     examples=[
         "mlx-entk browse runs/demo --open",
-        "mlx-entk browse runs/mnist --draw images --out modes.html",
+        "mlx-entk browse runs/mnist --draw images --names labels.txt",
     ],
 )
 @click.argument("run", type=RunFolder())
@@ -176,7 +179,21 @@ def compare_command(folders: tuple[Path, ...], out: Path | None) -> None:
     if out is not None:
         write_comparison(comparison, opened, out)
         written["page"] = out
-    show([comparison_table(comparison)], **written)
+    show([comparison_table(comparison)], {"comparison": to_json(comparison)}, **written)
+
+
+def _record(folder: Path) -> Json:
+    """A run for programs: its study, its settings, how far it is, and its headline numbers."""
+    record: Json = {"folder": str(folder), "study": None, "config": None, "finished": None}
+    try:
+        run = Run.load(folder)
+        record |= {"study": run.study, "config": run.config, "finished": run.finished}
+        record["checkpoint"] = run.checkpoints[-1] if run.checkpoints else None
+        known = run.finished and run.study in STUDIES
+        record["headline"] = headline_of(run) if known else None
+    except (InputError, OSError) as error:  # the other runs are shown all the same
+        record["error"] = str(error)
+    return record
 
 
 def _settings_and_state(folder: Path) -> tuple[str, str]:

@@ -4,6 +4,7 @@ A name may hold anything: the escape sequences of a terminal, characters that re
 of writing, half of a surrogate pair, ten megabytes. It is shown, never parsed.
 """
 
+import codecs
 import unicodedata
 
 # A longer text is cut where it is shown.
@@ -13,6 +14,38 @@ _LONGEST = 10_000
 # joiners, which emoji and Persian are written with.
 _HARMLESS_CATEGORIES = frozenset({"Zs", "Co", "Cn"})
 _JOINERS = "\u200c\u200d"
+
+# The name of a way to encode, for streams and ``str.encode``: what an encoding lacks is spelled.
+ASCII_ERRORS = "mlx-entk-ascii"
+
+# What our own texts use beyond ASCII, as an ASCII terminal shows it.
+_IN_ASCII = {
+    "–": "-", "—": "-", "−": "-", "‑": "-", "×": "x", "·": "*", "±": "+-", "≤": "<=", "≥": ">=",
+    "≈": "~", "≡": "=", "→": "->", "←": "<-", "…": "...", "⋮": ":", "‖": "||", "ᵀ": "^T", "²": "^2",
+    "³": "^3", "⁻": "^-", "√": "sqrt", "∂": "d", "∪": "u", "∘": "o", "⊗": "x", "′": "'", "’": "'",
+    "‘": "'", "“": '"', "”": '"', "λ": "lambda", "θ": "theta", "α": "alpha", "β": "beta",
+    "δ": "delta", "σ": "sigma", "µ": "u", "μ": "u", "Σ": "sum", "ℤ": "Z", "₀": "0", "₁": "1",
+    "₂": "2", "°": " deg", "↵": " ",
+}  # fmt: skip
+
+
+def in_ascii(text: str) -> str:
+    r"""A text for a terminal that knows ASCII alone: ``λ ≥ 1`` becomes ``lambda >= 1``.
+
+    Characters without such a spelling, as in names of the user, become escapes like ``\u5b9f``.
+    """
+    return text.encode("ascii", ASCII_ERRORS).decode("ascii")
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = error.object[error.start : error.end]
+    spelled = (_IN_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in missing)
+    return "".join(spelled), error.end
+
+
+codecs.register_error(ASCII_ERRORS, _spelled)
 
 
 def visible(text: str, longest: int = _LONGEST) -> str:

@@ -17,15 +17,16 @@ from mlx_entk._linalg import ArrayLike, Float64Array, as_columns, as_floats
 from mlx_entk.errors import InputError
 from mlx_entk.features.bank import indicators
 
-# Ridges that are tried, as shares of the largest squared singular value of the activations. The
-# smallest is above the rounding of float32, whose square is about 1e-14.
+# The smallest is above the rounding of float32, whose square is about 1e-14.
 RIDGES: tuple[float, ...] = tuple(10.0**k for k in range(-8, 1))
+"""Ridges that are tried, as shares of the largest squared singular value of the activations."""
 
 PROBE_RULE = (
     "ridge regression of the unit vectors of the classes on the training inputs, with the ridge "
     "that predicts each of them best from the others (leave-one-out); the class is that of the "
     "largest output"
 )
+"""How a probe is fitted, in words."""
 
 
 @dataclass(frozen=True)

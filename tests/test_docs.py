@@ -1,6 +1,7 @@
 """The documentation does what it says: its snippets run, and its search works on files."""
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,19 @@ def test_a_model_of_transformers_goes_through_onnx_as_the_recipe_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run_snippets(ROOT / "docs" / "recipes.md", slow=True) > 0
+
+
+def test_make_docs_says_which_page_shows_markup(tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(
+        "<nav>**aside**</nav><article><p>See :func:`entk`.</p><pre>**code**</pre>"
+        "<p><code>$x$</code> costs 3 | 4 of it.</p><p>| a | b |</p></article>",
+        encoding="utf-8",
+    )
+    build_docs = runpy.run_path(str(ROOT / "scripts" / "build_docs.py"))
+    assert list(build_docs["raw_markup"](tmp_path)) == [
+        "page.html shows markup: See :func:`entk`.",
+        "page.html shows markup: | a | b |",
+    ]
 
 
 @needs_chromium

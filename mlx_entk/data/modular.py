@@ -7,7 +7,9 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-Embedding = Literal["one-hot", "cyclic"]
+from mlx_entk._linalg import Float64Array
+
+Embedding = Literal["one-hot", "cyclic", "cyclic-pair"]
 """How a residue is given to a network."""
 
 EMBEDDINGS: tuple[str, ...] = get_args(Embedding)
@@ -57,16 +59,24 @@ def modular_addition(
         Seed of the split and of the cyclic embedding.
     embedding
         ``"one-hot"``, or ``"cyclic"``: n becomes the n-th cyclic shift of a random unit vector,
-        which keeps the cycle but breaks the symmetry between frequencies.
+        which keeps the cycle but breaks the symmetry between frequencies. ``"cyclic-pair"``: the
+        shifts of one vector for n and of another, independent one for m, which also breaks the
+        symmetry between the summands.
     """
     generator = np.random.default_rng(seed)
     n, m = np.divmod(np.arange(p * p), p)
     order = generator.permutation(p * p)
     count = round(train_fraction * p * p)
-    table = np.eye(p)
-    if embedding == "cyclic":
-        vector = generator.standard_normal(p)
-        vector /= np.linalg.norm(vector)
-        table = np.stack([np.roll(vector, shift) for shift in range(p)])
-    x = np.concatenate([table[n], table[m]], axis=1).astype(np.float32)
+    first = second = np.eye(p)
+    if embedding != "one-hot":
+        first = second = _shifts(generator.standard_normal(p))
+    if embedding == "cyclic-pair":
+        second = _shifts(generator.standard_normal(p))
+    x = np.concatenate([first[n], second[m]], axis=1).astype(np.float32)
     return ModularAddition(n, m, (n + m) % p, x, order[:count], order[count:])
+
+
+def _shifts(vector: Float64Array) -> Float64Array:
+    """Every cyclic shift of a vector, scaled to unit length, shape (p, p)."""
+    unit = vector / np.linalg.norm(vector)
+    return np.stack([np.roll(unit, shift) for shift in range(len(unit))])

@@ -18,6 +18,7 @@ from mlx_entk.features.bank import (
     FeatureBank,
     Role,
     modular_features,
+    readout_family,
 )
 from mlx_entk.features.channels import (
     RECOVERED,
@@ -70,6 +71,7 @@ __all__ = [
     "kernel_power",
     "key_frequencies",
     "modular_features",
+    "readout_family",
     "recovery",
     "subspace_overlap",
 ]

@@ -143,6 +143,36 @@ def frequency_families(n: ArrayLike, m: ArrayLike, p: int) -> FeatureBank:
     }
 
 
+def readout_family(n: ArrayLike, m: ArrayLike, p: int) -> Float64Array:
+    """The waves cos and sin of 2πk(n + m − q)/p over inputs and outputs q: what logits consist of.
+
+    They are functions of an input and an output, so they are features for the modes of a
+    flattened kernel. A network that adds modulo p by Fourier waves has logits that are a sum of
+    their cosines.
+
+    Parameters
+    ----------
+    n, m
+        The summands of each input, shape (N,).
+    p
+        The modulus, odd, and the number of outputs.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (p·N, 2⌊p/2⌋), in the order of ``mlx_entk.flatten``: row q·N + i is output q of
+        input i. The cosines of k = 1…⌊p/2⌋, then the sines.
+
+    Raises
+    ------
+    InputError
+        If n and m are not N numbers from 0 to p − 1 each.
+    """
+    n, m = _summands(n, m, p)
+    outputs = np.arange(p)[:, None]
+    return fourier_family(((n + m) - outputs).ravel() % p, p)
+
+
 def indicators(values: NDArray[np.int64], count: int) -> Float64Array:
     """One column for each value from 0 to count − 1, 1 on the inputs that have it: (N, count)."""
     taken: Float64Array = np.equal.outer(values, np.arange(count)).astype(np.float64)

@@ -6,9 +6,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -21,6 +23,9 @@ from numpy.typing import NDArray
 
 from mlx_entk._text import visible
 from mlx_entk.errors import InputError
+
+# How identifiers of what lies behind a figure's marks begin, in its SVG.
+BACKGROUND = "background"
 
 # The most characters that a text has in a figure, and a name at a tick.
 _LONGEST, LONGEST_AT_TICK = 100, 40
@@ -104,6 +109,7 @@ class Drawing(Figure):
     def __init__(self, *args: Any, **options: Any):
         super().__init__(*args, **options)
         self.hints = Hints()
+        self._settled = False
 
     # Straight to the backends: savefig draws each figure twice, which takes longer than the rest
     # of a report.
@@ -112,9 +118,22 @@ class Drawing(Figure):
         """Write the figure as PNG, as it stands; lay it out first (see ``settle``)."""
         FigureCanvasAgg(self).print_png(path)
 
-    def write_svg(self, target: Path | IO[str]) -> None:
+    @cached_property
+    def svg(self) -> str:
+        """The figure as SVG, drawn once as it stands; texts are texts, for pages and editors.
+
+        What lies behind the marks has identifiers that begin with ``BACKGROUND``.
+        """
+        for number, patch in enumerate([self.patch, *(axes.patch for axes in self.axes)]):
+            patch.set_gid(f"{BACKGROUND}-{number}")
+        buffer = io.StringIO()
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mlx-entk"}):
+            FigureCanvasSVG(self).print_svg(buffer, metadata={"Date": None})
+        return buffer.getvalue()
+
+    def write_svg(self, path: Path) -> None:
         """Write the figure as SVG; see ``write_png``."""
-        FigureCanvasSVG(self).print_svg(target, metadata={"Date": None})
+        path.write_text(self.svg, encoding="utf-8")
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -130,10 +149,12 @@ class Drawing(Figure):
             with _without_glyph_warnings():
                 engine.execute(self)
         self.set_layout_engine("none")
+        self._settled = True
 
     def draw(self, renderer: Any) -> None:
         """Draw the figure, with every name letter by letter."""
-        show_letter_by_letter(self)
+        if not self._settled:
+            show_letter_by_letter(self)
         with _without_glyph_warnings():
             super().draw(renderer)
 

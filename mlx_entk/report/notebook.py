@@ -1,7 +1,6 @@
 """What notebooks display of an object: sentences, tables and figures, without a page's script."""
 
 import base64
-import io
 from collections.abc import Sequence
 
 from markupsafe import Markup
@@ -31,8 +30,6 @@ def fragment(
 
 def _as_image(figure: Drawing) -> Markup:
     """A figure as an address of its SVG, so that no style of a notebook changes it."""
-    buffer = io.StringIO()
     figure.settle()
-    figure.write_svg(buffer)
-    encoded = base64.b64encode(buffer.getvalue().encode()).decode()
+    encoded = base64.b64encode(figure.svg.encode()).decode()
     return Markup(f"data:image/svg+xml;base64,{encoded}")

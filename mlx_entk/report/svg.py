@@ -4,20 +4,18 @@ matplotlib draws the figure. What the page's script adds (the text at the pointe
 slider moves) depends only on where the axes are, and the transforms of the drawn figure tell that.
 """
 
-import io
 import json
 import math
 import re
 from html import escape
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
 from mlx_entk._files import Json
 from mlx_entk._text import visible
-from mlx_entk.plotting.drawing import Drawing, Points
+from mlx_entk.plotting.drawing import BACKGROUND, Drawing, Points
 from mlx_entk.plotting.style import MUTED
 
 # SVG counts in points, 72 to the inch.
@@ -50,13 +48,9 @@ def inline_svg(figure: Drawing, name: str, label: str) -> tuple[str, int, Json]:
         ``points``, ``cells`` or ``frames`` each, ``points`` of a kernel's eigenvalues also a
         ``spectrum``, and ``labels``, which name the frames.
     """
-    buffer = io.StringIO()
-    for patch in [figure.patch, *(axes.patch for axes in figure.axes)]:
-        patch.set_alpha(0)  # so that the page's own background shows
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-        figure.write_svg(buffer)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
+    text = figure.svg[figure.svg.index("<svg") :]
+    # The page's own background shows.
+    text = re.sub(rf'<g id="{BACKGROUND}-\d+">.*?</g>', "", text, flags=re.DOTALL)
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.DOTALL)
     text = re.sub(r'<style type="text/css">.*?</style>', "", text, flags=re.DOTALL)
     text = re.sub(r'(<image [^>]*?)\bid="[^"]*" ?', r"\1", text)  # equal images share an id

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mlx_entk._files import Json
-
 # Rows that anybody could look at.
 MOST_ROWS = 2000
 
@@ -71,26 +69,6 @@ class Table:
         return bool(cells) and all(
             cell.removeprefix("-").replace(".", "", 1).isdigit() for cell in cells
         )
-
-    def as_json(self) -> Json:
-        """Title, note, and the rows by column; for a table without a head, the values by name."""
-        rows: Json | list[Json]
-        if self.has_head:
-            names = [column or "name" for column in self.columns]
-            rows = [dict(zip(names, map(_value, row), strict=True)) for row in self.rows]
-        else:
-            rows = {name: _value(value) for name, value in self.rows}
-        return {"title": self.title, "rows": rows, "note": self.note}
-
-
-def _value(cell: str) -> str | int | float | None:
-    """The value of a cell for JSON: a number if it is one, None if it is empty."""
-    for parse in (int, float):
-        try:
-            return parse(cell) if cell.isascii() else cell
-        except ValueError:
-            pass
-    return cell or None
 
 
 def modes_cell(modes: tuple[int, int]) -> str:

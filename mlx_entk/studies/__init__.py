@@ -15,7 +15,7 @@ from mlx_entk.studies.base import STUDIES, Command, CommandGroup, Network, Show,
 from mlx_entk.studies.estimate import Stage
 from mlx_entk.studies.networks import trained_network
 from mlx_entk.studies.problem import RegressionProblem, problem_of_model
-from mlx_entk.studies.running import run_study
+from mlx_entk.studies.running import Finished, run, run_study
 from mlx_entk.studies.settings import setting
 
 GROUP = "mlx_entk.studies"
@@ -57,12 +57,14 @@ __all__ = [
     "STUDIES",
     "Command",
     "CommandGroup",
+    "Finished",
     "Network",
     "RegressionProblem",
     "Show",
     "Stage",
     "Study",
     "problem_of_model",
+    "run",
     "run_study",
     "setting",
     "study_of",

@@ -16,6 +16,7 @@ import mlx_entk
 from mlx_entk import InputError
 from mlx_entk.analysis import WHOLE, part_shares
 from mlx_entk.runs import Run
+from mlx_entk.studies import reporting
 from mlx_entk.studies.reporting import write_modes, write_report
 from tests.conftest import Command
 
@@ -34,7 +35,9 @@ def analysis() -> mlx_entk.Analysis:
 
 @pytest.fixture(scope="module")
 def kept(analysis: mlx_entk.Analysis, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return analysis.save(tmp_path_factory.mktemp("browse") / "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reporting, "_figures", lambda *_: iter(()))  # which take the most time
+        return analysis.save(tmp_path_factory.mktemp("browse") / "run")
 
 
 def data(page: Path) -> tuple[Any, list[Any]]:
@@ -150,7 +153,10 @@ def test_a_run_without_modes_says_so(mlx_entk: Command, tmp_path: Path) -> None:
     assert "no one set of inputs and modes" in " ".join(error.split())
 
 
-def test_damaged_inputs_are_refused_and_the_report_does_without(kept: Path, tmp_path: Path) -> None:
+def test_damaged_inputs_are_refused_and_the_report_does_without(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporting, "_figures", lambda *_: iter(()))
     copied = Run.load(Path(shutil.copytree(kept, tmp_path / "copy")))
     (copied.path / "modes.html").unlink()
     np.savez(copied.inputs_file, allow_pickle=False, x=X + 1)

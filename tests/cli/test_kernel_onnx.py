@@ -84,10 +84,10 @@ def test_a_dry_run_lists_what_the_file_holds(kernel: Command, tmp_path: Path) ->
     ):
         assert part in out
     code, out, _ = kernel("--onnx", "m.onnx", "--dry-run", "--output", "z", "--json")
-    titles = [table["title"] for table in json.loads(out)["tables"]]
-    assert titles == [
-        "Inputs and outputs", "Parameter (3)", "Numbers in the file",
-    ]  # fmt: skip
+    document = json.loads(out)
+    assert [tensor["kind"] for tensor in document["tensors"]] == ["parameter"] * 3
+    assert document["tensors"][0]["shape"] == [3, 2]
+    assert document["refusal"] is None
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", "x.npz"}
 
 

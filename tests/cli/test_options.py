@@ -1,5 +1,6 @@
 """Options that every command has, help and completion, interruptions, and estimates."""
 
+import io
 import json
 import os
 import re
@@ -13,7 +14,10 @@ from typing import Any
 
 import click
 import pytest
+from rich.console import Console
 
+from mlx_entk._text import ASCII_ERRORS, in_ascii
+from mlx_entk.runs import Run
 from mlx_entk.studies import toy_models
 from mlx_entk.studies.toy_models.training import TMSConfig, train_toy
 from mlx_entk_cli.base import Group
@@ -67,24 +71,62 @@ def test_examples_in_the_help_are_commands_that_exist() -> None:
                 assert {word for word in words if word.startswith("--")} <= options
 
 
-def test_json_is_one_document_of_the_tables(mlx_entk: Command) -> None:
+def test_json_is_data(mlx_entk: Command) -> None:
     code, output, _ = mlx_entk(*SMALL, "--out", "run", "--json")
 
     document = json.loads(output)
     assert code == 0
     assert document["report"] == "run/report.html"
-    overview, cliffs, overlaps = document["tables"]
-    assert overview["rows"]["p, width"] == "5, 16"
-    assert cliffs["rows"][0]["kernel"] == "whole"
-    assert isinstance(overlaps["rows"][0]["sum"], float)
-    for command in (("show", "run"), ("runs", "."), ("doctor",), ("compare", "run", "run"),
-                    ("regress", "run"), ("intervene", "run"), ("export", "run"),
-                    ("verify", "run", "--against", "onnxruntime"),
-                    (*SMALL, "--dry-run")):  # fmt: skip
+    assert document["results"] == Run.load(Path("run")).results
+    row = document["results"]["alignment"][0]
+    assert isinstance(row["overlap"], float)
+    assert row["modes"] == [1, 8]
+    for command, key in ((("show", "run"), "results"), (("runs", "."), "runs"),
+                         (("doctor",), "findings"), (("compare", "run", "run"), "comparison"),
+                         (("regress", "run"), "regression"),
+                         (("intervene", "run"), "intervention"), (("export", "run"), "graph"),
+                         (("verify", "run", "--against", "onnxruntime"), "verification"),
+                         ((*SMALL, "--dry-run"), "stages")):  # fmt: skip
         code, output, _ = mlx_entk(*command, "--json")
         assert code == 0 or command == ("doctor",)  # which finds a busy machine slow
-        assert isinstance(json.loads(output)["tables"], list)
+        assert json.loads(output)[key]
     assert not Path("compare.html").exists()  # nobody said --out
+    (listed,) = json.loads(mlx_entk("runs", ".", "--json")[1])["runs"]
+    assert listed["config"]["p"] == 5
+    assert isinstance(listed["headline"]["test accuracy"], float)
+
+
+def test_a_wide_table_comes_in_parts_and_loses_nothing(
+    mlx_entk: Command, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished("run", *SMALL)
+    wide = numbers_in(mlx_entk("show", "run")[1])
+    for width in (40, 60, 80):
+        monkeypatch.setattr("mlx_entk_cli.display.console", Console(width=width))
+        output = mlx_entk("show", "run")[1]
+        assert "…" not in output
+        assert max(map(len, output.splitlines()[:-1])) <= width
+        assert numbers_in(output) >= wide
+        assert ("continued" in output) == (width < 80)
+
+
+def numbers_in(output: str) -> set[str]:
+    return set(re.findall(r"\d+\.\d\d\b", output))
+
+
+def test_a_terminal_of_ascii_spells_what_it_lacks(
+    mlx_entk: Command, finished: Finished, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished("run", *SMALL)
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors=ASCII_ERRORS)
+    monkeypatch.setattr("mlx_entk_cli.display.console", Console(width=80, file=stream))
+    assert mlx_entk("show", "run")[0] == 0
+    stream.flush()
+    shown = stream.buffer.getvalue().decode("ascii")
+    assert "Overlap ||Q^TF||^2 of groups" in shown
+    assert "1-8" in shown
+    assert "\\u" not in shown
+    assert in_ascii("実験 λ ≥ 1") == "\\u5b9f\\u9a13 lambda >= 1"
 
 
 def test_quiet_prints_nothing(mlx_entk: Command) -> None:

@@ -35,3 +35,15 @@ def test_cyclic_inputs_are_shifts_of_one_vector_of_unit_length() -> None:
     of_zero = data.x[0, :5]
     assert np.linalg.norm(of_zero) == pytest.approx(1)
     np.testing.assert_array_equal(data.x[3 * 5 + 4], [*np.roll(of_zero, 3), *np.roll(of_zero, 4)])
+
+
+def test_a_cyclic_pair_shifts_another_vector_for_the_second_summand() -> None:
+    data = modular_addition(5, 0.7, seed=0, embedding="cyclic-pair")
+    single = modular_addition(5, 0.7, seed=0, embedding="cyclic")
+
+    np.testing.assert_array_equal(data.x[:, :5], single.x[:, :5])
+    np.testing.assert_array_equal(data.train, single.train)
+    of_zero = data.x[0, 5:]
+    assert np.linalg.norm(of_zero) == pytest.approx(1)
+    assert abs(of_zero @ data.x[0, :5]) < 0.9
+    np.testing.assert_array_equal(data.x[3 * 5 + 4, 5:], np.roll(of_zero, 4))

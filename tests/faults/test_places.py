@@ -17,7 +17,7 @@ import pytest
 from mlx_entk import _provenance as provenance
 from tests.conftest import Command
 
-SMALL = ("modular", "mlp", "--p", "5", "--width", "16", "--epochs", "40")
+SMALL = ("modular", "mlp", "--p", "3", "--width", "8", "--epochs", "40")
 ROOT = os.geteuid() == 0
 PROGRAM = str(Path(sys.executable).with_name("mlx-entk"))
 
@@ -197,9 +197,7 @@ def test_any_name_of_a_folder_works(mlx_entk: Command, name: str) -> None:
 
     assert code == 0, errors
     assert mlx_entk("show", out)[0] == 0
-    assert json.loads(mlx_entk("runs", ".", "--json")[1])["tables"][0]["rows"][0]["folder"] == (
-        f"{name}/run"
-    )
+    assert json.loads(mlx_entk("runs", ".", "--json")[1])["runs"][0]["folder"] == (f"{name}/run")
     assert mlx_entk("report", out)[0] == 0
 
 

@@ -4,9 +4,9 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_entk import InputError
+from mlx_entk import InputError, flatten
 from mlx_entk._linalg import orthonormal_basis
-from mlx_entk.features import center, equivalent_families, modular_features
+from mlx_entk.features import center, equivalent_families, modular_features, readout_family
 
 P = 7
 n, m = np.divmod(np.arange(P * P), P)
@@ -37,6 +37,18 @@ def test_columns_are_the_functions_they_are_called_after() -> None:
     )
     assert bank["identity of n+m"][at].tolist() == [0, 1, 0, 0, 0, 0, 0]
     assert (bank["parity of n"][at], bank["parity of n+m"][at], bank["carry"][at]) == (1, 1, 1)
+
+
+def test_the_readout_family_follows_the_order_of_a_flattened_kernel() -> None:
+    kernel = np.random.default_rng(0).standard_normal((P * P, P * P, P, P))
+    family = readout_family(n, m, P)
+    i, q = 3 * P + 5, 4  # n = 3, m = 5 and the output 4
+
+    row = np.flatnonzero(flatten(kernel)[:, 0] == kernel[i, 0, q, 0])
+
+    assert family.shape == (P**3, P - 1)
+    np.testing.assert_allclose(family[row, 1], np.cos(2 * np.pi * 2 * (3 + 5 - 4) / P))
+    np.testing.assert_allclose(family[row, 3 + 1], np.sin(2 * np.pi * 2 * (3 + 5 - 4) / P))
 
 
 def test_families_that_span_the_same_space_are_recognised() -> None:

@@ -33,6 +33,7 @@ from mlx_entk.studies.toy_models.study import (
     SHUFFLED,
     TRAINED,
     TMSResults,
+    own_feature_shares,
     rescaled_jacobian,
 )
 from mlx_entk.studies.toy_models.training import dataset
@@ -90,6 +91,27 @@ def test_modes_by_the_small_side_are_those_of_the_dense_kernel_in_float64() -> N
     gap = int(np.argmax(-np.diff(np.log(values[:40])))) + 1
     ours, theirs = spectrum.vectors[:, :gap], vectors[:, :gap]
     np.testing.assert_allclose(ours @ ours.T, theirs @ theirs.T, atol=1e-6)
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_kernel_of_an_output_is_judged_by_the_feature_that_it_should_copy(alone: bool) -> None:
+    """Against the closed form, for the inputs of a study and for each feature alone."""
+    model = ToyModel(12, 4, seed=3)
+    model.b = mx.array([-9.0, *[0.0] * 11])  # the first output is zero everywhere
+    x = np.eye(12, dtype=np.float32) if alone else dataset(SMALL).x
+    N, outputs = len(x), (1, 7)
+    J = closed_form_jacobian(np.array(model.W), np.array(model.b), x).reshape(12, N, -1)
+
+    shares = own_feature_shares(model, x)
+
+    assert shares.shape == (12, N)
+    assert not shares[0].any()
+    for c in outputs:
+        vectors, values, _ = np.linalg.svd(J[c], full_matrices=False)
+        expected = (vectors.T @ x[:, c] / np.linalg.norm(x[:, c])) ** 2
+        assert shares[c, 0] == pytest.approx(expected[0], abs=1e-4)
+        kept = values > 1e-3 * values[0]
+        assert shares[c].sum() == pytest.approx(expected[kept].sum(), abs=1e-3)
 
 
 @pytest.mark.parametrize("rows", [3, 60])

@@ -46,7 +46,7 @@ from mlx_entk.report import (
     Inputs as Drawn,
 )
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import Modes, Spectrum, noise_floor, require_modes
+from mlx_entk.spectrum import Modes, Spectrum, require_modes
 from mlx_entk.studies.kernel.modes import mode_browser
 from mlx_entk.studies.kernel.show import alignment_figure, spectra_figure, summary, tables
 from mlx_entk.studies.kernel.sources import (
@@ -358,9 +358,9 @@ class Analysis:
     def _spectrum(self, kernel: str) -> Spectrum:
         values = np.asarray(self.arrays[f"values/{kernel}"], dtype=np.float64)
         vectors = np.asarray(self.arrays[f"vectors/{kernel}"], dtype=np.float64)
-        # No entry of a kernel is larger than its largest eigenvalue.
-        scale, epsilon = float(values.max(initial=0)), float(np.finfo(np.float32).eps)
-        return Spectrum(values, vectors, noise_floor(len(vectors), scale, epsilon))
+        # Runs of earlier versions do not say.
+        floor = float(self.arrays.get(f"noise floor/{kernel}", 0.0))
+        return Spectrum(values, vectors, floor)
 
     @property
     def spectrum(self) -> Spectrum:

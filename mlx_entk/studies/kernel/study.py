@@ -361,7 +361,7 @@ def compared_with(
         return {}, ""
     try:
         found = controls_of(
-            function, inputs, every_layer=config.by_layer, memory_limit=memory_limit
+            function, inputs, every_layer=True, memory_limit=memory_limit
         )
     except InputError as error:
         outputs = np.asarray(as_numpy(function.apply({}, *inputs)))

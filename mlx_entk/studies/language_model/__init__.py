@@ -2,7 +2,7 @@
 
 from mlx_entk.studies.base import Study
 from mlx_entk.studies.language_model.records import METHODS, LMConfig, LMResults
-from mlx_entk.studies.language_model.show import SHOW, window_tables
+from mlx_entk.studies.language_model.show import SHOW, window_ends, window_tables
 from mlx_entk.studies.language_model.step_show import step_summary, step_tables
 from mlx_entk.studies.language_model.steps import StepSettings, steps_of, steps_of_run
 from mlx_entk.studies.language_model.study import PRODUCTS, compute, estimate, headline, prepare
@@ -31,5 +31,6 @@ __all__ = [
     "step_tables",
     "steps_of",
     "steps_of_run",
+    "window_ends",
     "window_tables",
 ]

@@ -1,6 +1,7 @@
 """How a language model is shown: its sentences, tables, windows and captioned figures."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 
 import numpy as np
@@ -236,7 +237,9 @@ def _details(results: LMResults, run: Run) -> list[Table]:
         table
         for row in results.layers
         for table in window_tables(
-            results, run, row.layer, range(min(_WINDOW_MODES, len(row.values))), _WINDOWS
+            window_ends(
+                results, run, row.layer, range(min(_WINDOW_MODES, len(row.values))), _WINDOWS
+            )
         )
     ]
 
@@ -293,9 +296,41 @@ def _layer_view(row: LayerResults, run: Run) -> KernelView:
     return KernelView(f"Layer {row.layer}", modes)
 
 
-def window_tables(
+@dataclass(frozen=True)
+class WindowAtEnd:
+    """A window at an end of a mode: its score, its text, the next word, and labels of that."""
+
+    score: float
+    text: str
+    word: str
+    labels: dict[str, str]
+
+
+@dataclass(frozen=True)
+class WindowEnds:
+    """The windows at the two ends of a mode.
+
+    Attributes
+    ----------
+    layer, mode
+        Which mode.
+    eigenvalue, share
+        Its eigenvalue, and how much of it is in the scores.
+    largest, smallest
+        The outermost windows first.
+    """
+
+    layer: int
+    mode: int
+    eigenvalue: float
+    share: float
+    largest: list[WindowAtEnd]
+    smallest: list[WindowAtEnd]
+
+
+def window_ends(
     results: LMResults, run: Run, layer: int, modes: Sequence[int], count: int
-) -> list[Table]:
+) -> list[WindowEnds]:
     """The two ends of some modes: windows with their next words and labels.
 
     Parameters
@@ -309,28 +344,45 @@ def window_tables(
     scores = run.arrays[f"scores/layer-{layer}"]
     contexts = read_contexts(contexts_file(run))
 
-    def cells(number: int, mode: int) -> tuple[str, str, str, str]:
+    def window(number: int, mode: int) -> WindowAtEnd:
         context = contexts[number]
-        text = " ".join(context.text.split())[-56:]
-        labels = " ".join(f"{name}={value}" for name, value in context.labels.items())
-        return f"{scores[number, mode]:.2g}", f"…{text}", context.word, labels
+        return WindowAtEnd(
+            float(scores[number, mode]), context.text, context.word, dict(context.labels)
+        )
 
-    tables = []
+    found = []
     for mode in modes:
         top, bottom = _leading_windows(scores, mode, count)
-        tables.append(
-            Table(
-                f"Layer {layer}, mode {mode}: eigenvalue {row.values[mode]:.3g}, "
-                f"{row.shares[mode]:.0%} of it in these scores",
-                ("score", "window", "next", "labels"),
-                [
-                    *(cells(int(i), mode) for i in top),
-                    ("", "⋮", "", ""),
-                    *(cells(int(i), mode) for i in bottom[::-1]),
-                ],
+        found.append(
+            WindowEnds(
+                layer,
+                mode,
+                float(row.values[mode]),
+                float(row.shares[mode]),
+                [window(int(i), mode) for i in top],
+                [window(int(i), mode) for i in bottom],
             )
         )
-    return tables
+    return found
+
+
+def window_tables(ends: Sequence[WindowEnds]) -> list[Table]:
+    """The ends of modes as tables, one for each."""
+
+    def cells(window: WindowAtEnd) -> tuple[str, str, str, str]:
+        text = " ".join(window.text.split())[-56:]
+        labels = " ".join(f"{name}={value}" for name, value in window.labels.items())
+        return f"{window.score:.2g}", f"…{text}", window.word, labels
+
+    return [
+        Table(
+            f"Layer {mode.layer}, mode {mode.mode}: eigenvalue {mode.eigenvalue:.3g}, "
+            f"{mode.share:.0%} of it in these scores",
+            ("score", "window", "next", "labels"),
+            [*map(cells, mode.largest), ("", "⋮", "", ""), *map(cells, mode.smallest[::-1])],
+        )
+        for mode in ends
+    ]
 
 
 def _leading_windows(

@@ -156,9 +156,9 @@ def _probes(results: MLPResults) -> list[Table]:
                 for row in results.probes
             ],
             f"Probe: {PROBE_RULE}. Held out: the pairs that the network was not trained on. "
-            "Shuffled: the same probe of classes shuffled over all pairs, which there is nothing "
-            "to tell of: what it gets right on training pairs, any probe of these activations "
-            "gets right by fitting alone.",
+            "Shuffled: the same probe of classes shuffled over all pairs, where there is nothing "
+            "to find. As many training pairs, a probe of these activations gets right by fitting "
+            "alone.",
         )
     ]
 

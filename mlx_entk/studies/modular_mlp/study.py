@@ -100,7 +100,9 @@ class MLPConfig(ModularConfig):
     weight_decay: float = 0.01
     width: int = setting("Hidden units.", 512)
     embedding: Embedding = setting(
-        "Embedding of n and m: unit vectors, or cyclic shifts of one random vector.", "one-hot"
+        "Embedding of n and m: unit vectors, cyclic shifts of one random vector, or of one for "
+        "each summand.",
+        "one-hot",
     )
 
     def __post_init__(self) -> None:

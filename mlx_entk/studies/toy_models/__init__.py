@@ -7,7 +7,7 @@ from mlx_entk.studies.toy_models import double_descent, paper, study
 from mlx_entk.studies.toy_models.double_descent import DescentConfig, DescentResults
 from mlx_entk.studies.toy_models.paper import PaperResults
 from mlx_entk.studies.toy_models.show import DESCENT_SHOW, PAPER_SHOW, TOY_MODEL_SHOW
-from mlx_entk.studies.toy_models.study import TMSResults
+from mlx_entk.studies.toy_models.study import TMSResults, own_feature_shares
 from mlx_entk.studies.toy_models.training import STUDY, TMSConfig
 
 _SHORT_HELP = "Train toy models of superposition, and count the features in their eNTK's modes."
@@ -91,4 +91,5 @@ __all__ = [
     "PaperResults",
     "TMSConfig",
     "TMSResults",
+    "own_feature_shares",
 ]

@@ -44,7 +44,7 @@ from mlx_entk.regression import (
     quality,
 )
 from mlx_entk.runs import Run
-from mlx_entk.spectrum import effective_rank
+from mlx_entk.spectrum import effective_rank, eigendecompose
 from mlx_entk.studies.base import Headline, Network
 from mlx_entk.studies.estimate import Stage, scaled_up, shortest, stage_of_report
 from mlx_entk.studies.intervention.problem import HEAD, Features, InterventionProblem
@@ -361,6 +361,42 @@ def _recovered_by_own_output(model: ToyModel, x: FloatArray) -> int:
     products = np.linalg.norm(outputs, axis=0) * np.linalg.norm(x, axis=0)
     cosines = (outputs * x).sum(axis=0) / np.where(products > 0, products, 1)
     return int((np.abs(cosines) >= RECOVERED).sum())
+
+
+def own_feature_shares(model: ToyModel, x: ArrayLike) -> Float64Array:
+    """How much of each output's own feature the modes of that output's kernel hold.
+
+    The kernel of output c alone, ``reduction=(c, c)``, over inputs x; its feature is column c of
+    x. The inputs may be those of a study, or unit vectors: each feature alone.
+
+    Parameters
+    ----------
+    x
+        Shape (N, n).
+
+    Returns
+    -------
+    numpy.ndarray
+        cos² of the modes with the feature, shape (n, N), the largest eigenvalue first. Zero for
+        modes below the noise floor, and for an output or a feature that is zero on all inputs.
+
+    Raises
+    ------
+    InputError
+        For inputs that are not of shape (N, n), or not finite.
+    """
+    columns = linalg.as_columns(x, "inputs")
+    inputs = mx.array(columns.astype(np.float32))
+    lengths = np.linalg.norm(columns, axis=0)
+    features = columns / np.where(lengths > 0, lengths, 1)
+    shares = np.zeros((columns.shape[1], len(columns)))
+    for c, feature in enumerate(features.T):
+        kernel = entk(model, inputs, reduction=(c, c))
+        if kernel.any():
+            spectrum = eigendecompose(kernel)
+            modes = spectrum.vectors[:, : spectrum.rank]
+            shares[c, : spectrum.rank] = (feature @ modes) ** 2
+    return shares
 
 
 def _over_training(
