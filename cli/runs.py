@@ -10,7 +10,7 @@ import click
 from mlx_entk._files import Json
 from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
-from mlx_entk.report import KINDS, Kind, Table, number_cell, unexplained_table
+from mlx_entk.report import KINDS, Kind, Table, number_cell, unexplained_modes, unexplained_table
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import STUDIES
 from mlx_entk.studies.base import headline_of
@@ -124,7 +124,7 @@ def browse(run: Path, out: Path | None, draw: Kind | None, names: Path | None, o
     with nullcontext() if out else opened.session():
         page = modes_of(opened, draw, None if names is None else load_names(names))
         written = write_modes(opened, page, out)
-    show([unexplained_table(page)], page=written)
+    show([unexplained_table(page)], {"unexplained": unexplained_modes(page)}, page=written)
     if opens and not webbrowser.open(written.resolve().as_uri()):
         raise InputError(f"--open: there is no web browser here; the page is {written}")
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from mlx_entk._files import Json
 from mlx_entk.report.browser import KernelView, ModeBrowser, ModeView, constant_share, ends
 from mlx_entk.report.table import Table
 
@@ -16,23 +17,22 @@ def unexplained_table(page: ModeBrowser) -> Table:
     ``page.explained`` for all families, and so is the share of the constants.
     """
     kernel = page.kernels[0]
-    above = [mode for mode in kernel.modes if kernel.rank is None or mode.number < kernel.rank]
     columns = ("mode", "eigenvalue", "best family", "share", "chance", "largest on", "smallest on")
     if not kernel.families:
         note = "The modes are compared with no features, so none of them can explain a mode."
         return Table(f"{kernel.name}: modes that no feature explains", columns, (), note)
-    left = [mode for mode in above if _excess(page, kernel, mode) < page.explained]
+    left = unexplained_modes(page)
     return Table(
-        f"{kernel.name}: modes that no feature explains, {len(left)} of {len(above)} above the "
+        f"{kernel.name}: modes that no feature explains, {len(left)} of {len(_above(kernel))} above the "
         "noise floor",
         columns,
-        [_row(page, kernel, mode) for mode in left],
+        [_row(record) for record in left],
         f"A family explains a mode if its share of it is at least {page.explained:.0%} above "
         "chance, the share of a random mode; the constants explain it from that share on.",
     )
 
 
-def _excess(page: ModeBrowser, kernel: KernelView, mode: ModeView) -> float:
+def _excess(kernel: KernelView, mode: ModeView) -> float:
     """The most that a family holds above chance, or what the constants hold."""
     above = (s - f.chance for s, f in zip(mode.features, kernel.families, strict=True))
     # A window has many values of a mode, of which its scores are a summary without a constant.
@@ -40,19 +40,47 @@ def _excess(page: ModeBrowser, kernel: KernelView, mode: ModeView) -> float:
     return max(constant, *above)
 
 
-def _row(page: ModeBrowser, kernel: KernelView, mode: ModeView) -> tuple[str, ...]:
+def unexplained_modes(page: ModeBrowser) -> list[Json]:
+    """What ``unexplained_table`` lists, for programs: numbers as numbers."""
+    kernel = page.kernels[0]
+    return [_record(page, kernel, mode) for mode in _left(page, kernel)]
+
+
+def _record(page: ModeBrowser, kernel: KernelView, mode: ModeView) -> Json:
     excess = [s - f.chance for s, f in zip(mode.features, kernel.families, strict=True)]
     best = int(np.argmax(excess))
     top, bottom = ends(mode.scores, _INPUTS)
+    return {
+        "mode": mode.number,
+        "eigenvalue": mode.eigenvalue,
+        "family": kernel.families[best].name,
+        "share": mode.features[best],
+        "chance": kernel.families[best].chance,
+        "largest_on": _named(page, top),
+        "smallest_on": _named(page, bottom),
+    }
+
+
+def _row(record: Json) -> tuple[str, ...]:
     return (
-        str(mode.number),
-        f"{mode.eigenvalue:.3g}",
-        kernel.families[best].name,
-        f"{mode.features[best]:.2f}",
-        f"{kernel.families[best].chance:.2f}",
-        _named(page, top),
-        _named(page, bottom),
+        str(record["mode"]),
+        f"{record['eigenvalue']:.3g}",
+        record["family"],
+        f"{record['share']:.2f}",
+        f"{record['chance']:.2f}",
+        record["largest_on"],
+        record["smallest_on"],
     )
+
+
+def _above(kernel: KernelView) -> list[ModeView]:
+    return [mode for mode in kernel.modes if kernel.rank is None or mode.number < kernel.rank]
+
+
+def _left(page: ModeBrowser, kernel: KernelView) -> list[ModeView]:
+    if not kernel.families:
+        return []
+    return [mode for mode in _above(kernel) if _excess(kernel, mode) < page.explained]
 
 
 def _named(page: ModeBrowser, places: list[int]) -> str:

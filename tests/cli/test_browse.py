@@ -125,7 +125,7 @@ def test_it_lists_the_modes_that_no_feature_explains(
     mlx_entk: Command, analysis: Any, kept: Path, tmp_path: Path
 ) -> None:
     code, out, _ = mlx_entk("browse", kept, "--out", tmp_path / "modes.html", "--json")
-    (table,) = json.loads(out)["tables"]
+    found = json.loads(out)["unexplained"]
 
     spectrum = analysis.spectrum
     expected = []
@@ -135,11 +135,11 @@ def test_it_lists_the_modes_that_no_feature_explains(
         if max(*above, mode["constant"]) < 500:
             expected.append(mode["number"])
     assert code == 0
-    assert [row["mode"] for row in table["rows"]] == expected
+    assert [row["mode"] for row in found] == expected
     assert 0 < len(expected) < spectrum.rank
-    assert {row["best family"] for row in table["rows"]} <= {"bits", "first"}
+    assert {row["family"] for row in found} <= {"bits", "first"}
     first = spectrum.vectors[:, expected[0]]
-    assert table["rows"][0]["largest on"].split(", ")[0] == str(first.argmax())
+    assert found[0]["largest_on"].split(", ")[0] == str(first.argmax())
 
 
 def test_a_run_without_modes_says_so(mlx_entk: Command, tmp_path: Path) -> None:
