@@ -23,8 +23,8 @@ def unexplained_table(page: ModeBrowser) -> Table:
         return Table(f"{kernel.name}: modes that no feature explains", columns, (), note)
     left = unexplained_modes(page)
     return Table(
-        f"{kernel.name}: modes that no feature explains, {len(left)} of {len(_above(kernel))} above the "
-        "noise floor",
+        f"{kernel.name}: modes that no feature explains, {len(left)} of {len(_above(kernel))} "
+        "above the noise floor",
         columns,
         [_row(record) for record in left],
         f"A family explains a mode if its share of it is at least {page.explained:.0%} above "
