@@ -142,6 +142,21 @@ def test_it_lists_the_modes_that_no_feature_explains(
     assert found[0]["largest_on"].split(", ")[0] == str(first.argmax())
 
 
+def test_a_report_and_an_analysis_list_them_too(analysis: Any, kept: Path) -> None:
+    report = (kept / "report.html").read_text(encoding="utf-8")
+    table = analysis.unexplained
+
+    assert table.title.endswith("above the noise floor")
+    assert len(table.rows) == int(table.title.split(", ")[1].split()[0]) > 0
+    assert report.count(table.title) > 0
+    assert table.note in report
+    assert mlx_entk.Analysis.load(kept).unexplained == table
+
+    without = mlx_entk.analyze(model(), X)
+    assert not without.unexplained.rows
+    assert "compared with no features" in without.unexplained.note
+
+
 def test_a_run_without_modes_says_so(mlx_entk: Command, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "tms-double-descent", {})
     code, _, error = mlx_entk("browse", run.path)
