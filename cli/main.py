@@ -25,7 +25,7 @@ from .intervene import intervene_command
 from .kernel import kernel
 from .lm import lm
 from .regress import regress_command
-from .runs import browse, compare_command, report, runs, show_command
+from .runs import browse, compare_command, report, runs, show_command, watch
 from .studies import add_commands
 from .sweep import sweep_command
 
@@ -67,6 +67,7 @@ cli.add_command(export)
 cli.add_command(verify)
 cli.add_command(report)
 cli.add_command(browse)
+cli.add_command(watch)
 cli.add_command(compare_command)
 cli.add_command(runs)
 cli.add_command(show_command)
@@ -121,7 +122,8 @@ def main() -> None:
 
 def _note(message: Warning | str, category: type[Warning], *rest: Any, **options: Any) -> None:
     """Show a warning of this package as one line, and others as Python does."""
-    if not issubclass(category, (mlx_entk.ConversionWarning, mlx_entk.SlowPathWarning)):
+    ours = (mlx_entk.ConversionWarning, mlx_entk.RowsLeftOutWarning, mlx_entk.SlowPathWarning)
+    if not issubclass(category, ours):
         _show_as_python_does(message, category, *rest, **options)
     elif not is_quiet():
         click.echo(f"Note: {visible(str(message))}", err=True)

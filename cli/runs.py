@@ -1,5 +1,6 @@
-"""Commands about existing runs: ``runs``, ``show``, ``report``, ``browse`` and ``compare``."""
+"""Commands about existing runs, such as ``runs``, ``show``, ``watch`` and ``compare``."""
 
+import time
 import webbrowser
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,24 +10,28 @@ import click
 from mlx_entk._files import Json
 from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
-from mlx_entk.report import KINDS, Kind, Table, number_cell
+from mlx_entk.report import KINDS, Kind, Table, number_cell, unexplained_modes, unexplained_table
 from mlx_entk.runs import Run, run_folders
 from mlx_entk.studies import STUDIES
 from mlx_entk.studies.base import headline_of
 from mlx_entk.studies.compare import compare, comparison_table
 from mlx_entk.studies.reporting import (
+    modes_of,
     summary,
     tables,
     write_comparison,
     write_modes,
     write_report,
 )
+from mlx_entk.studies.watching import write_watched
 
 from .base import Command, RunFolder, is_quiet, wants_json
 from .display import console, data_of, plain, show
 from .inputs import load_names
 
 _RUNS = Path("runs")
+# Seconds from one page of a run that is watched to the next.
+_PAUSE = 3.0
 
 
 @click.command(
@@ -111,15 +116,44 @@ def browse(run: Path, out: Path | None, draw: Kind | None, names: Path | None, o
 
     Click a mode to see the inputs with its largest and smallest values, drawn as what they are,
     the features that it lies in, the parameters that it lives in, and its neighbours. Sort modes by
-    a feature, and search inputs. The page is one file that works without a network.
+    a feature, and search inputs. The page is one file that works without a network. The command
+    also prints the modes that no feature explains, with the inputs at their ends.
     """
     opened = Run.load(run)
     opened.require_finished()
     with nullcontext() if out else opened.session():
-        written = write_modes(opened, out, draw, None if names is None else load_names(names))
-    show([], page=written)
+        page = modes_of(opened, draw, None if names is None else load_names(names))
+        written = write_modes(opened, page, out)
+    show([unexplained_table(page)], {"unexplained": unexplained_modes(page)}, page=written)
     if opens and not webbrowser.open(written.resolve().as_uri()):
         raise InputError(f"--open: there is no web browser here; the page is {written}")
+
+
+@click.command(
+    cls=Command,
+    short_help="Follow a run that another process writes.",
+    examples=["mlx-entk watch runs/demo", "mlx-entk watch runs/demo --once"],
+)
+@click.argument("run", type=RunFolder())
+@click.option("--once", is_flag=True, help="Write the page once, and end.")
+def watch(run: Path, once: bool) -> None:
+    """Write live.html into a RUN folder, again and again until the run is finished.
+
+    Open the page in a browser: it shows the metrics so far, and reloads itself. Press Ctrl-C to
+    end; the run in the other process goes on.
+    """
+    opened = Run.load(run)
+    page, finished = write_watched(opened)
+    state = "finished; see report.html" if finished else "unfinished"
+    show([], page=page, run=f"{run} is {state}")
+    try:
+        while not (finished or once):
+            time.sleep(_PAUSE)
+            page, finished = write_watched(opened)
+    except KeyboardInterrupt:  # the way to end it
+        return
+    if not (once or wants_json() or is_quiet() or state.startswith("finished")):
+        console.print(plain(f"{run} is finished; see report.html"))
 
 
 @click.command(

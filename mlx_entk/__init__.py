@@ -23,6 +23,7 @@ from mlx_entk.errors import (
     ConversionWarning,
     InputError,
     MlxEntkError,
+    RowsLeftOutWarning,
     RunFailedError,
     SlowPathWarning,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "KernelTracker",
     "MlxEntkError",
     "NystromModes",
+    "RowsLeftOutWarning",
     "RunFailedError",
     "SketchError",
     "SlowPathWarning",

@@ -41,6 +41,10 @@ class ConversionWarning(UserWarning):
     """A file was read as something else than it says; the message tells what."""
 
 
+class RowsLeftOutWarning(UserWarning):
+    """A tracker leaves rows out to keep within the time that it may take; the message says why."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's message, or the error's type if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0]

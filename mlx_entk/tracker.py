@@ -1,31 +1,37 @@
 """A callback for training loops that follows the kernels on a probe set."""
 
 import json
+import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray, as_floats, whole_number
-from mlx_entk.analysis import WHOLE, Families, bases_of, with_whole
+from mlx_entk.analysis import WHOLE, bases_of, with_whole
+from mlx_entk.cliffs import find_cliffs
 from mlx_entk.dynamics import (
     centred_alignment,
     kernel_distance,
     target_columns,
     target_kernel,
 )
-from mlx_entk.errors import InputError
-from mlx_entk.features import FeatureBank
+from mlx_entk.errors import InputError, RowsLeftOutWarning
+from mlx_entk.features import FeatureBank, align
 from mlx_entk.kernel import layerwise_entk
 from mlx_entk.kernel.reduction import Reduction, require_kernel
 from mlx_entk.regression import AFTER_KERNEL_RIDGE, kernel_predictions, quality
 from mlx_entk.spectrum import Modes, effective_rank, eigendecompose, require_modes
 from mlx_entk.tracing.functions import Model
 from mlx_entk.tracing.inputs import as_inputs, count
+
+if TYPE_CHECKING:
+    from mlx_entk._tracked import State
 
 
 @dataclass(frozen=True)
@@ -104,21 +110,29 @@ class KernelTracker:
     memory_limit
         Bytes, as for ``mlx_entk.entk``.
     max_share
-        The largest share of the time since the first call that rows may take. If they have taken
-        more, a row that is due is left out and counted in ``skipped``.
+        The largest share of the time since the first call that rows may take, with their part of
+        the page. If they have taken more, a row that is due is left out and counted in
+        ``skipped``; the first time, a ``RowsLeftOutWarning`` says so. Neither the first row nor
+        that of ``close`` is left out.
+    page
+        An HTML file that is written after rows, to be open in a browser while the training runs: it
+        shows the rows, and reloads itself until ``close``. It is written at most once a second,
+        and for at most a twentieth of the time.
 
     Attributes
     ----------
     rows
-        What was logged, one dictionary per row: ``step``, ``seconds`` and ``kernels``. The last
-        has, for each kernel, ``values``, ``effective_rank``, ``distance_from_last`` and
+        What was logged, one dictionary per row: ``step``, ``seconds``, ``skipped``, ``metrics``
+        (what the call was given) and ``kernels``. The last has, for each kernel, ``values``,
+        ``noise_floor``, ``cliffs`` (``modes``, ``drop`` and ``p`` of each, see ``find_cliffs``),
+        ``effective_rank``, ``distance_from_last`` and
         ``distance_from_first`` (see ``kernel_distance``), ``velocity``, the first of these per
         step, ``with_targets`` (``centred_alignment``, if there are targets), and ``alignment``, a
-        list of ``modes``, ``family``, ``overlap`` and ``dimension``. With ``held_out``,
+        list of ``modes``, ``family``, ``overlap``, ``chance`` and ``dimension``. With ``held_out``,
         ``after_kernel`` has the R² of regression with the whole kernel, with the ridge
         ``mlx_entk.regression.AFTER_KERNEL_RIDGE``, and its accuracy if the targets are classes.
     seconds
-        Seconds spent on all rows.
+        Seconds spent on all rows and the page.
     skipped
         How many rows were left out.
 
@@ -136,10 +150,10 @@ class KernelTracker:
 
     Examples
     --------
-    >>> tracker = KernelTracker(model, probe, every=100, features=bank, log=Path("kernels.jsonl"))
-    >>> for step in range(steps):
-    ...     tracker(step)
-    ...     train_step()
+    >>> with KernelTracker(model, probe, every=100, features=bank, page="live.html") as tracker:
+    ...     for step in range(steps):
+    ...         tracker(step, loss=loss)
+    ...         loss = train_step()
     """
 
     def __init__(
@@ -159,6 +173,7 @@ class KernelTracker:
         log: Path | None = None,
         memory_limit: int | None = None,
         max_share: float | None = None,
+        page: Path | str | None = None,
     ):
         if whole_number(every, "every") < 1:
             raise InputError(f"every is {every}: pass at least one step")
@@ -180,8 +195,7 @@ class KernelTracker:
         self._groups = [(0, top - 1)] if groups is None else list(groups)
         for modes in self._groups:
             require_modes(modes, N, "the probe set")
-        self._families = Families(bases)
-        self._dimensions = {name: basis.shape[1] for name, basis in bases.items()}
+        self._bases = bases
         self._wanted = None if targets is None else target_kernel(targets)
         if self._wanted is not None and len(self._wanted) != N:
             raise InputError(f"targets are of {len(self._wanted)} inputs, the probe set has {N}")
@@ -190,20 +204,107 @@ class KernelTracker:
         self._step = 0
         self._log = log
         self._max_share = max_share
+        self._page = None if page is None else Path(page)
+        if self._page is not None and not self._page.parent.is_dir():
+            raise InputError(f"page is {page}: there is no folder {self._page.parent}")
         self._first: dict[str, FloatArray] = {}
         self._last: dict[str, FloatArray] = {}
         self._began: float | None = None
+        self._called = -1
+        self._open = True
+        self._page_due = 0.0
 
-    def __call__(self, step: int) -> dict[str, Any] | None:
-        """Log a row if one is due at this step, and return it."""
+    def __call__(self, step: int, **metrics: Any) -> dict[str, Any] | None:
+        """Log a row if one is due at this step, and return it.
+
+        Parameters
+        ----------
+        step
+            Steps of training so far.
+        metrics
+            Numbers to log with the row, such as ``loss=loss``: NumPy's, MLX's or Python's. They
+            are read only if a row is due, and are None where they are not finite.
+
+        Raises
+        ------
+        InputError
+            If a metric is not a number, or the tracker is closed.
+        """
         start = time.perf_counter()
+        if not self._open:
+            raise InputError("the tracker is closed: make another one")
         if self._began is None:
             self._began = start
+        self._called = step
         if step % self._every:
             return None
-        if self._max_share is not None and self.seconds > self._max_share * (start - self._began):
-            self.skipped += 1
+        if self._max_share is not None:
+            passed = start - self._began
+            if self.seconds > self._max_share * passed:
+                self._leave_out(step, self._max_share, passed)
+                return None
+        row = self._row(step, metrics, start)
+        self._write_page("Training")
+        return row
+
+    def close(self, step: int | None = None, **metrics: Any) -> dict[str, Any] | None:
+        """Log the last row, and let the page say that the training is done.
+
+        As a context manager, the tracker does this at the end of the block; after an error it logs
+        no row. Closing it again does nothing.
+
+        Parameters
+        ----------
+        step
+            Steps of training so far; by default one more than in the last call, as after a loop
+            that calls the tracker before each step.
+        metrics
+            As for a call.
+
+        Returns
+        -------
+        dict or None
+            The row; None if that step has one, or the tracker was never called.
+        """
+        if not self._open:
             return None
+        row = None
+        if self._called >= 0:
+            step = self._called + 1 if step is None else step
+            if not self.rows or self.rows[-1]["step"] != step:
+                row = self._row(step, metrics, time.perf_counter())
+        self._end("Done")
+        return row
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._end("Stopped by an error")
+
+    def _end(self, state: "State") -> None:
+        if self._open:
+            self._open = False
+            self._page_due = 0.0
+            self._write_page(state)
+
+    def _leave_out(self, step: int, share: float, passed: float) -> None:
+        self.skipped += 1
+        if self.skipped == 1:
+            warnings.warn(
+                f"the row of step {step} is left out: rows have taken "
+                f"{self.seconds / max(passed, 1e-9):.0%} of the time, and max_share is {share:g}. "
+                "More will be left out, which tracker.skipped counts; pass a larger every or "
+                "max_share, a smaller probe set or by_layer=False",
+                RowsLeftOutWarning,
+                stacklevel=3,
+            )
+
+    def _row(self, step: int, metrics: dict[str, Any], start: float) -> dict[str, Any]:
+        measured = {name: _number(value, name) for name, value in metrics.items()}
         kernels = self._kernels()
         self._first = self._first or kernels
         self._last = self._last or kernels
@@ -212,16 +313,32 @@ class KernelTracker:
         self._last, self._step = kernels, step
         if self._kept is not None:
             self._kept.append(kernels)
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
-        row = {"step": step, "seconds": round(seconds, 4), "kernels": described}
+        row: dict[str, Any] = {"step": step, "skipped": self.skipped, "kernels": described}
+        if measured:
+            row["metrics"] = measured
         if self._after is not None:
             row["after_kernel"] = self._after.quality(kernels[WHOLE])
+        seconds = time.perf_counter() - start
+        self.seconds += seconds
+        row["seconds"] = round(seconds, 4)
         self.rows.append(row)
         if self._log is not None:
             with self._log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n")
         return row
+
+    def _write_page(self, state: "State") -> None:
+        start = time.perf_counter()
+        if self._page is None or not self.rows or start < self._page_due:
+            return
+        # What draws pages takes half a second to import: only for those who want one.
+        from mlx_entk._tracked import page_of
+        from mlx_entk.report.live import write_live
+
+        write_live(page_of(self.rows, self.skipped, state), self._page)
+        end = time.perf_counter()
+        self.seconds += end - start
+        self._page_due = end + max(_PAGE_SECONDS, _PAGE_PAUSE * (end - start))
 
     def _kernels(self) -> dict[str, FloatArray]:
         by_layer = layerwise_entk(
@@ -248,13 +365,18 @@ class KernelTracker:
 
     def _describe(self, name: str, kernel: FloatArray, passed: int) -> dict[str, Any]:
         spectrum = eigendecompose(kernel)
-        overlaps = self._families.overlaps(spectrum, self._groups)
+        overlaps = align({name: spectrum}, {name: self._groups}, self._bases)
         distance = kernel_distance(kernel, self._last[name])
         aligned = {}
         if self._wanted is not None:
             aligned["with_targets"] = centred_alignment(kernel, self._wanted)
         return {
             "values": spectrum.values[: self._top].tolist(),
+            "noise_floor": float(spectrum.noise_floor),
+            "cliffs": [
+                {"modes": list(cliff.modes), "drop": cliff.drop, "p": cliff.p}
+                for cliff in find_cliffs(spectrum.values, spectrum.noise_floor)
+            ],
             "effective_rank": effective_rank(spectrum.values),
             "distance_from_last": distance,
             "velocity": distance / passed,
@@ -262,11 +384,25 @@ class KernelTracker:
             "distance_from_first": kernel_distance(kernel, self._first[name]),
             "alignment": [
                 {
-                    "modes": list(modes),
-                    "family": family,
-                    "overlap": overlap,
-                    "dimension": min(self._dimensions[family], modes[1] - modes[0] + 1),
+                    "modes": list(found.modes),
+                    "family": found.family,
+                    "overlap": found.overlap,
+                    "chance": found.chance,
+                    "dimension": found.dimension,
                 }
-                for (modes, family), overlap in overlaps.items()
+                for found in overlaps
             ],
         }
+
+
+# Seconds from one page to the next at least, and as a multiple of what the last one took.
+_PAGE_SECONDS, _PAGE_PAUSE = 1.0, 19.0
+
+
+def _number(value: Any, name: str) -> float | None:
+    """A metric as a float; None if it is not finite, which JSON has no number for."""
+    try:
+        number = float(value.item() if hasattr(value, "item") else value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name} is no number: pass one number for each metric") from error
+    return number if math.isfinite(number) else None

@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,11 @@ import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
 import pytest
+from selenium.webdriver.support.ui import Select
 
-from mlx_entk import InputError, KernelTracker, entk
+from mlx_entk import InputError, KernelTracker, RowsLeftOutWarning, entk, find_cliffs
 from mlx_entk.dynamics import centred_alignment
+from tests.chromium import PHONE, chromium, load, needs_chromium
 from tests.models import MLP
 
 probe = mx.random.normal((12, 3), key=mx.random.key(4))
@@ -93,10 +97,79 @@ def test_the_time_it_takes_can_be_bounded() -> None:
     model = MLP((3, 8, 2))
     tracker = KernelTracker(model, probe, every=1, max_share=1e-6)
 
-    fit(model, 10, tracker)
+    with pytest.warns(RowsLeftOutWarning, match="step 1 is left out.*max_share is 1e-06") as told:
+        fit(model, 10, tracker)
+    last = tracker.close()
+
+    assert len(told) == 1
+    assert tracker.skipped == 9
+    assert [row["step"] for row in tracker.rows] == [0, 10]
+    assert last is not None
+    assert last["skipped"] == 9
+
+
+def test_a_row_has_the_cliffs_of_its_kernels_and_what_the_call_was_given() -> None:
+    model = MLP((3, 8, 2))
+    with KernelTracker(model, probe, every=1, by_layer=False) as tracker:
+        row = tracker(0, loss=mx.array(0.5), accuracy=float("nan"))
+
+    assert row is not None
+    assert row["metrics"] == {"loss": 0.5, "accuracy": None}
+    found = row["kernels"]["full"]
+    expected = find_cliffs(found["values"], found["noise_floor"])
+    assert [cliff["modes"] for cliff in found["cliffs"]] == [list(c.modes) for c in expected]
+    assert [r["step"] for r in tracker.rows] == [0, 1]
+    with pytest.raises(InputError, match="closed"):
+        tracker(2)
+    with pytest.raises(InputError, match="loss is no number"):
+        KernelTracker(model, probe, every=1)(0, loss="low")
+
+
+def test_an_error_in_the_loop_ends_the_page_and_logs_no_row(tmp_path: Path) -> None:
+    page = tmp_path / "live.html"
+    tracker = KernelTracker(MLP((3, 8, 2)), probe, every=1, by_layer=False, page=page)
+    tracker(0)
+    assert 'data-reload="' in page.read_text(encoding="utf-8")
+    with pytest.raises(KeyError), tracker:
+        raise KeyError
 
     assert len(tracker.rows) == 1
-    assert tracker.skipped == 9
+    written = page.read_text(encoding="utf-8")
+    assert 'data-reload="' not in written
+    assert "Stopped by an error: step 0" in written
+
+
+def test_importing_the_tracker_imports_nothing_that_draws() -> None:
+    code = "import sys, mlx_entk; print({'matplotlib', 'jinja2'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+@needs_chromium
+def test_the_live_page_keeps_its_kernel_over_a_reload_and_fits_a_phone(tmp_path: Path) -> None:
+    page = tmp_path / "live.html"
+    bank = {"<b>first": np.array(probe)[:, :1]}
+    model = MLP((3, 8, 2))
+    tracker = KernelTracker(model, probe, every=1, features=bank, groups=[(0, 2)], page=page)
+    for step in range(4):
+        fit(model, 3)
+        tracker(step, loss=1.0 / (step + 1))
+    tracker.close(4)
+
+    with chromium() as browser:
+        load(browser, page, PHONE)
+        names = [o.text for o in browser.find_elements("css selector", "#kernel option")]
+        assert names[-1] == "whole kernel" or names[0] == "whole kernel"
+        Select(browser.find_element("id", "kernel")).select_by_visible_text(names[1])
+        browser.refresh()
+        shown = [h for h in browser.find_elements("css selector", "h3") if h.is_displayed()]
+        assert shown[0].text == names[1]
+        assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE
+        told = browser.find_element("css selector", "[data-kernel]:not([hidden]) table").text
+        assert "<b>first" in told
+        assert "before training" in told
+        assert browser.get_log("browser") == []
+    assert "Done: step 4" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +181,7 @@ def test_the_time_it_takes_can_be_bounded() -> None:
         ({"reduction": (0, 1)}, "reduction 0,1 is a block of the kernel, not a kernel"),
         ({"top": 13}, "top is 13: the probe set has 12 modes"),
         ({"max_share": 1.5}, "max_share is 1.5"),
+        ({"page": "/no/such/folder/live.html"}, "there is no folder"),
         ({"top": 2.0}, "top is 2.0: pass a whole number"),
         ({"features": {"f": np.ones((3, 1))}}, "features f are over 3 inputs"),
         ({"features": {"f": np.ones(12)}}, r"features f have shape \(12,\)"),

@@ -34,6 +34,7 @@ from mlx_entk.report.page import (
     write_page,
 )
 from mlx_entk.report.table import Table, modes_cell, number_cell, p_cell
+from mlx_entk.report.unexplained import unexplained_modes, unexplained_table
 
 __all__ = [
     "KINDS",
@@ -64,6 +65,8 @@ __all__ = [
     "number_cell",
     "p_cell",
     "place",
+    "unexplained_modes",
+    "unexplained_table",
     "with_names",
     "write_browser",
     "write_page",

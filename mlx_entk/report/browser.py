@@ -345,7 +345,7 @@ def _mode(mode: ModeView, kernel: KernelView, page: ModeBrowser) -> Json:
         "value": float(f"{mode.eigenvalue:.4g}"),
         "share": None if mode.share is None else round(mode.share, 3),
         "trace": None if mode.of_trace is None else float(f"{mode.of_trace:.3g}"),
-        "constant": None if mode.share is not None else _thousandths(_constant(scores)),
+        "constant": None if mode.share is not None else _thousandths(constant_share(scores)),
         "features": [_thousandths(share) for share in mode.features],
         "parts": [_thousandths(share) for share in mode.parts],
         "labels": [
@@ -359,10 +359,11 @@ def _mode(mode: ModeView, kernel: KernelView, page: ModeBrowser) -> Json:
     }
 
 
-def _constant(scores: Float64Array) -> float:
+def constant_share(scores: FloatArray) -> float:
     """The share of a mode in the constant functions."""
-    squares = float(scores @ scores) * scores.size
-    return float(scores.sum()) ** 2 / squares if squares > 0 else 0.0
+    values = np.asarray(scores, dtype=np.float64)
+    squares = float(values @ values) * values.size
+    return float(values.sum()) ** 2 / squares if squares > 0 else 0.0
 
 
 def _thousandths(share: float) -> float:

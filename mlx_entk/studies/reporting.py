@@ -13,6 +13,7 @@ from mlx_entk.plotting import CaptionedFigure
 from mlx_entk.report import (
     ComparedFigure,
     Draw,
+    ModeBrowser,
     Report,
     Status,
     Table,
@@ -148,18 +149,11 @@ def _page_of_modes(show: Show[Any], results: Any, run: Run) -> str | None:
         return None
 
 
-def write_modes(
-    run: Run,
-    path: Path | None = None,
-    draw: Draw | None = None,
-    names: Sequence[str] | None = None,
-) -> Path:
-    """Write the page to browse the modes of a finished run; return its path.
+def modes_of(run: Run, draw: Draw | None = None, names: Sequence[str] | None = None) -> ModeBrowser:
+    """The modes of a finished run, to browse.
 
     Parameters
     ----------
-    path
-        Where to, by default modes.html in the run folder.
     draw
         What the inputs are drawn as, as for ``mlx_entk.report.drawn``.
     names
@@ -169,7 +163,7 @@ def write_modes(
     ------
     InputError
         If the run is unfinished or damaged, has no single set of modes, or has inputs that cannot
-        be drawn; or if the file cannot be written.
+        be drawn.
     """
     run.require_finished()
     study = study_of(run)
@@ -179,7 +173,25 @@ def write_modes(
         )
     with showing(run):
         page = study.show.modes(study.results_of(run), run, draw)
-    text = browser_page(page if names is None else with_names(page, names))
+    return page if names is None else with_names(page, names)
+
+
+def write_modes(run: Run, page: ModeBrowser | None = None, path: Path | None = None) -> Path:
+    """Write the page to browse the modes of a finished run; return its path.
+
+    Parameters
+    ----------
+    page
+        By default that of ``modes_of``.
+    path
+        Where to, by default modes.html in the run folder.
+
+    Raises
+    ------
+    InputError
+        As for ``modes_of``, or if the file cannot be written.
+    """
+    text = browser_page(modes_of(run) if page is None else page)
     path = path or run.file(MODES)
     write_text(path, text)
     return path

@@ -121,6 +121,27 @@ def test_the_command_writes_where_it_is_told(mlx_entk: Command, kept: Path, tmp_
     assert not (tmp_path / "there.html").exists()
 
 
+def test_it_lists_the_modes_that_no_feature_explains(
+    mlx_entk: Command, analysis: Any, kept: Path, tmp_path: Path
+) -> None:
+    code, out, _ = mlx_entk("browse", kept, "--out", tmp_path / "modes.html", "--json")
+    found = json.loads(out)["unexplained"]
+
+    spectrum = analysis.spectrum
+    expected = []
+    _, (whole, *_) = data(kept / "modes.html")
+    for mode in whole["modes"][: spectrum.rank]:
+        above = [s - f["chance"] for s, f in zip(mode["features"], whole["families"], strict=True)]
+        if max(*above, mode["constant"]) < 500:
+            expected.append(mode["number"])
+    assert code == 0
+    assert [row["mode"] for row in found] == expected
+    assert 0 < len(expected) < spectrum.rank
+    assert {row["family"] for row in found} <= {"bits", "first"}
+    first = spectrum.vectors[:, expected[0]]
+    assert found[0]["largest_on"].split(", ")[0] == str(first.argmax())
+
+
 def test_a_run_without_modes_says_so(mlx_entk: Command, tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "tms-double-descent", {})
     code, _, error = mlx_entk("browse", run.path)
