@@ -87,7 +87,8 @@ def test_a_full_kernel_has_examples_of_inputs_and_outputs(model: nn.Module, x: m
     assert vector.size == 3 * N
     row = int(vector.argmax())
     (best,) = analysis.examples(0, 1).largest
-    assert (best.output or 0) * N + best.input == row
+    assert best.output is not None
+    assert best.output * N + best.input == row
 
 
 def test_saved_and_loaded_it_is_the_same(analysis: Analysis, tmp_path: Path) -> None:

@@ -44,9 +44,6 @@ from mlx_entk.report import (
     modes_cell,
     unexplained_table,
 )
-from mlx_entk.report import (
-    Inputs as Drawn,
-)
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes, Spectrum, require_modes
 from mlx_entk.studies.kernel.modes import mode_browser
@@ -463,6 +460,7 @@ class Analysis:
             mode,
             _places(top, vector),
             _places(bottom, vector),
+            vector.size,
             self.results.inputs,
             self.inputs,
             draw,
@@ -738,6 +736,11 @@ class Example:
     output: int | None
     value: float
 
+    @property
+    def place(self) -> str:
+        """Its number, and that of the output if there is one."""
+        return str(self.input) if self.output is None else f"{self.input}, output {self.output}"
+
 
 def _places(rows: Sequence[int], vector: Float64Array) -> list[tuple[int, float]]:
     return [(row, float(vector[row])) for row in rows]
@@ -757,6 +760,7 @@ class Examples:
     mode: int
     _largest: Sequence[tuple[int, float]]
     _smallest: Sequence[tuple[int, float]]
+    _rows: int
     _count: int
     _inputs: Arrays
     _draw: Draw | None
@@ -773,12 +777,12 @@ class Examples:
 
     def _example(self, row: int, value: float) -> Example:
         # A full kernel is flattened channel-major: row c·N + n.
-        of_outputs = row >= self._count
-        return Example(row % self._count, row // self._count if of_outputs else None, value)
+        output = row // self._count if self._rows > self._count else None
+        return Example(row % self._count, output, value)
 
     def _table(self) -> Table:
         rows = [
-            ("largest" if k == 0 else "smallest", str(e.input), f"{e.value:.3g}", self._text(e))
+            ("largest" if k == 0 else "smallest", e.place, f"{e.value:.3g}", self._text(e))
             for k, end in enumerate((self.largest, self.smallest))
             for e in end
         ]
@@ -798,7 +802,12 @@ class Examples:
 
     def _repr_html_(self) -> str:
         x = original_inputs({name: mx.array(value) for name, value in self._inputs.items()})
-        inputs: Drawn = drawn(x, self._draw)
+        try:
+            inputs = drawn(x, self._draw)
+        except InputError:
+            if self._draw is not None:
+                raise
+            return fragment("", [self._table()])  # such as inputs that are not finite
         ends_drawn = [
             Markup("<p><b>{}</b></p>{}").format(
                 title,
