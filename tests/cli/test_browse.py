@@ -15,9 +15,10 @@ import pytest
 import mlx_entk
 from mlx_entk import InputError
 from mlx_entk.analysis import WHOLE, part_shares
+from mlx_entk.report import unexplained_table
 from mlx_entk.runs import Run
 from mlx_entk.studies import reporting
-from mlx_entk.studies.reporting import write_modes, write_report
+from mlx_entk.studies.reporting import modes_of, write_modes, write_report
 from tests.conftest import Command
 
 X = np.array(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=np.float32)
@@ -151,6 +152,11 @@ def test_a_report_and_an_analysis_list_them_too(analysis: Any, kept: Path) -> No
     assert report.count(table.title) > 0
     assert table.note in report
     assert mlx_entk.Analysis.load(kept).unexplained == table
+
+    labels = [f"label {number % 2}" for number in range(16)]
+    page = modes_of(Run.load(kept), names=labels)
+    number, label = unexplained_table(page).rows[0][5].split(", ")[0].split(" ", 1)
+    assert label == f"(label {int(number) % 2})"  # which alone would not tell the inputs apart
 
     without = mlx_entk.analyze(model(), X)
     assert not without.unexplained.rows
