@@ -220,11 +220,12 @@ def _parts(table: Table, width: int) -> list[list[int]]:
 
 
 def _least(table: Table, column: int) -> int:
-    """Characters that a column takes at least."""
+    """Characters that a column takes at least; the first one, of names, is not broken."""
     cells = [row[column] for row in table.shown]
     longest = max(map(len, cells), default=0)
     head = max(map(len, table.columns[column].split()), default=0)
     words = max((len(word) for cell in cells for word in cell.split()), default=0)
     if table.is_numeric(column):
         return max(longest, head)
-    return max(min(longest, _TEXT), min(words, 2 * _TEXT), head)
+    most = console.width // 2 if column == 0 else _TEXT
+    return max(min(longest, most), min(words, 2 * _TEXT), head)
