@@ -160,7 +160,12 @@ def test_modes_are_browsed_with_inputs_drawn_as_asked(analysis: Analysis, tmp_pa
 
 
 def test_a_notebook_shows_it_and_escapes_names(analysis: Analysis) -> None:
-    for shown_ in (analysis, analysis.modes(0, 3), analysis.examples(0)):
+    for shown_ in (
+        analysis,
+        analysis.modes(0, 3),
+        analysis.examples(0),
+        analysis.unexplained,
+    ):
         html = shown_._repr_html_()
         assert "<img src=x" not in html
         assert "\u202e" not in html
@@ -172,6 +177,11 @@ def test_a_notebook_shows_it_and_escapes_names(analysis: Analysis) -> None:
     assert b"<svg" in base64.b64decode(encoded[1])
     assert "&lt;img src=x" in html
     assert "\u202e" not in repr(analysis)
+    title, head, *rows, note = repr(analysis.unexplained).splitlines()
+    assert "modes that no feature explains" in title
+    assert head.split()[:2] == ["mode", "eigenvalue"]
+    assert [row.split()[0] for row in rows] == [row[0] for row in analysis.unexplained.rows]
+    assert note == analysis.unexplained.note
 
 
 def test_figures_are_matplotlibs(analysis: Analysis) -> None:

@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mlx_entk._text import visible
+
 # Rows that anybody could look at.
 MOST_ROWS = 2000
+# Rows that a prompt shows, and characters of a cell.
+_ROWS_OF_REPR, _CELL_OF_REPR = 40, 40
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A table for people to read.
 
@@ -62,6 +66,29 @@ class Table:
     def has_head(self) -> bool:
         """Whether any column has a name."""
         return any(self.columns)
+
+    def __repr__(self) -> str:
+        most = _ROWS_OF_REPR
+        rows = [[visible(cell, _CELL_OF_REPR) for cell in row] for row in self.rows[:most]]
+        lines = [list(self.columns), *rows] if self.has_head else rows
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        numeric = [self.is_numeric(column) for column in range(len(widths))]
+        aligned = [
+            "  ".join(
+                cell.rjust(width) if right else cell.ljust(width)
+                for cell, width, right in zip(line, widths, numeric, strict=True)
+            ).rstrip()
+            for line in lines
+        ]
+        more = [f"… and {len(self.rows) - most} more rows"] if len(self.rows) > most else []
+        note = [visible(self.note)] if self.note else []
+        return "\n".join([visible(self.title), *aligned, *more, *note])
+
+    def _repr_html_(self) -> str:
+        # What makes pages stands on tables.
+        from mlx_entk.report.notebook import fragment
+
+        return fragment(tables=[self])
 
     def is_numeric(self, column: int) -> bool:
         """Whether a column has numbers and empty cells only, so that it is aligned right."""

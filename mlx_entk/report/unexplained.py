@@ -4,6 +4,7 @@ import numpy as np
 
 from mlx_entk._files import Json
 from mlx_entk.report.browser import KernelView, ModeBrowser, ModeView, constant_share, ends
+from mlx_entk.report.inputs import Inputs, Pairs
 from mlx_entk.report.table import Table
 
 # Inputs that are named at each end of a mode.
@@ -84,9 +85,19 @@ def _left(page: ModeBrowser, kernel: KernelView) -> list[ModeView]:
 
 
 def _named(page: ModeBrowser, places: list[int]) -> str:
-    """Values of a mode by their names, or else by the numbers of their inputs."""
+    """Values of a mode by their inputs, each with its name in brackets if there is one."""
     numbers = places if page.places is None else [int(page.places[place]) for place in places]
+    inputs = [_input(page.inputs, number) for number in numbers]
     if not page.names:
-        return ", ".join(map(str, numbers))
-    named = (page.names[place] or str(n) for place, n in zip(places, numbers, strict=True))
-    return "; ".join(named)
+        return ", ".join(inputs)
+    names = [page.names[place] for place in places]
+    # A name is often a label that many inputs share, so it does not stand for an input.
+    named = (f"{i} ({name})" if name else i for i, name in zip(inputs, names, strict=True))
+    return ", ".join(named)
+
+
+def _input(inputs: Inputs, number: int) -> str:
+    """An input by its number, or a pair of ℤ_p by its two."""
+    if isinstance(inputs, Pairs):
+        return f"{inputs.n[number]}+{inputs.m[number]}"
+    return str(number)

@@ -19,6 +19,7 @@ from mlx_entk.report import (
     Table,
     browser_page,
     place,
+    unexplained_table,
     with_names,
     write_page,
 )
@@ -123,9 +124,12 @@ def _report(run: Run) -> Report:
         run.save_figure(figure.name, figure.drawing)
         placed.append(place(figure))
     further = []
-    if (page := _page_of_modes(show, results, run)) is not None:
-        write_text(run.file(MODES), page)
+    if (modes := _modes_of(show, results, run)) is not None:
+        page, text = modes
+        write_text(run.file(MODES), text)
         further.append((MODES, "Browse the modes, with the inputs at their ends"))
+        if page.kernels[0].families:
+            rest.append(unexplained_table(page))
     sessions = run.sessions
     return Report(
         title=f"{study.title}: {run.path.resolve().name}",
@@ -139,12 +143,13 @@ def _report(run: Run) -> Report:
     )
 
 
-def _page_of_modes(show: Show[Any], results: Any, run: Run) -> str | None:
-    """The page to browse a run's modes; None for a run that cannot have one."""
+def _modes_of(show: Show[Any], results: Any, run: Run) -> tuple[ModeBrowser, str] | None:
+    """A run's modes and the page to browse them; None for a run that cannot have one."""
     if show.modes is None:
         return None
     try:
-        return browser_page(show.modes(results, run, None))
+        page = show.modes(results, run, None)
+        return page, browser_page(page)
     except InputError:  # such as too many inputs for a page, or an older run: `browse` says which
         return None
 

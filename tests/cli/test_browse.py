@@ -15,9 +15,10 @@ import pytest
 import mlx_entk
 from mlx_entk import InputError
 from mlx_entk.analysis import WHOLE, part_shares
+from mlx_entk.report import unexplained_table
 from mlx_entk.runs import Run
 from mlx_entk.studies import reporting
-from mlx_entk.studies.reporting import write_modes, write_report
+from mlx_entk.studies.reporting import modes_of, write_modes, write_report
 from tests.conftest import Command
 
 X = np.array(list(itertools.product([-1.0, 1.0], repeat=4)), dtype=np.float32)
@@ -140,6 +141,26 @@ def test_it_lists_the_modes_that_no_feature_explains(
     assert {row["family"] for row in found} <= {"bits", "first"}
     first = spectrum.vectors[:, expected[0]]
     assert found[0]["largest_on"].split(", ")[0] == str(first.argmax())
+
+
+def test_a_report_and_an_analysis_list_them_too(analysis: Any, kept: Path) -> None:
+    report = (kept / "report.html").read_text(encoding="utf-8")
+    table = analysis.unexplained
+
+    assert table.title.endswith("above the noise floor")
+    assert len(table.rows) == int(table.title.split(", ")[1].split()[0]) > 0
+    assert report.count(table.title) > 0
+    assert table.note in report
+    assert mlx_entk.Analysis.load(kept).unexplained == table
+
+    labels = [f"label {number % 2}" for number in range(16)]
+    page = modes_of(Run.load(kept), names=labels)
+    number, label = unexplained_table(page).rows[0][5].split(", ")[0].split(" ", 1)
+    assert label == f"(label {int(number) % 2})"  # which alone would not tell the inputs apart
+
+    without = mlx_entk.analyze(model(), X)
+    assert not without.unexplained.rows
+    assert "compared with no features" in without.unexplained.note
 
 
 def test_a_run_without_modes_says_so(mlx_entk: Command, tmp_path: Path) -> None:

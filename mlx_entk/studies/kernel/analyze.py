@@ -34,6 +34,7 @@ from mlx_entk.plotting import Drawing
 from mlx_entk.progress import Progress, Wanted, shown
 from mlx_entk.report import (
     Draw,
+    ModeBrowser,
     Table,
     browser_page,
     drawn,
@@ -41,6 +42,7 @@ from mlx_entk.report import (
     fragment,
     inputs_html,
     modes_cell,
+    unexplained_table,
 )
 from mlx_entk.runs import Run
 from mlx_entk.spectrum import Modes, Spectrum, require_modes
@@ -604,9 +606,26 @@ class Analysis:
             If the inputs cannot be drawn, are too many for a page, or the file cannot be written.
         """
         path = Path(path)
-        x = original_inputs({name: mx.array(value) for name, value in self.inputs.items()})
-        write_text(path, browser_page(mode_browser(self.results, self.arrays, x, draw, names)))
+        write_text(path, browser_page(self._page_of_modes(draw, names)))
         return path
+
+    def _page_of_modes(self, draw: Draw | None = None, names: Sequence[str] = ()) -> ModeBrowser:
+        x = original_inputs({name: mx.array(value) for name, value in self.inputs.items()})
+        return mode_browser(self.results, self.arrays, x, draw, names)
+
+    @property
+    def unexplained(self) -> Table:
+        """The modes of the whole kernel above its noise floor that no family explains.
+
+        Each has its best family beside chance, and the inputs at its ends. The rule is in the note
+        of the table; without features there is nothing to go by, which the note says.
+
+        Raises
+        ------
+        InputError
+            For an analysis that an earlier version saved.
+        """
+        return unexplained_table(self._page_of_modes())
 
     @property
     def tables(self) -> list[Table]:
