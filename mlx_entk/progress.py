@@ -5,8 +5,10 @@ The library itself prints nothing, unless ``mlx_entk.analyze`` finds somebody wh
 
 import functools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from html import escape
 from typing import Any, Protocol
 
 from mlx_entk._text import visible
@@ -39,8 +41,11 @@ def shown(wanted: Wanted = None) -> Iterator[Progress]:
         notebook alone. A class such as ``tqdm.tqdm``, whose objects take ``total`` and ``desc`` and
         have ``update`` and ``close``, makes the bars itself. Any other function is a ``Progress``.
     """
-    if wanted is False or (wanted is None and not _somebody_looks()):
+    if wanted is False or (wanted is None and not (_in_notebook() or _in_terminal())):
         yield silent
+    elif (wanted is None or wanted is True) and _in_notebook():
+        with _in_cell() as progress:
+            yield progress
     elif wanted is None or wanted is True:
         from rich.console import Console
 
@@ -53,11 +58,41 @@ def shown(wanted: Wanted = None) -> Iterator[Progress]:
         yield wanted
 
 
-def _somebody_looks() -> bool:
-    """Whether this is a terminal or a notebook."""
-    if "ipykernel" in sys.modules and "IPython" in sys.modules:
-        return sys.modules["IPython"].get_ipython() is not None
+def _in_notebook() -> bool:
+    return "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython() is not None
+
+
+def _in_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+# Seconds from one change of a notebook's line to the next.
+_BETWEEN = 0.2
+
+
+@contextmanager
+def _in_cell() -> Iterator[Progress]:
+    """A line below a notebook's cell, which is gone once the work is done.
+
+    rich would add an output to the cell for every change.
+    """
+    from IPython.display import HTML, display
+
+    line = display(HTML(""), display_id=True)
+    last = 0.0
+
+    def update(stage: str, done: int, total: int, note: str = "") -> None:
+        nonlocal last
+        if time.monotonic() - last > _BETWEEN:
+            last = time.monotonic()
+            text = escape(visible(f"{stage}: {done} of {total}  {note}"))
+            bar = f'<progress value="{done}" max="{total}"></progress>'
+            line.update(HTML(f"{bar} {text}"))
+
+    try:
+        yield update
+    finally:
+        line.update(HTML(""))
 
 
 @contextmanager

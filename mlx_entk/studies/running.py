@@ -142,7 +142,7 @@ class Finished:
         return network_of(self.run)
 
     def __repr__(self) -> str:
-        return f"{study_of(self.run).title}, in {self.run.path}: {self.found}"
+        return f"{study_of(self.run).title}: {self.found}"
 
     def _repr_html_(self) -> str:
         return fragment(repr(self), self.tables[:1])
