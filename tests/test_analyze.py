@@ -171,6 +171,7 @@ def test_a_notebook_shows_it_and_escapes_names(analysis: Analysis) -> None:
         assert "\u202e" not in html
         assert len(html) < 300_000
         assert "<script" not in html
+        assert html.startswith("<div")
     html = analysis._repr_html_()
     encoded = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', html)
     assert encoded is not None

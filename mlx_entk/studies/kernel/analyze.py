@@ -694,8 +694,9 @@ class ModeGroup:
             f"Of {size} at most. Chance and the best of activations and outputs alone are known "
             "for the groups that the analysis reports."
         )
-        title = f"{_title(self.kernel, self.modes)}: overlap with families"
-        return Table(title, ("family", "overlap", "by chance", "best control"), cells, note)
+        return Table(
+            "Overlap with families", ("family", "overlap", "by chance", "best control"), cells, note
+        )
 
     def __repr__(self) -> str:
         table = self._table()
@@ -818,4 +819,4 @@ class Examples:
                 ("the smallest values", self.smallest),
             )
         ]
-        return fragment(self._table().title) + Markup("").join(ends_drawn)
+        return fragment(self._table().title) + str(Markup("").join(ends_drawn))
