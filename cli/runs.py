@@ -3,6 +3,7 @@
 import time
 import webbrowser
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -30,6 +31,8 @@ from .display import console, data_of, plain, show
 from .inputs import load_names
 
 _RUNS = Path("runs")
+# Modes that no feature explains, of which the page has all.
+_FIRST = 10
 # Seconds from one page of a run that is watched to the next.
 _PAUSE = 3.0
 
@@ -124,7 +127,11 @@ def browse(run: Path, out: Path | None, draw: Kind | None, names: Path | None, o
     with nullcontext() if out else opened.session():
         page = modes_of(opened, draw, None if names is None else load_names(names))
         written = write_modes(opened, page, out)
-    show([unexplained_table(page)], {"unexplained": unexplained_modes(page)}, page=written)
+    table = unexplained_table(page)
+    if (more := len(table.rows) - _FIRST) > 0:
+        rest = (f"… {more} more", *[""] * (len(table.columns) - 1))
+        table = replace(table, rows=[*table.rows[:_FIRST], rest])
+    show([table], {"unexplained": unexplained_modes(page)}, page=written)
     if opens and not webbrowser.open(written.resolve().as_uri()):
         raise InputError(f"--open: there is no web browser here; the page is {written}")
 
