@@ -351,7 +351,7 @@ def _contents(graph: ModelProto, output: str, limit: int | None) -> _Contents:
         for end in ("input", "output")
     }
     data["tensors"] = [to_json(one) for one in found.judged]
-    data["refusal"] = refusal
+    data["refusal"] = refusal or None
     return _Contents([both, *tables, summary], data)
 
 

@@ -132,10 +132,9 @@ def test_an_older_file_and_tokens_that_it_lacks(kernel: Command, tmp_path: Path)
 def test_what_is_missing_is_said(kernel: Command, tmp_path: Path) -> None:
     write(tmp_path, FOLDED, x=np.ones((2, 3)))
 
-    for given, missing in ((("--out", "r"), "--inputs"), (("--inputs", "x.npz"), "--out")):
-        code, _, errors = kernel("--onnx", "m.onnx", *given)
-        assert code == 2
-        assert errors.startswith(f"Error: Missing option '{missing}'.")
+    code, _, errors = kernel("--onnx", "m.onnx", "--out", "r")
+    assert code == 2
+    assert errors.startswith("Error: Missing option '--inputs'.")
     np.savez(tmp_path / "x.npz", x=np.ones((2, 3)), rate=np.float32(1))
     code, _, errors = kernel("--onnx", "m.onnx", "--inputs", "x.npz", "--out", "r")
     assert (code, errors) == (2, "Error: the model has no input 'rate': it takes x\n")

@@ -610,8 +610,7 @@ class Analysis:
         return path
 
     def _page_of_modes(self, draw: Draw | None = None, names: Sequence[str] = ()) -> ModeBrowser:
-        x = original_inputs({name: mx.array(value) for name, value in self.inputs.items()})
-        return mode_browser(self.results, self.arrays, x, draw, names)
+        return mode_browser(self.results, self.arrays, self.inputs, draw, names)
 
     @property
     def unexplained(self) -> Table:
@@ -802,9 +801,8 @@ class Examples:
         return "\n".join([table.title, *("  " + "  ".join(map(str, row)) for row in table.rows)])
 
     def _repr_html_(self) -> str:
-        x = original_inputs({name: mx.array(value) for name, value in self._inputs.items()})
         try:
-            inputs = drawn(x, self._draw)
+            inputs = drawn(original_inputs(self._inputs), self._draw)
         except InputError:
             if self._draw is not None:
                 raise

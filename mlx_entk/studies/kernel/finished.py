@@ -11,7 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from mlx_entk._files import digest_of_file, read_arrays, read_tensors
+from mlx_entk._files import Arrays, digest_of_file, read_arrays, read_tensors
 from mlx_entk._linalg import ArrayLike, Float64Array, FloatArray
 from mlx_entk._parameters import Params
 from mlx_entk._records import from_json
@@ -234,10 +234,17 @@ def stored_inputs(run: Run, config: KernelConfig) -> Any:
     InputError
         If the file is missing or was altered.
     """
-    arrays = {name: mx.array(value) for name, value in read_arrays(run.inputs_file).items()}
-    if not arrays or short_digest(arrays) != config.inputs:
+    stored = stored_arrays(run, config)
+    return original_inputs({name: mx.array(value) for name, value in stored.items()})
+
+
+def stored_arrays(run: Run, config: KernelConfig) -> Arrays:
+    """The inputs that a run keeps, by name on the host; raises as ``stored_inputs``."""
+    stored = read_arrays(run.inputs_file)
+    digest = short_digest({name: mx.array(value) for name, value in stored.items()})
+    if not stored or digest != config.inputs:
         raise InputError(f"{run.inputs_file} is damaged: its inputs are not the run's")
-    return original_inputs(arrays)
+    return stored
 
 
 def _require_weights(run: Run, config: KernelConfig, model: Model) -> None:

@@ -1,7 +1,6 @@
 """The page to browse the modes of a user's own model."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,15 +11,15 @@ from mlx_entk.kernel.reduction import reduction_name
 from mlx_entk.report import Draw, ModeBrowser, drawn, with_names
 from mlx_entk.runs import Run
 from mlx_entk.studies.browsing import families_of, kernel_view
-from mlx_entk.studies.kernel.finished import stored_inputs
-from mlx_entk.studies.kernel.sources import inputs_on_host, original_inputs
+from mlx_entk.studies.kernel.finished import stored_arrays
+from mlx_entk.studies.kernel.sources import original_inputs
 from mlx_entk.studies.kernel.study import KernelResults
 
 
 def mode_browser(
     results: KernelResults,
     arrays: Arrays,
-    x: Any,
+    x: Arrays,
     draw: Draw | None = None,
     names: Sequence[str] = (),
 ) -> ModeBrowser:
@@ -31,7 +30,7 @@ def mode_browser(
     results, arrays
         As ``mlx_entk.studies.kernel.study.compute`` returns them.
     x
-        The inputs, as the model takes them.
+        The inputs by name, as a run folder and ``mlx_entk.Analysis`` keep them.
     draw
         What they are drawn as, as for ``mlx_entk.report.drawn``.
     names
@@ -49,7 +48,7 @@ def mode_browser(
             "them again, with another --out"
         )
     config = results.config
-    inputs = drawn(original_inputs(inputs_on_host(x)), draw)
+    inputs = drawn(original_inputs(x), draw)
     N = len(arrays[f"vectors/{WHOLE}"])
     places, outputs = None, []
     if config.reduction == "full":  # channel-major: row c·N + n
@@ -94,4 +93,4 @@ def mode_browser(
 
 def modes(results: KernelResults, run: Run, draw: Draw | None) -> ModeBrowser:
     """The page of a run."""
-    return mode_browser(results, run.arrays, stored_inputs(run, results.config), draw)
+    return mode_browser(results, run.arrays, stored_arrays(run, results.config), draw)
