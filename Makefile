@@ -24,7 +24,7 @@ lock: .venv/.installed-dev  ## Write the versions in .venv to constraints.txt
 demo: .venv/.installed  ## Run the modular-addition study; writes results, figures and a report to runs/demo
 	$(BIN)/mlx-entk modular mlp --out runs/demo
 
-test: .venv/.installed-dev  ## Run the tests and the notebooks (about 13 minutes on two cores)
+test: .venv/.installed-dev  ## Run the tests and the notebooks (about 20 minutes on two cores)
 	$(BIN)/pytest -n 2
 
 check-slow: .venv/.installed-dev  ## Run the long checks at the paper's size, real ONNX files and all faults (2 hours, downloads 0.5 GB)

@@ -10,10 +10,10 @@ SEEDS = (0, 7)
 
 
 def test_damaged_files_are_refused_and_never_crash() -> None:
-    found = fuzz(cases=100, seed=1)
+    found = fuzz(cases=80, seed=1)
 
     assert found["failures"] == []
-    assert found["cases"] == 100
+    assert found["cases"] == 80
 
 
 def test_every_file_and_damage_comes_up() -> None:

@@ -86,7 +86,7 @@ needs_root = pytest.mark.skipif(
 
 
 @needs_root
-@pytest.mark.parametrize("kilobytes", [60, 400])
+@pytest.mark.parametrize("kilobytes", [pytest.param(60, marks=pytest.mark.slow), 400])
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(
     small_disk: Callable[[int], Path], kilobytes: int
 ) -> None:
@@ -190,7 +190,9 @@ def test_two_processes_cannot_write_to_one_folder(tmp_path: Path) -> None:
 # Names and clocks
 
 
-@pytest.mark.parametrize("name", ['-Läufe 実験\'s "🧪"', "a" * 200])
+@pytest.mark.parametrize(
+    "name", ['-Läufe 実験\'s "🧪"', pytest.param("a" * 200, marks=pytest.mark.slow)]
+)
 def test_any_name_of_a_folder_works(mlx_entk: Command, name: str) -> None:
     out = f"./{name}/run"
     code, _, errors = mlx_entk(*SMALL, "--out", out)
