@@ -5,6 +5,7 @@ from typing import cast
 
 import click
 
+from mlx_entk._parameters import patterns_in
 from mlx_entk._records import to_json
 from mlx_entk.errors import InputError
 from mlx_entk.runs import Run
@@ -112,7 +113,7 @@ def intervene_command(
                 problem,
                 cast("By | None", by),
                 groups,
-                parameters.split(",") if parameters else None,
+                patterns_in(parameters),
                 seed,
                 update,
             )

@@ -126,7 +126,7 @@ def _note(message: Warning | str, category: type[Warning], *rest: Any, **options
     if not issubclass(category, ours):
         _show_as_python_does(message, category, *rest, **options)
     elif not is_quiet():
-        click.echo(f"Note: {visible(str(message))}", err=True)
+        click.echo(f"Note: {visible(str(message))}", file=sys.stderr)
 
 
 def _stop(error: BaseException) -> NoReturn:
@@ -141,7 +141,8 @@ def _stop(error: BaseException) -> NoReturn:
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    click.echo(f"Error: {visible(' '.join(message.split()))}", err=True)
+    # Named, since click would take another stream than that of ASCII_ERRORS.
+    click.echo(f"Error: {visible(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -16,3 +16,8 @@ def flatten_tree(tree: Any) -> Params:
 def unflatten_tree(params: Params) -> Any:
     """The tree whose arrays have these dotted names."""
     return tree_unflatten(list(params.items()))
+
+
+def patterns_in(text: str) -> list[str] | None:
+    """Patterns of names as a command line writes them, ``a.*,b``; None for an empty text."""
+    return [part.strip() for part in text.split(",") if part.strip()] or None

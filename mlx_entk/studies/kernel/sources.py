@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 from mlx_entk._files import Arrays, digest
 from mlx_entk._linalg import as_numpy
-from mlx_entk._parameters import Params, flatten_tree
+from mlx_entk._parameters import Params, flatten_tree, patterns_in
 from mlx_entk.errors import InputError
 from mlx_entk.onnx.importer import from_model
 from mlx_entk.tracing.functions import Model, ParametricFunction, as_parametric
@@ -97,8 +97,7 @@ def import_graph(
     memory_limit
         Bytes, as for ``mlx_entk.onnx.importer.load``.
     """
-    patterns = parameters.split(",") if parameters else None
-    return from_model(graph, output or None, patterns, memory_limit).parametric()
+    return from_model(graph, output or None, patterns_in(parameters), memory_limit).parametric()
 
 
 def short_digest(arrays: Params) -> str:

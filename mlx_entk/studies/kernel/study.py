@@ -11,6 +11,7 @@ import numpy as np
 
 from mlx_entk._files import Arrays, digest_of_file, write_atomically
 from mlx_entk._linalg import FloatArray, as_numpy, orthonormal_basis, require_finite
+from mlx_entk._parameters import patterns_in
 from mlx_entk._text import visible
 from mlx_entk.analysis import (
     WHOLE,
@@ -517,7 +518,7 @@ def bound(config: KernelConfig, model: Model, x: Any) -> tuple[ParametricFunctio
     if isinstance(model, ParametricFunction):  # an ONNX model, to which the choices were applied
         return bind(model, x)
     output = int(config.output) if config.output.isdecimal() else config.output
-    parameters = config.parameters.split(",") if config.parameters else None
+    parameters = patterns_in(config.parameters)
     return bind(model, x, output=None if output == "" else output, parameters=parameters)
 
 
