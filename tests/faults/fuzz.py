@@ -162,7 +162,7 @@ def form_kernel(folder: Path) -> None:
     mine = folder / "mine"
     for weights in ("weights.safetensors", "weights.npz"):
         model = load_model(MODEL, mine / weights)
-        x = load_inputs(mine / "inputs.npz")
+        x = load_inputs([str(mine / "inputs.npz")])
         bank = read_arrays(mine / "features.npz")
         config = prepare(KernelConfig(MODEL), model, x, bank)
         out = folder / f"out-{weights}"
@@ -179,7 +179,7 @@ def form_kernel_of_graph(folder: Path) -> None:
 
 def form_kernel_again(folder: Path) -> None:
     model = load_model(MODEL, folder / "mine" / "weights.npz")
-    x = load_inputs(folder / "mine" / "inputs.npz")
+    x = load_inputs([str(folder / "mine" / "inputs.npz")])
     config = prepare(KernelConfig(MODEL), model, x, {})
     (folder / "kernel" / "results.json").unlink(missing_ok=True)
     run_study(kernel.STUDY, config, folder / "kernel", model=model, x=x, features={})
